@@ -1,0 +1,1 @@
+//! The run: batches, progress, journal and resume, report.

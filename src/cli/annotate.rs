@@ -1,0 +1,9 @@
+//! `autoannotator annotate`.
+
+/// Labels a file.
+#[derive(clap::Args)]
+pub(super) struct Args {}
+
+pub(super) fn run(_args: Args) -> anyhow::Result<()> {
+    anyhow::bail!("not built yet")
+}

@@ -1,0 +1,54 @@
+//! The command line: parsing and calls, nothing else. One file a command.
+
+mod annotate;
+mod doctor;
+mod pack;
+mod pull;
+mod serve;
+mod train;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Labels text with an ensemble of small language models; only hard samples go to a reviewer.
+#[derive(Parser)]
+#[command(name = "autoannotator", version, about, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Pull(pull::Args),
+    Pack(pack::Args),
+    Train(train::Args),
+    Annotate(annotate::Args),
+    Serve(serve::Args),
+    Doctor(doctor::Args),
+}
+
+/// Parses the command line, runs the command and reports an error the way a person can act on it.
+pub fn main() -> ExitCode {
+    tracing_subscriber::fmt()
+        .with_env_filter(
+            tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "warn,autoannotator=info".into()),
+        )
+        .with_writer(std::io::stderr)
+        .init();
+    let outcome = match Cli::parse().command {
+        Command::Pull(args) => pull::run(args),
+        Command::Pack(args) => pack::run(args),
+        Command::Train(args) => train::run(args),
+        Command::Annotate(args) => annotate::run(args),
+        Command::Serve(args) => serve::run(args),
+        Command::Doctor(args) => doctor::run(args),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

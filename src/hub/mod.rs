@@ -1,0 +1,1 @@
+//! Base weights, packing and the cache.

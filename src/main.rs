@@ -1,0 +1,5 @@
+//! The companion: `autoannotator`.
+
+fn main() -> std::process::ExitCode {
+    autoannotator::cli::main()
+}

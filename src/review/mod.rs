@@ -1,0 +1,1 @@
+//! Review of hard samples: prompt, reply, redaction, protocol, client.

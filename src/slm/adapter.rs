@@ -1,0 +1,1 @@
+//! What `train` writes and `pack` merges: an SLM folder with its adapter.

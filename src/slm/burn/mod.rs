@@ -1,0 +1,1 @@
+//! The encoder as a burn module: trainer and oracle.

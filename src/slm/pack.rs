@@ -1,0 +1,1 @@
+//! The packed file that a browser downloads.

@@ -1,0 +1,5 @@
+//! `annotator.toml`: the declarative pipeline, validated.
+
+/// The pipeline of one task.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Spec {}
