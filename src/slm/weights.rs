@@ -123,30 +123,15 @@ pub struct EncoderWeights {
     pub relative_bias: Vec<f32>,
 }
 
-/// The names of the parts of a layer in the files of an architecture, in the order of [`LINEARS`] then [`NORMS`].
-pub const LINEARS: [&str; 6] = ["query", "key", "value", "output", "up", "down"];
-/// The norms of a layer.
-pub const NORMS: [&str; 2] = ["attention_norm", "output_norm"];
-
 impl LayerWeights {
-    /// The linear maps, in the order of [`LINEARS`].
+    /// The linear maps, query, key, value, output, up, down.
     pub fn linears(&self) -> [&Linear; 6] {
         [&self.query, &self.key, &self.value, &self.output, &self.up, &self.down]
     }
 
-    /// The linear maps, to be changed, in the order of [`LINEARS`].
-    pub fn linears_mut(&mut self) -> [&mut Linear; 6] {
-        [&mut self.query, &mut self.key, &mut self.value, &mut self.output, &mut self.up, &mut self.down]
-    }
-
-    /// The norms, in the order of [`NORMS`].
+    /// The norms, attention, output.
     pub fn norms(&self) -> [&Norm; 2] {
         [&self.attention_norm, &self.output_norm]
-    }
-
-    /// The norms, to be changed, in the order of [`NORMS`].
-    pub fn norms_mut(&mut self) -> [&mut Norm; 2] {
-        [&mut self.attention_norm, &mut self.output_norm]
     }
 }
 
@@ -226,18 +211,18 @@ impl<'a> Reader<'a> {
     }
 
     fn layer(&self, config: &EncoderConfig, index: usize) -> Result<LayerWeights, SlmError> {
-        let (linears, norms) = layer_names(config.architecture);
+        let [q, k, v, o, up, down] = linear_names(config, index);
+        let [attention_norm, output_norm] = norm_names(config, index);
         let (h, i) = (config.hidden_size, config.intermediate_size);
-        let name = |part: &str| format!("encoder.layer.{index}.{part}");
         Ok(LayerWeights {
-            query: self.linear(&name(linears[0]), h, h)?,
-            key: self.linear(&name(linears[1]), h, h)?,
-            value: self.linear(&name(linears[2]), h, h)?,
-            output: self.linear(&name(linears[3]), h, h)?,
-            up: self.linear(&name(linears[4]), i, h)?,
-            down: self.linear(&name(linears[5]), h, i)?,
-            attention_norm: self.norm(&name(norms[0]), h)?,
-            output_norm: self.norm(&name(norms[1]), h)?,
+            query: self.linear(&q, h, h)?,
+            key: self.linear(&k, h, h)?,
+            value: self.linear(&v, h, h)?,
+            output: self.linear(&o, h, h)?,
+            up: self.linear(&up, i, h)?,
+            down: self.linear(&down, h, i)?,
+            attention_norm: self.norm(&attention_norm, h)?,
+            output_norm: self.norm(&output_norm, h)?,
         })
     }
 }
@@ -270,38 +255,96 @@ impl EncoderWeights {
 
     /// All tensors by their names on the hub, with shapes: what [`Self::read`] reads, in a fixed order.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>, &[f32])> {
-        let config = &self.config;
-        let h = config.hidden_size;
-        let mut all: Vec<(String, Vec<usize>, &[f32])> = vec![
-            ("embeddings.word_embeddings.weight".into(), vec![config.vocab_size, h], &self.words),
-            ("embeddings.position_embeddings.weight".into(), vec![config.max_position_embeddings, h], &self.positions),
-        ];
+        let mut values: Vec<&[f32]> = vec![&self.words, &self.positions];
         if !self.token_types.is_empty() {
-            let shape = vec![config.type_vocab_size, h];
-            all.push(("embeddings.token_type_embeddings.weight".into(), shape, &self.token_types));
+            values.push(&self.token_types);
         }
-        fn norm<'a>(all: &mut Vec<(String, Vec<usize>, &'a [f32])>, name: &str, norm: &'a Norm) {
-            all.push((format!("{name}.weight"), vec![norm.gamma.len()], &norm.gamma));
-            all.push((format!("{name}.bias"), vec![norm.beta.len()], &norm.beta));
+        values.extend([&self.embedding_norm.gamma[..], &self.embedding_norm.beta]);
+        for layer in &self.layers {
+            values.extend(layer.linears().into_iter().flat_map(|linear| [&linear.weight[..], &linear.bias]));
+            values.extend(layer.norms().into_iter().flat_map(|norm| [&norm.gamma[..], &norm.beta]));
         }
-        norm(&mut all, "embeddings.LayerNorm", &self.embedding_norm);
-        let (linear_names, norm_names) = layer_names(config.architecture);
-        for (index, layer) in self.layers.iter().enumerate() {
-            for (name, linear) in linear_names.iter().zip(layer.linears()) {
-                let name = format!("encoder.layer.{index}.{name}");
-                all.push((format!("{name}.weight"), vec![linear.outputs, linear.inputs], &linear.weight));
-                all.push((format!("{name}.bias"), vec![linear.outputs], &linear.bias));
+        if !self.relative_bias.is_empty() {
+            values.push(&self.relative_bias);
+        }
+        tensor_shapes(&self.config)
+            .into_iter()
+            .zip(values)
+            .map(|((name, shape), values)| (name, shape, values))
+            .collect()
+    }
+
+    /// As [`Self::tensors`], to be changed in place.
+    pub fn tensors_mut(&mut self) -> Vec<(String, Vec<usize>, &mut [f32])> {
+        let mut values: Vec<&mut [f32]> = vec![&mut self.words, &mut self.positions];
+        if !self.token_types.is_empty() {
+            values.push(&mut self.token_types);
+        }
+        values.extend([&mut self.embedding_norm.gamma[..], &mut self.embedding_norm.beta]);
+        for layer in &mut self.layers {
+            let LayerWeights { query, key, value, output, up, down, attention_norm, output_norm } = layer;
+            for linear in [query, key, value, output, up, down] {
+                values.extend([&mut linear.weight[..], &mut linear.bias]);
             }
-            for (name, weights) in norm_names.iter().zip(layer.norms()) {
-                norm(&mut all, &format!("encoder.layer.{index}.{name}"), weights);
+            for norm in [attention_norm, output_norm] {
+                values.extend([&mut norm.gamma[..], &mut norm.beta]);
             }
         }
         if !self.relative_bias.is_empty() {
-            let shape = vec![config.relative_attention_num_buckets, config.num_attention_heads];
-            all.push(("encoder.relative_attention_bias.weight".into(), shape, &self.relative_bias));
+            values.push(&mut self.relative_bias);
         }
-        all
+        tensor_shapes(&self.config)
+            .into_iter()
+            .zip(values)
+            .map(|((name, shape), values)| (name, shape, values))
+            .collect()
     }
+}
+
+/// The hub's names and shapes of an encoder's tensors, in the order of [`EncoderWeights::tensors`].
+fn tensor_shapes(config: &EncoderConfig) -> Vec<(String, Vec<usize>)> {
+    let h = config.hidden_size;
+    let mut all = vec![
+        ("embeddings.word_embeddings.weight".to_owned(), vec![config.vocab_size, h]),
+        ("embeddings.position_embeddings.weight".to_owned(), vec![config.max_position_embeddings, h]),
+    ];
+    if config.architecture == Architecture::Bert {
+        all.push(("embeddings.token_type_embeddings.weight".to_owned(), vec![config.type_vocab_size, h]));
+    }
+    let both = |name: &str, weight: Vec<usize>| {
+        let bias = vec![weight[0]];
+        [(format!("{name}.weight"), weight), (format!("{name}.bias"), bias)]
+    };
+    all.extend(both("embeddings.LayerNorm", vec![h]));
+    for index in 0..config.num_hidden_layers {
+        for (name, shape) in linear_names(config, index).iter().zip(linear_shapes(config)) {
+            all.extend(both(name, shape.to_vec()));
+        }
+        for name in norm_names(config, index) {
+            all.extend(both(&name, vec![h]));
+        }
+    }
+    if config.architecture == Architecture::Mpnet {
+        let shape = vec![config.relative_attention_num_buckets, config.num_attention_heads];
+        all.push(("encoder.relative_attention_bias.weight".to_owned(), shape));
+    }
+    all
+}
+
+/// The hub's names of the linear maps of layer `index`, in the order of [`LayerWeights::linears`].
+pub fn linear_names(config: &EncoderConfig, index: usize) -> [String; 6] {
+    layer_names(config.architecture).0.map(|name| format!("encoder.layer.{index}.{name}"))
+}
+
+/// The hub's names of the norms of layer `index`, in the order of [`LayerWeights::norms`].
+pub fn norm_names(config: &EncoderConfig, index: usize) -> [String; 2] {
+    layer_names(config.architecture).1.map(|name| format!("encoder.layer.{index}.{name}"))
+}
+
+/// The shapes `[outputs, inputs]` of a layer's linear maps.
+fn linear_shapes(config: &EncoderConfig) -> [[usize; 2]; 6] {
+    let (h, i) = (config.hidden_size, config.intermediate_size);
+    [[h, h], [h, h], [h, h], [h, h], [i, h], [h, i]]
 }
 
 /// How the hidden states of a text become one vector.
