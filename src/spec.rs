@@ -1,5 +1,625 @@
 //! `annotator.toml`: the declarative pipeline, validated.
+//!
+//! TOML and JSON become one tree of nodes that know their lines; one validator reads it. So every error, in either
+//! format, names the line that is wrong.
+
+use crate::task::{Label, LabelSet, Task, TaskError};
+use crate::vote::Rule;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::value::RawValue;
+use thiserror::Error;
+
+/// What can be wrong with a spec. Lines count from 1.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// Not TOML or not JSON.
+    #[error("spec-syntax: line {line}: {problem}")]
+    Syntax {
+        /// The line.
+        line: usize,
+        /// What the parser says.
+        problem: String,
+    },
+    /// A key that no spec has.
+    #[error("spec-key: line {line}: unknown key '{key}'; expected one of: {expected}")]
+    UnknownKey {
+        /// The line.
+        line: usize,
+        /// The key, with the table it stands in.
+        key: String,
+        /// The keys that are known there.
+        expected: String,
+    },
+    /// A value that is missing, of the wrong type, or does not fit the others.
+    #[error("spec-value: line {line}: '{key}' {problem}")]
+    Value {
+        /// The line.
+        line: usize,
+        /// The key, with the table it stands in.
+        key: String,
+        /// What is wrong and what was expected.
+        problem: String,
+    },
+    /// Labels that make no task.
+    #[error("spec-labels: line {line}: {error}")]
+    Labels {
+        /// The line.
+        line: usize,
+        /// What is wrong with them.
+        error: TaskError,
+    },
+    /// No built-in spec has this name.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+}
+
+/// Who reviews hard samples.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReviewTo {
+    /// Nobody: hard samples stay open.
+    #[default]
+    None,
+    /// A person, in the page.
+    Person,
+    /// An LLM behind the review endpoint.
+    Llm,
+}
+
+/// What happens to hard samples.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ReviewSpec {
+    /// Who reviews them.
+    pub to: ReviewTo,
+    /// The server whose `/v1/review` is asked; none means the one that serves the page. Only with `to = "llm"`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// Whether personal data is replaced by placeholders before a text leaves; always true with `to = "llm"`.
+    pub redact: bool,
+    /// Whether the server may keep reviewed texts.
+    pub keep_text: bool,
+}
+
+impl Default for ReviewSpec {
+    fn default() -> Self {
+        Self { to: ReviewTo::None, url: None, redact: true, keep_text: false }
+    }
+}
+
+/// The format of a labelled file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExportFormat {
+    /// Comma-separated values.
+    Csv,
+    /// One JSON object a line.
+    #[default]
+    Jsonl,
+}
+
+/// How results are written.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct ExportSpec {
+    /// The format where the name of the output does not say it.
+    pub format: ExportFormat,
+}
 
 /// The pipeline of one task.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Spec {}
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Spec {
+    /// What is labelled.
+    pub task: Task,
+    /// The ids of the SLMs that vote, cheapest first; at least one, no two the same.
+    pub slms: Vec<String>,
+    /// When their votes make a label.
+    pub rule: Rule,
+    /// What happens to the others.
+    pub review: ReviewSpec,
+    /// How results are written.
+    pub export: ExportSpec,
+}
+
+impl Spec {
+    /// The spec of a built-in task: its three SLMs, the unanimous rule, no review.
+    pub fn built_in(task: &str) -> Result<Self, SpecError> {
+        let task = Task::built_in(task)?;
+        let slms = default_slms(&task.name);
+        Ok(Self { task, slms, rule: Rule::default(), review: ReviewSpec::default(), export: ExportSpec::default() })
+    }
+
+    /// Reads a spec in TOML.
+    pub fn from_toml(text: &str) -> Result<Self, SpecError> {
+        let table = toml::de::DeTable::parse(text).map_err(|error| SpecError::Syntax {
+            line: error.span().map_or(1, |span| line_at(text, span.start)),
+            problem: error.message().to_owned(),
+        })?;
+        validate(Node { line: 1, value: toml_table(text, table.into_inner()) })
+    }
+
+    /// Reads a spec in JSON, with the keys of the TOML form.
+    pub fn from_json(text: &str) -> Result<Self, SpecError> {
+        let raw: &RawValue = serde_json::from_str(text)
+            .map_err(|error| SpecError::Syntax { line: error.line().max(1), problem: error.to_string() })?;
+        validate(json_node(text, raw, 0)?)
+    }
+
+    /// The spec in JSON, as [`Spec::from_json`] reads it.
+    pub fn to_json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// In the form that [`Spec::from_json`] reads: a built-in task without its labels.
+impl Serialize for Spec {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct File<'a> {
+            task: &'a str,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            labels: Option<&'a LabelSet>,
+            slms: &'a [String],
+            rule: Rule,
+            review: &'a ReviewSpec,
+            export: &'a ExportSpec,
+        }
+        let labels = (!Task::BUILT_IN.contains(&self.task.name.as_str())).then_some(&self.task.labels);
+        let Self { task, slms, rule, review, export } = self;
+        File { task: &task.name, labels, slms, rule: *rule, review, export }.serialize(serializer)
+    }
+}
+
+fn default_slms(task: &str) -> Vec<String> {
+    ["minilm-l3", "minilm-l6", "mpnet"].map(|base| format!("{task}-{base}")).into()
+}
+
+/// A value of a spec file and the line it stands on.
+struct Node {
+    line: usize,
+    value: Value,
+}
+
+enum Value {
+    Table(Vec<(String, Node)>),
+    List(Vec<Node>),
+    Text(String),
+    Bool(bool),
+    /// Something that no key of a spec takes.
+    Other(&'static str),
+}
+
+impl Value {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Table(_) => "a table",
+            Self::List(_) => "a list",
+            Self::Text(_) => "text",
+            Self::Bool(_) => "true or false",
+            Self::Other(kind) => kind,
+        }
+    }
+}
+
+fn line_at(text: &str, offset: usize) -> usize {
+    1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+fn toml_table(text: &str, table: toml::de::DeTable<'_>) -> Value {
+    Value::Table(
+        table.into_iter().map(|(key, value)| (key.into_inner().into_owned(), toml_node(text, value))).collect(),
+    )
+}
+
+fn toml_node(text: &str, node: toml::Spanned<toml::de::DeValue<'_>>) -> Node {
+    use toml::de::DeValue;
+    let line = line_at(text, node.span().start);
+    let value = match node.into_inner() {
+        DeValue::Table(table) => toml_table(text, table),
+        DeValue::Array(list) => Value::List(list.into_iter().map(|item| toml_node(text, item)).collect()),
+        DeValue::String(value) => Value::Text(value.into_owned()),
+        DeValue::Boolean(value) => Value::Bool(value),
+        DeValue::Integer(_) | DeValue::Float(_) => Value::Other("a number"),
+        DeValue::Datetime(_) => Value::Other("a date"),
+    };
+    Node { line, value }
+}
+
+/// Deeper than any spec; keeps a hostile file from exhausting the stack.
+const MAX_DEPTH: usize = 16;
+
+/// A raw value borrows from the whole text, so its place in it gives the line.
+fn json_node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SpecError> {
+    let json = raw.get();
+    let line = line_at(text, (json.as_ptr() as usize).saturating_sub(text.as_ptr() as usize));
+    let syntax = |problem: String| SpecError::Syntax { line, problem };
+    if depth > MAX_DEPTH {
+        return Err(syntax(format!("more than {MAX_DEPTH} levels of nesting")));
+    }
+    let fail = |error: serde_json::Error| syntax(error.to_string());
+    let value = match json.as_bytes().first() {
+        Some(b'{') => {
+            let Pairs(pairs) = serde_json::from_str(json).map_err(fail)?;
+            let mut table: Vec<(String, Node)> = Vec::with_capacity(pairs.len());
+            for (key, value) in pairs {
+                let node = json_node(text, value, depth + 1)?;
+                if table.iter().any(|(other, _)| *other == key) {
+                    return Err(SpecError::Syntax { line: node.line, problem: format!("key '{key}' stands twice") });
+                }
+                table.push((key, node));
+            }
+            Value::Table(table)
+        }
+        Some(b'[') => {
+            let items: Vec<&RawValue> = serde_json::from_str(json).map_err(fail)?;
+            Value::List(items.into_iter().map(|item| json_node(text, item, depth + 1)).collect::<Result<_, _>>()?)
+        }
+        Some(b'"') => Value::Text(serde_json::from_str(json).map_err(fail)?),
+        Some(b't' | b'f') => Value::Bool(json == "true"),
+        Some(b'n') => Value::Other("null"),
+        _ => Value::Other("a number"),
+    };
+    Ok(Node { line, value })
+}
+
+/// The members of a JSON object in order, values unparsed.
+struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Pairs<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Pairs<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("a table")
+            }
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Members)
+    }
+}
+
+/// A table while its keys are taken out one by one.
+struct Table {
+    /// Where it stands: empty at the top, else the table's name and a dot.
+    place: &'static str,
+    line: usize,
+    entries: Vec<(String, Node)>,
+    known: Vec<&'static str>,
+}
+
+impl Table {
+    fn new(node: Node, place: &'static str) -> Result<Self, SpecError> {
+        let line = node.line;
+        match node.value {
+            Value::Table(entries) => Ok(Self { place, line, entries, known: Vec::new() }),
+            other => Err(SpecError::Value {
+                line,
+                key: if place.is_empty() { "the spec".into() } else { place.trim_end_matches('.').into() },
+                problem: format!("is {}; expected a table", other.kind()),
+            }),
+        }
+    }
+
+    fn error(&self, line: usize, key: &str, problem: impl Into<String>) -> SpecError {
+        SpecError::Value { line, key: format!("{}{key}", self.place), problem: problem.into() }
+    }
+
+    fn wrong(&self, key: &str, node: &Node, expected: &str) -> SpecError {
+        self.error(node.line, key, format!("is {}; expected {expected}", node.value.kind()))
+    }
+
+    fn take(&mut self, key: &'static str) -> Option<Node> {
+        self.known.push(key);
+        let index = self.entries.iter().position(|(name, _)| name == key)?;
+        Some(self.entries.remove(index).1)
+    }
+
+    fn text(&mut self, key: &'static str) -> Result<Option<(String, usize)>, SpecError> {
+        let Some(node) = self.take(key) else { return Ok(None) };
+        match node {
+            Node { line, value: Value::Text(text) } if text.trim().is_empty() => {
+                Err(self.error(line, key, "is empty; give it a value or leave the key out"))
+            }
+            Node { line, value: Value::Text(text) } => Ok(Some((text.trim().to_owned(), line))),
+            node => Err(self.wrong(key, &node, "text in quotes")),
+        }
+    }
+
+    fn flag(&mut self, key: &'static str, default: bool) -> Result<(bool, usize), SpecError> {
+        match self.take(key) {
+            None => Ok((default, self.line)),
+            Some(Node { line, value: Value::Bool(flag) }) => Ok((flag, line)),
+            Some(node) => Err(self.wrong(key, &node, "true or false")),
+        }
+    }
+
+    fn list(&mut self, key: &'static str) -> Result<Option<(Vec<Node>, usize)>, SpecError> {
+        match self.take(key) {
+            None => Ok(None),
+            Some(Node { line, value: Value::List(items) }) => Ok(Some((items, line))),
+            Some(node) => Err(self.wrong(key, &node, "a list")),
+        }
+    }
+
+    fn texts(&mut self, key: &'static str) -> Result<Option<(Vec<(String, usize)>, usize)>, SpecError> {
+        let Some((items, line)) = self.list(key)? else { return Ok(None) };
+        let text = |node: Node| match node {
+            Node { line, value: Value::Text(text) } => Ok((text.trim().to_owned(), line)),
+            node => Err(self.wrong(key, &node, "a list of texts in quotes")),
+        };
+        Ok(Some((items.into_iter().map(text).collect::<Result<_, _>>()?, line)))
+    }
+
+    /// One of a few words; the first is the default.
+    fn choice<T: Copy>(&mut self, key: &'static str, choices: &[(&str, T)], default: T) -> Result<T, SpecError> {
+        let Some((word, line)) = self.text(key)? else { return Ok(default) };
+        choices.iter().find(|(name, _)| *name == word).map(|(_, value)| *value).ok_or_else(|| {
+            let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+            self.error(line, key, format!("is '{word}'; expected one of: {}", names.join(", ")))
+        })
+    }
+
+    /// Everything known was taken: what is left is unknown.
+    fn finish(self) -> Result<(), SpecError> {
+        match self.entries.into_iter().min_by_key(|(_, node)| node.line) {
+            None => Ok(()),
+            Some((key, node)) => Err(SpecError::UnknownKey {
+                line: node.line,
+                key: format!("{}{key}", self.place),
+                expected: self.known.join(", "),
+            }),
+        }
+    }
+}
+
+fn validate(root: Node) -> Result<Spec, SpecError> {
+    let mut top = Table::new(root, "")?;
+    let name = top.text("task")?;
+    let labels = top.list("labels")?;
+    let slms = top.texts("slms")?;
+    let rule = top.choice("rule", &[("unanimous", Rule::Unanimous), ("majority", Rule::Majority)], Rule::default())?;
+    let review = top.take("review").map_or(Ok(ReviewSpec::default()), review)?;
+    let export = top.take("export").map_or(Ok(ExportSpec::default()), export)?;
+    let Some((name, line)) = name else {
+        let expected = format!("is missing; name a built-in task ({}) or one of your own", Task::BUILT_IN.join(", "));
+        return Err(top.error(1, "task", expected));
+    };
+    let task = task(&top, name, line, labels)?;
+    let slms = self::slms(&top, &task, slms)?;
+    top.finish()?;
+    Ok(Spec { task, slms, rule, review, export })
+}
+
+fn task(top: &Table, name: String, line: usize, labels: Option<(Vec<Node>, usize)>) -> Result<Task, SpecError> {
+    let built_in = Task::BUILT_IN.contains(&name.as_str());
+    match labels {
+        None if built_in => Ok(Task::built_in(&name)?),
+        None => {
+            Err(top.error(line, "task", format!("is '{name}', which is not built in; give its labels in [[labels]]")))
+        }
+        Some((_, line)) if built_in => Err(top.error(
+            line,
+            "labels",
+            format!("are given, but '{name}' is built in and has its own; leave them out or name the task otherwise"),
+        )),
+        Some((nodes, line)) => {
+            let labels: Vec<(Label, usize)> = nodes.into_iter().map(label).collect::<Result<_, _>>()?;
+            let lines: Vec<(String, usize)> = labels
+                .iter()
+                .flat_map(|(label, line)| {
+                    std::iter::once(&label.name).chain(&label.aliases).map(|n| (n.clone(), *line))
+                })
+                .collect();
+            let labels = LabelSet::new(labels.into_iter().map(|(label, _)| label).collect()).map_err(|error| {
+                let named = |(name, line): &(String, usize)| match &error {
+                    TaskError::Label { name: wrong, .. } if wrong == name => Some(*line),
+                    _ => None,
+                };
+                SpecError::Labels { line: lines.iter().rev().find_map(named).unwrap_or(line), error }
+            })?;
+            Ok(Task { name, labels })
+        }
+    }
+}
+
+fn label(node: Node) -> Result<(Label, usize), SpecError> {
+    let mut table = Table::new(node, "labels.")?;
+    let name = table.text("name")?;
+    let aliases = table.texts("aliases")?.map_or_else(Vec::new, |(aliases, _)| aliases);
+    let definition = table.text("definition")?.map(|(text, _)| text);
+    let Some((name, line)) = name else {
+        return Err(table.error(table.line, "name", "is missing; every label has one"));
+    };
+    table.finish()?;
+    Ok((Label { name, aliases: aliases.into_iter().map(|(alias, _)| alias).collect(), definition }, line))
+}
+
+fn slms(top: &Table, task: &Task, given: Option<(Vec<(String, usize)>, usize)>) -> Result<Vec<String>, SpecError> {
+    let built_in = Task::BUILT_IN.contains(&task.name.as_str());
+    let (given, line) = match given {
+        None if built_in => return Ok(default_slms(&task.name)),
+        None => return Err(top.error(1, "slms", "is missing; list the ids of the SLMs that vote, cheapest first")),
+        Some(given) => given,
+    };
+    if given.is_empty() {
+        return Err(top.error(line, "slms", "is empty; at least one SLM must vote"));
+    }
+    let mut ids: Vec<String> = Vec::with_capacity(given.len());
+    for (id, line) in given {
+        // Ids become file names and paths of addresses.
+        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
+        if id.is_empty() || id.starts_with('.') || !id.bytes().all(plain) {
+            return Err(top.error(
+                line,
+                "slms",
+                format!("holds '{id}'; an id is made of letters, digits, '-', '_' and '.'"),
+            ));
+        }
+        if ids.contains(&id) {
+            return Err(top.error(line, "slms", format!("holds '{id}' twice; an SLM votes once")));
+        }
+        ids.push(id);
+    }
+    Ok(ids)
+}
+
+fn review(node: Node) -> Result<ReviewSpec, SpecError> {
+    let mut table = Table::new(node, "review.")?;
+    let choices = [("none", ReviewTo::None), ("person", ReviewTo::Person), ("llm", ReviewTo::Llm)];
+    let to = table.choice("to", &choices, ReviewTo::None)?;
+    let url = table.text("url")?;
+    let (redact, redact_line) = table.flag("redact", true)?;
+    let (keep_text, keep_line) = table.flag("keep_text", false)?;
+    if let Some((url, line)) = &url {
+        if to != ReviewTo::Llm {
+            return Err(table.error(
+                *line,
+                "url",
+                "is given, but only an LLM has one; add to = \"llm\" or leave it out",
+            ));
+        }
+        if !(url.starts_with("http://") || url.starts_with("https://")) {
+            return Err(table.error(*line, "url", format!("is '{url}'; expected an address with http:// or https://")));
+        }
+    }
+    if to == ReviewTo::Llm && !redact {
+        return Err(table.error(
+            redact_line,
+            "redact",
+            "is false, but nothing leaves the device unredacted; leave it out",
+        ));
+    }
+    if to != ReviewTo::Llm && keep_text {
+        return Err(table.error(
+            keep_line,
+            "keep_text",
+            "is true, but no text is sent anywhere; it needs to = \"llm\"",
+        ));
+    }
+    table.finish()?;
+    Ok(ReviewSpec { to, url: url.map(|(url, _)| url), redact, keep_text })
+}
+
+fn export(node: Node) -> Result<ExportSpec, SpecError> {
+    let mut table = Table::new(node, "export.")?;
+    let choices = [("csv", ExportFormat::Csv), ("jsonl", ExportFormat::Jsonl)];
+    let format = table.choice("format", &choices, ExportFormat::default())?;
+    table.finish()?;
+    Ok(ExportSpec { format })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICKETS: &str = include_str!("../examples/tickets.toml");
+
+    /// The error's message and line, in TOML.
+    fn error(toml: &str) -> String {
+        Spec::from_toml(toml).expect_err(toml).to_string()
+    }
+
+    #[track_caller]
+    fn fails(toml: &str, line: usize, part: &str) {
+        let message = error(toml);
+        assert!(message.contains(&format!(": line {line}: ")), "{message}");
+        assert!(message.contains(part), "{message}");
+    }
+
+    #[test]
+    fn a_built_in_task_needs_only_its_name() {
+        let spec = Spec::from_toml("task = \"sentiment\"\n").expect("spec");
+        assert_eq!(spec, Spec::built_in("sentiment").expect("built in"));
+        assert_eq!(spec.slms, ["sentiment-minilm-l3", "sentiment-minilm-l6", "sentiment-mpnet"]);
+        assert_eq!(spec.rule, Rule::Unanimous);
+        assert!(spec.review.redact && !spec.review.keep_text);
+        assert!(matches!(Spec::built_in("poetry"), Err(SpecError::Task(_))));
+    }
+
+    #[test]
+    fn the_examples_are_read_in_full() {
+        let spec = Spec::from_toml(TICKETS).expect("spec");
+        assert_eq!(spec.task.labels.names(), ["bug", "question", "request"]);
+        assert_eq!(spec.task.labels.index("Defect"), Some(0));
+        assert_eq!(spec.rule, Rule::Majority);
+        assert_eq!(spec.review.to, ReviewTo::Llm);
+        assert_eq!(spec.review.url.as_deref(), Some("http://127.0.0.1:8080"));
+        assert_eq!(spec.export.format, ExportFormat::Csv);
+        assert!(Spec::from_toml(include_str!("../examples/sentiment.toml")).is_ok());
+    }
+
+    #[test]
+    fn json_is_the_same_spec() {
+        let spec = Spec::from_toml(TICKETS).expect("spec");
+        assert_eq!(Spec::from_json(&spec.to_json()).expect("own JSON"), spec);
+        let built_in = Spec::built_in("toxicity").expect("built in");
+        assert_eq!(Spec::from_json(&built_in.to_json()).expect("own JSON"), built_in);
+    }
+
+    #[test]
+    fn json_errors_name_the_line() {
+        for (json, line, part) in [
+            ("{\n \"task\": \"sentiment\",\n \"rulle\": \"x\"}", 3, "unknown key 'rulle'"),
+            ("{\n \"task\": \"sentiment\",\n \"slms\": [\"a\",\n\"a\"]}", 4, "twice"),
+            ("{\n \"task\": 5}", 2, "expected text"),
+            ("{\n \"task\": \"a\",\n\"task\": \"b\"}", 3, "stands twice"),
+            ("{\n \"task\" \"a\"}", 2, "expected"),
+            ("[]", 1, "expected a table"),
+        ] {
+            let message = Spec::from_json(json).expect_err(json).to_string();
+            assert!(message.contains(&format!(": line {line}: ")) && message.contains(part), "{json}: {message}");
+        }
+        let deep = format!("{{\"task\": {}{}}}", "[".repeat(5000), "]".repeat(5000));
+        assert!(Spec::from_json(&deep).is_err());
+    }
+
+    #[test]
+    fn unknown_keys_are_errors() {
+        fails("task = \"sentiment\"\nrul = \"majority\"\n", 2, "unknown key 'rul'");
+        fails("task = \"sentiment\"\n[review]\nto = \"llm\"\nuri = \"http://x\"\n", 4, "'review.uri'");
+        fails("task = \"sentiment\"\n\n[export]\nkind = \"csv\"\n", 4, "'export.kind'");
+        fails("task = \"t\"\nslms = [\"a\"]\n[[labels]]\nname = \"a\"\nalias = [\"b\"]\n", 5, "'labels.alias'");
+    }
+
+    #[test]
+    fn inconsistent_values_are_errors() {
+        fails("rule = \"majority\"\n", 1, "'task' is missing");
+        fails("task = \"poetry\"\n", 1, "not built in");
+        fails("task = \"sentiment\"\n[[labels]]\nname = \"a\"\n", 2, "built in and has its own");
+        fails("task = \"sentiment\"\nslms = []\n", 2, "at least one");
+        fails("task = \"sentiment\"\nslms = [\n\"a\",\n\"b\",\n\"a\"]\n", 5, "'a' twice");
+        fails("task = \"sentiment\"\nslms = [\"../a\"]\n", 2, "an id is made of");
+        fails("task = \"sentiment\"\nrule = \"most\"\n", 2, "unanimous, majority");
+        fails("task = \"sentiment\"\nrule = 3\n", 2, "expected text");
+        fails("task = \"sentiment\"\nslms = \"a\"\n", 2, "expected a list");
+        fails("task = \"\"\n", 1, "is empty");
+        fails("task = \"sentiment\"\n[review]\nurl = \"http://x\"\n", 3, "only an LLM");
+        fails("task = \"sentiment\"\n[review]\nto = \"llm\"\nurl = \"ftp://x\"\n", 4, "http://");
+        fails("task = \"sentiment\"\n[review]\nto = \"llm\"\nredact = false\n", 4, "unredacted");
+        fails("task = \"sentiment\"\n[review]\nkeep_text = true\n", 3, "needs to");
+        fails("task = \"sentiment\"\n[review]\nredact = \"yes\"\n", 3, "true or false");
+        fails("task = \"sentiment\"\nreview = 1\n", 2, "expected a table");
+    }
+
+    #[test]
+    fn labels_that_make_no_task_are_errors() {
+        let with = |labels: &str| format!("task = \"t\"\nslms = [\"a\"]\n{labels}");
+        fails(&with("[[labels]]\nname = \"a\"\n"), 3, "at least two");
+        fails(&with("[[labels]]\nname = \"a\"\n[[labels]]\nname = \"A\"\n"), 6, "two labels");
+        fails(&with("[[labels]]\nname = \"a\"\n[[labels]]\nname = \"b\"\naliases = [\"a\"]\n"), 6, "two labels");
+        fails(&with("[[labels]]\nname = \"a\"\n[[labels]]\naliases = [\"b\"]\n"), 5, "is missing");
+        fails("task = \"t\"\n[[labels]]\nname = \"a\"\n[[labels]]\nname = \"b\"\n", 1, "'slms' is missing");
+    }
+
+    #[test]
+    fn syntax_errors_name_the_line() {
+        fails("task = \"sentiment\"\nrule = \n", 2, "spec-syntax");
+        fails("task = \"sentiment\"\ntask = \"toxicity\"\n", 2, "spec-syntax");
+    }
+}
