@@ -262,7 +262,7 @@ fn json_node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SpecError
 }
 
 /// The members of a JSON object in order, values unparsed.
-struct Pairs<'a>(Vec<(String, &'a RawValue)>);
+pub(crate) struct Pairs<'a>(pub(crate) Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Pairs<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
