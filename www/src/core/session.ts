@@ -1,0 +1,825 @@
+// The page's state and what can be done with it. Components read the signals and call the methods.
+import { signal } from '@preact/signals';
+import { Columns } from './columns';
+import { clearProject, clearResults, db } from './db';
+import { cachedBytes, bytesOf, fetchIndex, roomProblem } from './download';
+import { estimateSeconds, Pace, thin } from './estimate';
+import { Reviewing } from './reviewing';
+import { codeOf, messageOf, PageError, Remote } from './rpc';
+import { Scheduler } from './scheduler';
+import { simd } from './simd';
+import {
+  BLOCK,
+  type Format,
+  NONE,
+  type PinnedSlm,
+  type Project,
+  type ResultBlock,
+  type Review,
+  type ReviewTo,
+  type Row,
+  type RowBlock,
+  type SlmManifest,
+  type StoredReview,
+  type Vote,
+} from './types';
+
+/** Something the person should know, with what to do about it. */
+export interface Notice {
+  code: string;
+  kind: 'error' | 'warn' | 'info';
+  text: string;
+  action?: { label: string; run: () => void };
+}
+
+/** Where an SLM's loading stands. */
+export interface Loading {
+  id: string;
+  state: 'waiting' | 'downloading' | 'loading' | 'ready' | 'failed';
+  here: number;
+  total: number;
+}
+
+/** What will happen, before it does. */
+export interface Plan {
+  slms: SlmManifest[];
+  labels: { name: string; definition?: string }[];
+  rule: string;
+  download: number;
+  total: number;
+  /** Texts a second of each SLM on this device; undefined where it was never measured. */
+  rates: (number | undefined)[];
+  /** Share of hard rows in the last run of this task. */
+  hardShare: number | undefined;
+  problem?: string;
+}
+
+/** A row as it would be sent. */
+export interface Preview {
+  id: string;
+  text: string;
+  sent: string;
+  hidden: number;
+}
+
+/** What `/v1/status` says of the reviewer. */
+export interface ServerStatus {
+  reviewer: boolean;
+  model: string | undefined;
+  remaining: number | undefined;
+}
+
+interface Voter {
+  remote: Remote;
+  crashes: number;
+}
+
+type Phase = 'starting' | 'empty' | 'importing' | 'plan' | 'work' | 'elsewhere';
+
+const IN_HAND = 2;
+const CRASHES = 3;
+
+export class Session {
+  readonly phase = signal<Phase>('starting');
+  readonly project = signal<Project | null>(null);
+  readonly importing = signal({ name: '', bytes: 0, total: 1, rows: 0 });
+  readonly plan = signal<Plan | null>(null);
+  readonly preview = signal<Preview[]>([]);
+  readonly head = signal<Row[]>([]);
+  readonly server = signal<ServerStatus>({ reviewer: false, model: undefined, remaining: undefined });
+  readonly loads = signal<Loading[]>([]);
+  readonly notices = signal<Notice[]>([]);
+  readonly columns = signal<Columns | null>(null);
+  /** Goes up whenever a number changes; components that show numbers read it. */
+  readonly tick = signal(0);
+  readonly rate = signal<number | undefined>(undefined);
+  readonly measuring = signal(false);
+  readonly exporting = signal(false);
+  readonly reviewing = new Reviewing(this);
+
+  #desk: Remote | undefined;
+  #voters: Voter[] = [];
+  #manifests: SlmManifest[] = [];
+  #scheduler: Scheduler<Vote[]> | undefined;
+  #pace = new Pace();
+  #busy: { texts: number; ms: number }[] = [];
+  #clock: ReturnType<typeof setInterval> | undefined;
+  #lastTick = 0;
+  #lastSave = 0;
+  #bump: ReturnType<typeof setTimeout> | undefined;
+  #cache = new Map<string, Promise<RowBlock | ResultBlock | undefined>>();
+
+  // ---- starting ----
+
+  /** Takes the page up where it was left. */
+  async open(): Promise<void> {
+    if (!(await onlyTab())) {
+      this.phase.value = 'elsewhere';
+      return;
+    }
+    if (!simd()) {
+      this.notify({
+        code: 'no-simd',
+        kind: 'error',
+        text: 'This browser has no WebAssembly SIMD, which the models need. Use a current Chrome, Edge, Firefox, or Safari 16.4 and later. Files you had open are kept.',
+      });
+    }
+    void this.#status();
+    try {
+      await this.#recall();
+    } catch (error) {
+      this.fail(error, { label: 'Retry', run: () => void this.open() });
+      this.phase.value = 'empty';
+    }
+  }
+
+  async #recall(): Promise<void> {
+    const base = await db();
+    const project = await base.get('project', 'current');
+    if (!project) {
+      const file = await base.get('file', 'current');
+      if (file instanceof File) {
+        this.notify({ code: 'import-again', kind: 'info', text: `Reading ${file.name} was cut short, so it is read again.` });
+        return this.openFile(file);
+      }
+      this.phase.value = 'empty';
+      return;
+    }
+    this.project.value = project;
+    if (project.state === 'ready') {
+      await this.#toPlan();
+      return;
+    }
+    await this.#recallResults(project);
+    this.phase.value = 'work';
+    if (project.state === 'running') {
+      const columns = this.columns.value;
+      const done = columns ? columns.rows - (columns.byVerdict[0] ?? 0) : 0;
+      this.notify({ code: 'went-on', kind: 'info', text: `The run goes on where it was: ${done} of ${project.rows} rows were already done.` });
+      await this.start();
+    } else {
+      this.reviewing.wake();
+    }
+  }
+
+  async #recallResults(project: Project): Promise<void> {
+    const columns = new Columns(project.rows, project.slms.length, project.labels.length);
+    const step = 512;
+    for (let from = 0; from < columns.blocks; from += step) {
+      const results = await this.desk().call<ResultBlock[]>('recall', { from, to: from + step - 1 });
+      for (const result of results) columns.take(result);
+    }
+    await this.reviewing.recall(columns, project);
+    this.columns.value = columns;
+  }
+
+  async #status(): Promise<void> {
+    try {
+      const response = await fetch('/v1/status', { cache: 'no-store' });
+      this.server.value = readStatus(await response.json());
+    } catch {
+      this.server.value = { reviewer: false, model: undefined, remaining: undefined };
+    }
+  }
+
+  // ---- the file ----
+
+  /** Reads a file; what was there before is forgotten. */
+  async openFile(file: File): Promise<void> {
+    this.#stopVoters();
+    this.dismissAll();
+    this.importing.value = { name: file.name, bytes: 0, total: file.size, rows: 0 };
+    this.phase.value = 'importing';
+    try {
+      const head = await this.desk().call<{ format: Format; columns: string[]; rows: Row[]; textColumn: string }>('head', { file, name: file.name });
+      await clearProject();
+      await this.#keepFile(file);
+      this.head.value = head.rows;
+      await this.#import(file, file.name, head.format, head.textColumn, this.project.value?.task ?? 'sentiment');
+    } catch (error) {
+      await clearProject().catch(() => undefined);
+      this.project.value = null;
+      this.phase.value = 'empty';
+      this.fail(error, { label: 'Choose another file', run: () => document.getElementById('choose-file')?.click() });
+    }
+  }
+
+  async #keepFile(file: File): Promise<void> {
+    try {
+      await (await db()).put('file', file, 'current');
+    } catch {
+      // No room for a copy: the import itself tells whether there is room for the rows.
+    }
+  }
+
+  async #import(file: Blob, name: string, format: Format, textColumn: string, task: string): Promise<void> {
+    this.#cache.clear();
+    const read = await this.desk().call<{ columns: string[]; rows: number; aside: number; asideWhy: Record<string, number> }>(
+      'import',
+      { file, format, textColumn },
+      (at: { bytes: number; rows: number }) => {
+        this.importing.value = { ...this.importing.value, ...at };
+      },
+    );
+    const project: Project = {
+      name,
+      bytes: file.size,
+      format,
+      created: Date.now(),
+      columns: read.columns,
+      textColumn,
+      rows: read.rows,
+      aside: read.aside,
+      asideWhy: read.asideWhy,
+      task,
+      labels: [],
+      slms: [],
+      rule: 'unanimous',
+      reviewTo: 'person',
+      state: 'ready',
+      seconds: 0,
+      timeline: [],
+      spend: { calls: 0, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 },
+    };
+    await this.save(project);
+    await this.#toPlan();
+  }
+
+  /** Reads the file again with another text column. */
+  async chooseColumn(textColumn: string): Promise<void> {
+    const project = this.project.value;
+    if (!project) return;
+    const file = await (await db()).get('file', 'current');
+    if (!file) {
+      this.notify({ code: 'file-gone', kind: 'warn', text: 'The browser did not keep the file; choose it again to use another column.' });
+      return;
+    }
+    this.importing.value = { name: project.name, bytes: 0, total: file.size, rows: 0 };
+    this.phase.value = 'importing';
+    try {
+      await this.#import(file, project.name, project.format, textColumn, project.task);
+    } catch (error) {
+      this.phase.value = 'plan';
+      this.fail(error);
+    }
+  }
+
+  async chooseTask(task: string): Promise<void> {
+    if (!this.project.value) return;
+    await this.save({ ...this.project.value, task });
+    await this.#toPlan();
+  }
+
+  async chooseReviewer(reviewTo: ReviewTo): Promise<void> {
+    if (!this.project.value) return;
+    await this.save({ ...this.project.value, reviewTo });
+    this.reviewing.wake();
+  }
+
+  // ---- the plan ----
+
+  async #toPlan(): Promise<void> {
+    this.phase.value = 'plan';
+    this.preview.value = [];
+    try {
+      await this.#makePlan();
+      if (this.head.value.length === 0) this.head.value = (await this.rowBlock(0))?.rows.slice(0, 8) ?? [];
+      this.preview.value = await this.desk().call<Preview[]>('preview', { count: 6 });
+    } catch (error) {
+      this.fail(error, { label: 'Retry', run: () => void this.#toPlan() });
+    }
+  }
+
+  async #makePlan(): Promise<void> {
+    const project = this.project.value;
+    if (!project) return;
+    const [spec, index] = await Promise.all([
+      this.desk().call<{ labels: { name: string; definition?: string }[]; slms: string[]; rule: string }>('spec', { task: project.task }),
+      fetchIndex(),
+    ]);
+    this.dismiss('models-index');
+    const slms = chooseSlms(index.slms, project.task, spec.slms);
+    const here = await Promise.all(slms.map(cachedBytes));
+    const total = slms.reduce((sum, slm) => sum + bytesOf(slm), 0);
+    const base = await db();
+    const plan: Plan = {
+      slms,
+      labels: spec.labels,
+      rule: spec.rule,
+      total,
+      download: total - here.reduce((sum, bytes) => sum + bytes, 0),
+      rates: await Promise.all(slms.map((slm) => base.get('measured', `rate:${slm.id}@${slm.version}`))),
+      hardShare: await base.get('measured', `hard:${project.task}`),
+    };
+    const problem = planProblem(plan, project.task, spec.slms);
+    if (problem) plan.problem = problem;
+    this.plan.value = plan;
+  }
+
+  /** Brings the models and measures them on a few rows of the file, so that the plan can say how long it will take. */
+  async measure(): Promise<void> {
+    const plan = this.plan.value;
+    if (!plan || this.measuring.value) return;
+    this.measuring.value = true;
+    try {
+      await this.#checkRoom(plan.slms);
+      this.#hireAll(plan.slms);
+      await this.#loadVoters(plan.slms);
+      const rows = (await this.rowBlock(0))?.rows ?? [];
+      const texts = rows.filter((row) => row.setAside === undefined).map((row) => row.text);
+      const base = await db();
+      for (const [slm, voter] of this.#voters.entries()) {
+        const manifest = plan.slms[slm];
+        if (!manifest || texts.length === 0) continue;
+        const rate = await voter.remote.call<number>('measure', { texts: texts.slice(0, 16) });
+        await base.put('measured', rate, `rate:${manifest.id}@${manifest.version}`);
+      }
+      await this.#makePlan();
+    } catch (error) {
+      this.fail(error, { label: 'Retry', run: () => void this.measure() });
+    } finally {
+      this.measuring.value = false;
+    }
+  }
+
+  /** Seconds the run will take on this device, where that is known. */
+  estimate(plan: Plan, project: Project): number | undefined {
+    const rates = plan.rates.filter((rate) => rate !== undefined);
+    if (rates.length < plan.slms.length) return undefined;
+    return estimateSeconds(project.rows - project.aside, rates, navigator.hardwareConcurrency || 2);
+  }
+
+  // ---- the run ----
+
+  /** Starts the run, or goes on with it. */
+  async start(): Promise<void> {
+    const project = this.project.value;
+    if (!project) return;
+    try {
+      this.dismiss('run-stopped');
+      await this.#begin(project);
+    } catch (error) {
+      await this.#halt(error);
+    }
+  }
+
+  async #begin(before: Project): Promise<void> {
+    if (!simd()) throw new PageError('no-simd', 'this browser has no WebAssembly SIMD; use a current one');
+    if (!this.plan.value) await this.#makePlan();
+    const plan = this.plan.value;
+    if (!plan) return;
+    const manifests = before.state === 'ready' ? plan.slms : pinned(before.slms, plan.slms);
+    if (manifests.length === 0) throw new PageError('models-missing', plan.problem ?? 'the server has no models for this task');
+    const project: Project =
+      before.state === 'ready'
+        ? { ...before, labels: plan.labels.map((label) => label.name), rule: plan.rule, slms: manifests.map(pin), state: 'running' }
+        : { ...before, state: 'running' };
+    await this.save(project);
+    const columns = before.state === 'ready' || !this.columns.value ? new Columns(project.rows, manifests.length, project.labels.length) : this.columns.value;
+    this.columns.value = columns;
+    this.phase.value = 'work';
+    void navigator.storage?.persist?.();
+    if (before.state === 'ready') await (await db()).clear('file');
+    this.#startClock();
+    if (this.#voters.length === 0) await this.#checkRoom(manifests);
+    this.#hireAll(manifests);
+    const todo: number[] = [];
+    for (let block = 0; block < columns.blocks; block++) if (!columns.doneBlocks[block]) todo.push(block);
+    if (this.#busy.length !== manifests.length) this.#busy = manifests.map(() => ({ texts: 0, ms: 0 }));
+    this.#scheduler ??= new Scheduler(todo, manifests.length); // a paused run has one, with blocks half voted on
+    this.reviewing.wake();
+    if (todo.length === 0) return this.#finish();
+    await this.#loadVoters(manifests, (slm) => {
+      this.#pace.mark(performance.now(), columns.rows - (columns.byVerdict[0] ?? 0));
+      this.#pump(slm);
+    });
+  }
+
+  async #checkRoom(manifests: SlmManifest[]): Promise<void> {
+    const cached = await Promise.all(manifests.map(cachedBytes));
+    const missing = manifests.reduce((sum, slm) => sum + bytesOf(slm), 0) - cached.reduce((sum, bytes) => sum + bytes, 0);
+    const room = await roomProblem(missing);
+    if (room) this.notify({ code: 'quota-models', kind: 'warn', text: room });
+  }
+
+  /** Loads the SLMs, each in its worker; `ready` is called for each as soon as it can vote. */
+  async #loadVoters(manifests: SlmManifest[], ready?: (slm: number) => void): Promise<void> {
+    await Promise.all(
+      manifests.map(async (_, slm) => {
+        await this.#load(slm);
+        ready?.(slm);
+      }),
+    );
+  }
+
+  /** Hires a worker for each SLM; those of the same SLMs are kept. */
+  #hireAll(manifests: SlmManifest[]): void {
+    const same = this.#voters.length === manifests.length && manifests.every((slm, at) => this.#manifests[at]?.version === slm.version && this.#manifests[at]?.id === slm.id);
+    if (same) return;
+    this.#stopVoters();
+    this.#manifests = manifests;
+    this.#voters = manifests.map((_, slm) => this.#hire(slm));
+    this.loads.value = manifests.map((slm) => ({ id: slm.id, state: 'waiting', here: 0, total: bytesOf(slm) }));
+  }
+
+  #hire(slm: number): Voter {
+    const worker = new Worker(new URL('../workers/slm.worker.ts', import.meta.url), { type: 'module', name: `slm-${slm}` });
+    const voter: Voter = { remote: new Remote(worker), crashes: this.#voters[slm]?.crashes ?? 0 };
+    return voter;
+  }
+
+  async #load(slm: number): Promise<void> {
+    const voter = this.#voters[slm];
+    const manifest = this.#manifests[slm];
+    if (!voter || !manifest || this.loads.value[slm]?.state === 'ready') return;
+    const set = (change: Partial<Loading>) => {
+      this.loads.value = this.loads.value.map((load, at) => (at === slm ? { ...load, ...change } : load));
+    };
+    set({ state: 'downloading', here: 0 });
+    try {
+      await voter.remote.call('load', { manifest }, (here: number) => {
+        set({ here, state: here >= (this.loads.value[slm]?.total ?? 0) ? 'loading' : 'downloading' });
+      });
+      set({ state: 'ready', here: bytesOf(manifest) });
+    } catch (error) {
+      if (codeOf(error) !== 'worker-stopped') set({ state: 'failed' });
+      throw error;
+    }
+  }
+
+  #pump(slm: number): void {
+    const scheduler = this.#scheduler;
+    const voter = this.#voters[slm];
+    if (!scheduler || !voter || this.loads.value[slm]?.state !== 'ready') return;
+    while (this.project.value?.state === 'running' && scheduler.inHand(slm) < IN_HAND) {
+      const block = scheduler.next(slm);
+      if (block === undefined) return;
+      void this.#vote(slm, voter, block, scheduler);
+    }
+  }
+
+  async #vote(slm: number, voter: Voter, block: number, scheduler: Scheduler<Vote[]>): Promise<void> {
+    try {
+      const answer = await voter.remote.call<{ votes: Vote[]; texts: number; ms: number }>('vote', { block });
+      const busy = this.#busy[slm];
+      if (busy) {
+        busy.texts += answer.texts;
+        busy.ms += answer.ms;
+      }
+      const whole = scheduler.vote(slm, block, answer.votes);
+      this.#pump(slm);
+      if (whole) await this.#settle(block, whole);
+    } catch (error) {
+      if (this.#scheduler !== scheduler || codeOf(error) === 'worker-stopped') return;
+      if (codeOf(error) === 'worker-crashed') await this.#replace(slm, voter, error);
+      else await this.#halt(error);
+    }
+  }
+
+  async #settle(block: number, votes: Vote[][]): Promise<void> {
+    const project = this.project.value;
+    const columns = this.columns.value;
+    if (!project || !columns) return;
+    await this.#learnEngines(project, votes);
+    const result = await this.desk().call<ResultBlock>('settle', { block, votes, project: { labels: project.labels, rule: project.rule } });
+    this.#cache.delete(`results:${block}`);
+    columns.take(result);
+    this.#pace.mark(performance.now(), columns.rows - (columns.byVerdict[0] ?? 0));
+    this.changed();
+    this.reviewing.wake();
+    for (let slm = 0; slm < this.#voters.length; slm++) this.#pump(slm);
+    if (columns.doneBlocks.every(Boolean)) await this.#finish();
+  }
+
+  /** Engine and precision are known once an SLM has voted. */
+  async #learnEngines(project: Project, votes: Vote[][]): Promise<void> {
+    if (project.slms.every((slm) => slm.engine !== '')) return;
+    const slms = project.slms.map((slm, at) => {
+      const vote = votes[at]?.[0];
+      return vote && slm.engine === '' ? { ...slm, engine: vote.engine, precision: vote.precision } : slm;
+    });
+    await this.save({ ...(this.project.value ?? project), slms });
+  }
+
+  /** A worker died: another takes its place and repeats its blocks. */
+  async #replace(slm: number, dead: Voter, error: unknown): Promise<void> {
+    if (this.#voters[slm] !== dead) return; // its other calls failed with it
+    dead.remote.stop();
+    this.#scheduler?.crashed(slm);
+    const id = this.#manifests[slm]?.id ?? '';
+    if (dead.crashes + 1 > CRASHES) {
+      await this.#halt(new PageError('worker-crashed', `${id} stopped ${dead.crashes + 1} times (${messageOf(error)}). The device may be short of memory: close other tabs, then press retry. Rows that are done are kept`));
+      return;
+    }
+    this.notify({ code: 'worker-restarted', kind: 'warn', text: `${id} stopped (${messageOf(error)}) and was started again; its rows are repeated.` });
+    const voter = this.#hire(slm);
+    voter.crashes = dead.crashes + 1;
+    this.#voters[slm] = voter;
+    this.loads.value = this.loads.value.map((load, at) => (at === slm ? { ...load, state: 'waiting' } : load));
+    try {
+      await this.#load(slm);
+      this.#pump(slm);
+    } catch (again) {
+      if (codeOf(again) === 'worker-crashed') await this.#replace(slm, voter, again);
+      else await this.#halt(again);
+    }
+  }
+
+  /** Something the run cannot go on with: it is paused, and says what to do. */
+  async #halt(error: unknown): Promise<void> {
+    if (codeOf(error) === 'worker-stopped') return;
+    this.#stopVoters();
+    this.#stopClock();
+    const project = this.project.value;
+    if (project?.state === 'running') await this.save({ ...project, state: 'paused' }).catch(() => undefined);
+    this.notify({ code: 'run-stopped', kind: 'error', text: sentence(messageOf(error)), action: { label: 'Retry', run: () => void this.start() } });
+  }
+
+  async pause(): Promise<void> {
+    if (this.project.value?.state !== 'running') return;
+    this.#stopClock();
+    this.rate.value = undefined;
+    await this.save({ ...this.project.value, state: 'paused' });
+  }
+
+  /** Stops the run; what is done stays, and it can be gone on with. */
+  async cancel(): Promise<void> {
+    const project = this.project.value;
+    if (!project) return;
+    this.#stopVoters();
+    this.#stopClock();
+    await this.save({ ...project, state: 'cancelled' });
+  }
+
+  /** Forgets all votes and reviews and goes back to the plan. */
+  async startOver(): Promise<void> {
+    const project = this.project.value;
+    if (!project) return;
+    this.#stopVoters();
+    this.#stopClock();
+    this.reviewing.forget();
+    await clearResults();
+    this.#cache.clear();
+    this.columns.value = null;
+    this.plan.value = null;
+    await this.save({ ...project, state: 'ready', slms: [], labels: [], seconds: 0, timeline: [], spend: { calls: 0, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 } });
+    await this.#toPlan();
+  }
+
+  /** Forgets the data set. */
+  async close(): Promise<void> {
+    this.#stopVoters();
+    this.#stopClock();
+    this.reviewing.forget();
+    this.dismissAll();
+    await clearProject();
+    this.#cache.clear();
+    this.project.value = null;
+    this.columns.value = null;
+    this.plan.value = null;
+    this.head.value = [];
+    this.phase.value = 'empty';
+  }
+
+  async #finish(): Promise<void> {
+    const project = this.project.value;
+    const columns = this.columns.value;
+    if (!project || !columns || project.state === 'done') return;
+    this.#stopClock();
+    await this.save({ ...project, state: 'done', timeline: [...project.timeline, this.#point(project.seconds)] });
+    const base = await db();
+    for (const [slm, busy] of this.#busy.entries()) {
+      const manifest = this.#manifests[slm];
+      if (manifest && busy.texts >= 16) await base.put('measured', (busy.texts * 1000) / Math.max(1, busy.ms), `rate:${manifest.id}@${manifest.version}`);
+    }
+    const [, accepted = 0, hard = 0] = columns.byVerdict;
+    if (accepted + hard > 0) await base.put('measured', hard / (accepted + hard), `hard:${project.task}`);
+    this.#stopVoters();
+    this.changed();
+    this.reviewing.wake();
+  }
+
+  #stopVoters(): void {
+    this.#scheduler = undefined;
+    for (const voter of this.#voters) voter.remote.stop();
+    this.#voters = [];
+    this.#manifests = [];
+    this.loads.value = [];
+  }
+
+  // ---- the clock ----
+
+  #startClock(): void {
+    this.#stopClock();
+    this.#pace.clear();
+    this.#lastTick = performance.now();
+    this.#clock = setInterval(() => this.#onClock(), 500);
+  }
+
+  #stopClock(): void {
+    clearInterval(this.#clock);
+    this.#clock = undefined;
+    this.rate.value = undefined;
+  }
+
+  #onClock(): void {
+    const project = this.project.value;
+    if (!project) return;
+    const now = performance.now();
+    const loading = this.loads.value.every((load) => load.state !== 'ready');
+    const seconds = project.seconds + (loading ? 0 : (now - this.#lastTick) / 1000);
+    this.#lastTick = now;
+    this.rate.value = this.#pace.rate(now);
+    const last = project.timeline.at(-1)?.[0] ?? -1;
+    const timeline = seconds - last >= 1 ? thin([...project.timeline, this.#point(seconds)]) : project.timeline;
+    this.project.value = { ...project, seconds, timeline };
+    if (now - this.#lastSave > 2000) {
+      this.#lastSave = now;
+      void this.save(this.project.value).catch((error: unknown) => this.#halt(error));
+    }
+  }
+
+  #point(seconds: number): [number, number, number] {
+    const columns = this.columns.value;
+    return [Math.round(seconds * 10) / 10, columns?.byVerdict[1] ?? 0, columns?.byVerdict[2] ?? 0];
+  }
+
+  /** Tells the components that numbers changed, at most eight times a second. */
+  changed(): void {
+    this.#bump ??= setTimeout(() => {
+      this.#bump = undefined;
+      this.tick.value += 1;
+    }, 120);
+  }
+
+  // ---- rows ----
+
+  /** A block of rows, from memory or the database. */
+  rowBlock(block: number): Promise<RowBlock | undefined> {
+    return this.#remember(`rows:${block}`, async () => (await db()).get('rows', block)) as Promise<RowBlock | undefined>;
+  }
+
+  /** A block of results, where there is one yet. */
+  resultBlock(block: number): Promise<ResultBlock | undefined> {
+    return this.#remember(`results:${block}`, async () => (await db()).get('results', block)) as Promise<ResultBlock | undefined>;
+  }
+
+  #remember(key: string, bring: () => Promise<RowBlock | ResultBlock | undefined>): Promise<RowBlock | ResultBlock | undefined> {
+    let kept = this.#cache.get(key);
+    if (!kept) {
+      kept = bring();
+      this.#cache.set(key, kept);
+      if (this.#cache.size > 400) this.#cache.delete(this.#cache.keys().next().value as string);
+      kept.then((value) => value ?? this.#cache.delete(key)).catch(() => this.#cache.delete(key));
+    }
+    return kept;
+  }
+
+  async row(row: number): Promise<Row | undefined> {
+    return (await this.rowBlock(Math.floor(row / BLOCK)))?.rows[row % BLOCK];
+  }
+
+  /** The review of a row, where there is one. */
+  async review(row: number): Promise<Review | undefined> {
+    return (await (await db()).get('reviews', row))?.review;
+  }
+
+  /** The label the verdict gave a row, or NONE. */
+  async consensus(row: number): Promise<number> {
+    return (await this.resultBlock(Math.floor(row / BLOCK)))?.label[row % BLOCK] ?? NONE;
+  }
+
+  search(words: string): Promise<Uint8Array> {
+    return this.desk().call<Uint8Array>('search', { words, rows: this.project.value?.rows ?? 0 });
+  }
+
+  redact(texts: string[]): Promise<{ text: string; placeholders: { placeholder: string; kind: string; original: string }[] }[]> {
+    return this.desk().call('redact', { texts });
+  }
+
+  /** Writes the labelled file and hands it to the browser's downloads. */
+  async export(format: 'csv' | 'jsonl'): Promise<void> {
+    const project = this.project.value;
+    if (!project || this.exporting.value) return;
+    this.exporting.value = true;
+    try {
+      await this.save(project);
+      const { blob, left } = await this.desk().call<{ blob: Blob; left: number }>('export', { format });
+      const link = document.createElement('a');
+      link.href = URL.createObjectURL(blob);
+      link.download = `${project.name.replace(/\.[^.]*$/, '')}.labelled.${format}`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+      if (left > 0) this.notify({ code: 'export-part', kind: 'info', text: `${left} rows have no votes yet and are not in the export. Export again when the run is done.` });
+    } catch (error) {
+      this.fail(error, { label: 'Retry', run: () => void this.export(format) });
+    } finally {
+      this.exporting.value = false;
+    }
+  }
+
+  // ---- small things ----
+
+  desk(): Remote {
+    this.#desk ??= new Remote(new Worker(new URL('../workers/desk.worker.ts', import.meta.url), { type: 'module', name: 'desk' }), () => {
+      this.#desk = undefined;
+    });
+    return this.#desk;
+  }
+
+  async save(project: Project): Promise<void> {
+    this.project.value = project;
+    await (await db()).put('project', project, 'current');
+  }
+
+  async updateServer(): Promise<void> {
+    await this.#status();
+  }
+
+  async storedReviews(): Promise<StoredReview[]> {
+    return (await db()).getAll('reviews');
+  }
+
+  notify(notice: Notice): void {
+    this.notices.value = [...this.notices.value.filter((other) => other.code !== notice.code), notice];
+  }
+
+  fail(error: unknown, action?: Notice['action']): void {
+    const notice: Notice = { code: codeOf(error), kind: 'error', text: sentence(messageOf(error)) };
+    if (action) notice.action = action;
+    this.notify(notice);
+  }
+
+  dismiss(code: string): void {
+    if (this.notices.value.some((notice) => notice.code === code)) {
+      this.notices.value = this.notices.value.filter((notice) => notice.code !== code);
+    }
+  }
+
+  dismissAll(): void {
+    this.notices.value = this.notices.value.filter((notice) => notice.code === 'no-simd');
+  }
+}
+
+/** An error's message as a sentence for a person: without its code, with a capital and a full stop. */
+export function sentence(message: string): string {
+  const plain = message.replace(/^[a-z]+(-[a-z0-9]+)+: /, '');
+  const capital = plain.charAt(0).toUpperCase() + plain.slice(1);
+  return /[.!?]$/.test(capital) ? capital : `${capital}.`;
+}
+
+/** The SLMs of a task: those its spec names, in its order; where the server has none of them, all it has for the task, cheapest first. */
+export function chooseSlms(all: SlmManifest[], task: string, wanted: string[]): SlmManifest[] {
+  const named = wanted.flatMap((id) => all.find((slm) => slm.id === id && slm.task === task) ?? []);
+  if (named.length > 0) return named;
+  return all.filter((slm) => slm.task === task).sort((a, b) => a.relative_cost - b.relative_cost);
+}
+
+function planProblem(plan: Plan, task: string, wanted: string[]): string | undefined {
+  if (plan.slms.length === 0) return `The server has no models for ${task} yet. Run \`autoannotator pack\` on it, then press retry.`;
+  const missing = wanted.filter((id) => !plan.slms.some((slm) => slm.id === id));
+  if (missing.length > 0 && missing.length < wanted.length) {
+    return `The server lacks ${missing.join(', ')}: only ${plan.slms.length} of ${wanted.length} models would vote, and agreement is worth less.`;
+  }
+  return undefined;
+}
+
+function pin(slm: SlmManifest): PinnedSlm {
+  return { id: slm.id, version: slm.version, engine: '', precision: slm.precision };
+}
+
+/** The manifests of the versions a run began with: votes of different versions are never mixed. */
+function pinned(slms: PinnedSlm[], all: SlmManifest[]): SlmManifest[] {
+  return slms.map((slm) => {
+    const found = all.find((manifest) => manifest.id === slm.id && manifest.version === slm.version);
+    if (!found) {
+      throw new PageError('slm-version', `the server now has another version of ${slm.id} than this run began with, and votes of two versions are never mixed. Export what is done, or choose "Start over"`);
+    }
+    return found;
+  });
+}
+
+/** Reads `/v1/status`; anything unexpected means that there is no reviewer. */
+export function readStatus(value: unknown): ServerStatus {
+  const status = (value ?? {}) as Record<string, unknown>;
+  const reviewer = status['reviewer'] as Record<string, unknown> | boolean | null | undefined;
+  const detail = typeof reviewer === 'object' && reviewer !== null ? reviewer : {};
+  const model = detail['model'] ?? status['model'];
+  const remaining = detail['remaining_budget_usd'] ?? status['remaining_budget_usd'];
+  return {
+    reviewer: reviewer === true || (typeof reviewer === 'object' && reviewer !== null),
+    model: typeof model === 'string' ? model : undefined,
+    remaining: typeof remaining === 'number' ? remaining : undefined,
+  };
+}
+
+/** Whether this is the only tab with the page open: two would write over each other. */
+async function onlyTab(): Promise<boolean> {
+  if (!navigator.locks) return true;
+  return new Promise((resolve) => {
+    void navigator.locks.request('autoannotator', { ifAvailable: true }, (lock) => {
+      resolve(lock !== null);
+      return lock === null ? undefined : new Promise<void>(() => undefined); // held until the tab closes
+    });
+  });
+}

@@ -1,0 +1,165 @@
+// The records of the page. Those that cross into wasm or to the server keep the names the crate gives them.
+
+/** What one SLM says of one text. */
+export interface Vote {
+  slm: string;
+  version: string;
+  engine: string;
+  precision: string;
+  label: string;
+  probabilities: number[];
+  truncated?: boolean;
+}
+
+/** What the votes amount to. */
+export type Verdict =
+  | { status: 'accepted'; label: string; confidence: number }
+  | { status: 'hard'; why: string }
+  | { status: 'set-aside'; why: string };
+
+/** What a reviewer said of a hard sample. */
+export interface Review {
+  label: string | null;
+  by: { kind: 'llm'; model: string } | { kind: 'human' };
+  why?: string;
+  prompt_tokens: number;
+  completion_tokens: number;
+  cost_usd: number;
+}
+
+/** Where a final label came from. */
+export type Source = 'consensus' | 'llm' | 'human';
+
+/** A row with everything that was said of it, as the exporter takes it. */
+export interface Annotation {
+  sample: { id: string; text: string };
+  votes: Vote[];
+  verdict: Verdict;
+  review: Review | null;
+  label: string | null;
+  source: Source | null;
+}
+
+/** One file of an SLM, as the server's index names it. */
+export interface Shard {
+  name: string;
+  bytes: number;
+  sha256: string;
+}
+
+/** One SLM of `/models/index.json`. */
+export interface SlmManifest {
+  id: string;
+  task: string;
+  labels: string[];
+  version: string;
+  base: string;
+  precision: string;
+  max_length: number;
+  bytes: number;
+  sha256: string;
+  relative_cost: number;
+  shards: Shard[];
+  tokenizer: Shard;
+  metrics?: Record<string, unknown>;
+}
+
+/** One row of the file, as the crate's reader gives it. */
+export interface Row {
+  /** 1-based number of the row, as text. */
+  id: string;
+  text: string;
+  /** The row's own columns, carried through untouched: fields in the header's order, or a JSON object's members as JSON. */
+  columns: { fields: string[] } | { members: [string, string][] };
+  /** Why the row is not voted on, where it is not. */
+  setAside?: string;
+}
+
+/** What the crate reads and writes. */
+export type Format = 'csv' | 'tsv' | 'jsonl' | 'txt';
+
+/** Rows of one block, in the database. */
+export interface RowBlock {
+  block: number;
+  rows: Row[];
+}
+
+/** Votes and verdicts of one block, as columns. */
+export interface ResultBlock {
+  block: number;
+  verdict: Uint8Array;
+  label: Uint8Array;
+  confidence: Float32Array;
+  /** Reasons of the rows that were not accepted, by their place in the block. */
+  why: Record<number, string>;
+  /** One entry an SLM, in the run's order; probabilities are rows x labels. Empty rows hold zeros. */
+  votes: { label: Uint8Array; probabilities: Float32Array; truncated: Uint8Array }[];
+}
+
+/** A review in the database. */
+export interface StoredReview {
+  row: number;
+  review: Review;
+  at: number;
+  /** What it replaced, for undo. */
+  was?: Review;
+}
+
+/** A batch that was, or is about to be, sent to the LLM. Its key stays the same over reloads, so it is paid once. */
+export interface LlmBatch {
+  key: string;
+  rows: number[];
+  done: boolean;
+}
+
+/** Who decides the hard samples. */
+export type ReviewTo = 'person' | 'llm';
+
+/** Which SLM voted, pinned when the run starts. */
+export interface PinnedSlm {
+  id: string;
+  version: string;
+  engine: string;
+  precision: string;
+}
+
+/** Where the run stands, as it is kept over reloads. */
+export type RunState = 'ready' | 'running' | 'paused' | 'done' | 'cancelled';
+
+/** The data set and its run. */
+export interface Project {
+  name: string;
+  bytes: number;
+  format: Format;
+  created: number;
+  columns: string[];
+  textColumn: string;
+  rows: number;
+  /** How many rows are set aside, and how often for which reason. */
+  aside: number;
+  asideWhy: Record<string, number>;
+  task: string;
+  labels: string[];
+  slms: PinnedSlm[];
+  rule: string;
+  reviewTo: ReviewTo;
+  state: RunState;
+  /** Seconds spent running. */
+  seconds: number;
+  /** [seconds, accepted, hard] over time. */
+  timeline: [number, number, number][];
+  /** US dollars and tokens over all of the LLM's replies. */
+  spend: { calls: number; prompt_tokens: number; completion_tokens: number; cost_usd: number };
+}
+
+/** Rows a block holds: the unit of work, of storage and of resuming. */
+export const BLOCK = 32;
+
+/** Codes of `ResultBlock.verdict` and of the columns in memory. */
+export const PENDING = 0;
+export const ACCEPTED = 1;
+export const HARD = 2;
+export const ASIDE = 3;
+
+/** No label. */
+export const NONE = 255;

@@ -1,0 +1,219 @@
+import { bytes, count, duration, percent } from '../core/estimate';
+import type { Plan, Session } from '../core/session';
+import type { Project, ReviewTo } from '../core/types';
+import { cell } from '../core/guess';
+import { Loads } from './Loads';
+import { plain } from './parts';
+
+const TASKS = [
+  { name: 'sentiment', title: 'Sentiment', about: 'negative, neutral or positive' },
+  { name: 'toxicity', title: 'Toxicity', about: 'toxic or non-toxic' },
+];
+
+export function PlanView({ session }: { session: Session }) {
+  const project = session.project.value;
+  if (!project) return null;
+  return (
+    <div class="plan">
+      <div class="plan-left">
+        <DataCard session={session} project={project} />
+        <TaskCard session={session} project={project} />
+        <ReviewerCard session={session} project={project} />
+      </div>
+      <WhatCard session={session} project={project} />
+    </div>
+  );
+}
+
+function DataCard({ session, project }: { session: Session; project: Project }) {
+  const rows = session.head.value.slice(0, 5);
+  return (
+    <section class="card" aria-labelledby="data-title">
+      <h2 id="data-title">
+        <span class="step">1</span> Your texts
+      </h2>
+      {project.columns.length > 0 && (
+        <label class="field">
+          Column with the texts
+          <select value={project.textColumn} onChange={(event) => void session.chooseColumn(event.currentTarget.value)}>
+            {project.columns.map((column) => (
+              <option key={column} value={column}>
+                {column}
+              </option>
+            ))}
+          </select>
+        </label>
+      )}
+      <ol class="head-rows" aria-label="The first rows">
+        {rows.map((row) => (
+          <li key={row.id}>{project.columns.length > 0 ? cell(row, project.columns, project.textColumn) || row.text : row.text}</li>
+        ))}
+      </ol>
+    </section>
+  );
+}
+
+function TaskCard({ session, project }: { session: Session; project: Project }) {
+  return (
+    <section class="card" aria-labelledby="task-title">
+      <h2 id="task-title">
+        <span class="step">2</span> What to label
+      </h2>
+      <div class="choices" role="radiogroup" aria-labelledby="task-title">
+        {TASKS.map((task) => (
+          <label class="choice" key={task.name}>
+            <input type="radio" name="task" value={task.name} checked={project.task === task.name} onChange={() => void session.chooseTask(task.name)} />
+            <span>
+              <strong>{task.title}</strong>
+              <span class="quiet">{task.about}</span>
+            </span>
+          </label>
+        ))}
+      </div>
+    </section>
+  );
+}
+
+function ReviewerCard({ session, project }: { session: Session; project: Project }) {
+  const server = session.server.value;
+  const choose = (to: ReviewTo) => () => void session.chooseReviewer(to);
+  return (
+    <section class="card" aria-labelledby="reviewer-title">
+      <h2 id="reviewer-title">
+        <span class="step">3</span> Who decides the hard rows
+      </h2>
+      <div class="choices" role="radiogroup" aria-labelledby="reviewer-title">
+        <label class="choice">
+          <input type="radio" name="reviewer" value="person" checked={project.reviewTo === 'person'} onChange={choose('person')} />
+          <span>
+            <strong>I do</strong>
+            <span class="quiet">With the keyboard, one row after the other. Nothing leaves this device.</span>
+          </span>
+        </label>
+        <label class={`choice ${server.reviewer ? '' : 'off'}`}>
+          <input type="radio" name="reviewer" value="llm" disabled={!server.reviewer} checked={project.reviewTo === 'llm'} onChange={choose('llm')} />
+          <span>
+            <strong>An LLM{server.model ? `: ${server.model}` : ''}</strong>
+            <span class="quiet">
+              {server.reviewer
+                ? 'The hard rows, and only they, are sent to it through your server, redacted. What it cannot label comes back to you.'
+                : 'This server has no LLM. Set AUTOANNOTATOR_LLM_URL, start it again and reload.'}
+            </span>
+          </span>
+        </label>
+      </div>
+      {project.reviewTo === 'llm' && <Sent session={session} />}
+    </section>
+  );
+}
+
+/** Exactly what would be sent. */
+function Sent({ session }: { session: Session }) {
+  return (
+    <div class="sent">
+      <h3>What would be sent</h3>
+      <p class="quiet small">
+        For each hard row its number and its text, eight at a time, never the other columns. E-mail addresses, phone and card numbers, @handles and URLs with credentials are replaced first. If these rows turn out hard, this leaves the device:
+      </p>
+      <ul class="sent-rows">
+        {session.preview.value.map((row) => (
+          <li key={row.id}>
+            <code>{row.id}</code> <Placeholders text={row.sent} />
+          </li>
+        ))}
+      </ul>
+    </div>
+  );
+}
+
+/** A redacted text with its placeholders marked. */
+export function Placeholders({ text }: { text: string }) {
+  const parts = text.split(/(\[[A-Z][A-Z_]*(?:[_ -]?\d+)?\]|<[A-Z][A-Z_]*(?:[_ -]?\d+)?>)/);
+  return (
+    <span>
+      {parts.map((part, index) => (index % 2 === 1 ? <mark key={index}>{part}</mark> : part))}
+    </span>
+  );
+}
+
+function WhatCard({ session, project }: { session: Session; project: Project }) {
+  const plan = session.plan.value;
+  const texts = project.rows - project.aside;
+  return (
+    <section class="card what" aria-labelledby="what-title">
+      <h2 id="what-title">What will happen</h2>
+      <dl class="facts">
+        <div>
+          <dt>Rows</dt>
+          <dd>
+            {count(project.rows)}
+            {project.aside > 0 && (
+              <ul class="aside-why">
+                {Object.entries(project.asideWhy).map(([why, many]) => (
+                  <li key={why}>
+                    {count(many)} set aside: {plain(why)}
+                  </li>
+                ))}
+              </ul>
+            )}
+          </dd>
+        </div>
+        <div>
+          <dt>Models</dt>
+          <dd>{plan ? <Models plan={plan} /> : 'looking…'}</dd>
+        </div>
+        <div>
+          <dt>Download</dt>
+          <dd>{plan ? (plan.download === 0 ? 'none, the models are on this device' : `${bytes(plan.download)}, once${plan.download < plan.total ? ` (${bytes(plan.total - plan.download)} are here already)` : ''}`) : '–'}</dd>
+        </div>
+        <div>
+          <dt>Time</dt>
+          <dd>{plan ? <Time session={session} plan={plan} project={project} /> : '–'}</dd>
+        </div>
+        <div>
+          <dt>Hard rows</dt>
+          <dd>{plan?.hardShare === undefined ? 'unknown until started' : `about ${count(Math.round(plan.hardShare * texts))} (${percent(plan.hardShare, 1, 0)} in your last run)`}</dd>
+        </div>
+        <div>
+          <dt>Leaves the device</dt>
+          <dd>{project.reviewTo === 'llm' ? 'the hard rows, redacted, to the LLM' : 'nothing'}</dd>
+        </div>
+      </dl>
+      {plan?.problem && (
+        <p class="notice warn" role="status">
+          {plan.problem}
+        </p>
+      )}
+      {session.measuring.value && <Loads session={session} />}
+      <div class="row">
+        <button type="button" class="primary big" disabled={!plan || plan.slms.length === 0 || session.measuring.value || texts === 0} onClick={() => void session.start()}>
+          {plan && plan.download > 0 ? `Download ${bytes(plan.download)} and start` : 'Start'}
+        </button>
+        {plan && plan.slms.length > 0 && session.estimate(plan, project) === undefined && (
+          <button type="button" disabled={session.measuring.value} onClick={() => void session.measure()}>
+            {session.measuring.value ? 'Measuring…' : 'Only measure the time'}
+          </button>
+        )}
+      </div>
+      <p class="quiet small">You can pause, reload or close the page at any time; the run goes on where it was.</p>
+    </section>
+  );
+}
+
+function Models({ plan }: { plan: Plan }) {
+  return (
+    <ul class="models">
+      {plan.slms.map((slm) => (
+        <li key={slm.id}>
+          {slm.id} <span class="quiet">{bytes(slm.bytes)}</span>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+function Time({ session, plan, project }: { session: Session; plan: Plan; project: Project }) {
+  const seconds = session.estimate(plan, project);
+  if (seconds === undefined) return <>known once the models are here and measured</>;
+  return <>about {duration(seconds)} on this device</>;
+}

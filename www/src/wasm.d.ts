@@ -1,0 +1,44 @@
+// The part of the crate's wasm surface that the page uses. The files are built by `cargo xtask wasm` into pkg/wasm/plain.
+declare module '#wasm' {
+  import type { Annotation, Format, Row, Verdict, Vote } from './core/types';
+
+  export default function init(options: { module_or_path: URL | string }): Promise<unknown>;
+  export interface Spec {
+    task: { name: string; labels: { name: string; definition?: string }[] };
+    slms: string[];
+    rule: string;
+  }
+  export function builtInSpec(task: string): Spec;
+  export class Slm {
+    static load(packed: Uint8Array, tokenizer: Uint8Array): Slm;
+    readonly id: string;
+    readonly version: string;
+    readonly labels: string[];
+    vote(texts: string[]): Vote[];
+    free(): void;
+  }
+  export function verdict(rule: string, votes: Vote[]): Verdict;
+  export class RowReader {
+    constructor(format: Format, options?: { textColumn?: string });
+    push(chunk: Uint8Array): Row[];
+    finish(): Row[];
+    readonly columns: string[];
+    free(): void;
+  }
+  export function sniffFormat(name: string, head: Uint8Array): Format;
+  export class Exporter {
+    constructor(format: 'csv' | 'jsonl' | 'txt', task: unknown, slms: string[], columns: string[]);
+    push(rows: { row: Row; annotation: Annotation }[]): Uint8Array;
+    finish(): Uint8Array;
+    free(): void;
+  }
+  export function redact(text: string): {
+    text: string;
+    placeholders: { placeholder: string; kind: string; original: string }[];
+  };
+}
+
+declare module '#wasm-bg?url' {
+  const url: string;
+  export default url;
+}
