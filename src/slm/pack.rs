@@ -1,1 +1,707 @@
-//! The packed file that a browser downloads.
+//! A packed SLM: what a browser downloads and what `annotate` loads, so that both vote with the same bits of weights.
+//!
+//! One safetensors file holds the merged encoder under the hub's names, `head.weight` and `head.bias`, and, under
+//! `__metadata__["autoannotator"]`, the JSON of [`PackedMeta`]. Its version is the start of its SHA-256. It travels in
+//! shards of at most [`SHARD_BYTES`], listed in a [`SlmManifest`], and all manifests stand in one [`Index`].
+
+use super::SlmError;
+use super::adapter::{Metrics, sha256_hex};
+use super::config::EncoderConfig;
+use super::weights::{EncoderWeights, Head, Linear, Pooling, SafetensorsSource, TensorSource};
+use safetensors::{Dtype, SafeTensors, View};
+use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+use std::collections::{BTreeSet, HashMap};
+
+/// The format this code reads and writes.
+pub const FORMAT: u32 = 1;
+
+/// The most bytes of a shard: what common static hosts still serve.
+pub const SHARD_BYTES: usize = 25 << 20;
+
+/// No packed SLM may pass this: it keeps a hostile manifest from asking for memory.
+const MAX_BYTES: u64 = 4 << 30;
+
+const META_KEY: &str = "autoannotator";
+
+/// How the numbers of a packed SLM are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Precision {
+    /// IEEE half precision: two bytes a value.
+    #[default]
+    F16,
+    /// IEEE single precision: four bytes a value.
+    F32,
+}
+
+impl Precision {
+    /// Its name, as in the file: `f16` or `f32`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F16 => "f16",
+            Self::F32 => "f32",
+        }
+    }
+}
+
+/// What a packed SLM says of itself.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PackedMeta {
+    /// The format, [`FORMAT`].
+    pub format: u32,
+    /// The SLM's id, such as `sentiment-minilm-l3`.
+    pub id: String,
+    /// The task.
+    pub task: String,
+    /// Labels in the order of the head's rows.
+    pub labels: Vec<String>,
+    /// The id of the base it was trained on.
+    pub base: String,
+    /// The encoder's shape.
+    pub config: EncoderConfig,
+    /// How the hidden states are pooled.
+    pub pooling: Pooling,
+    /// Temperature of the softmax.
+    pub temperature: f32,
+    /// The longest text in tokens, special tokens included.
+    pub max_length: usize,
+    /// How the numbers are stored.
+    pub precision: Precision,
+}
+
+impl PackedMeta {
+    /// Checks that everything fits together; `file` names it in errors.
+    pub fn check(&self, file: &str) -> Result<(), SlmError> {
+        let fail = |problem: String| Err(SlmError::File { file: file.to_owned(), problem });
+        if self.format != FORMAT {
+            let advice = "use the autoannotator that wrote it, or pack it again";
+            return fail(format!("packed format {}, this version reads {FORMAT}; {advice}", self.format));
+        }
+        check_name("id", &self.id, file)?;
+        let distinct: BTreeSet<&str> = self.labels.iter().map(|label| label.trim()).collect();
+        if self.labels.len() < 2 || distinct.len() != self.labels.len() || distinct.contains("") {
+            return fail(format!("labels {:?}, expected at least two, all named, none twice", self.labels));
+        }
+        if !(self.temperature.is_finite() && self.temperature > 0.0) {
+            return fail(format!("temperature {}, expected above 0", self.temperature));
+        }
+        self.config.check(file)?;
+        if self.max_length < 3 || self.max_length > self.config.max_length() {
+            return fail(format!("max_length {}, expected 3 to {}", self.max_length, self.config.max_length()));
+        }
+        Ok(())
+    }
+}
+
+/// A name that becomes a folder and a part of a URL.
+fn check_name(what: &str, name: &str, file: &str) -> Result<(), SlmError> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
+    if name.is_empty() || name.len() > 128 || name.starts_with('.') || !name.bytes().all(allowed) {
+        let problem = format!("{what} '{name}', expected 1 to 128 letters, digits, '-', '_' or '.', not '.' first");
+        return Err(SlmError::File { file: file.to_owned(), problem });
+    }
+    Ok(())
+}
+
+/// A packed SLM, read and checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackedSlm {
+    /// What it says of itself.
+    pub meta: PackedMeta,
+    /// The encoder, adapter merged in.
+    pub weights: EncoderWeights,
+    /// The head.
+    pub head: Head,
+}
+
+impl PackedSlm {
+    /// Reads a packed SLM and checks all of it: header, format, every tensor's presence, shape and values, and that there
+    /// is nothing else in it. `file` names it in errors.
+    pub fn read(bytes: &[u8], file: &str) -> Result<Self, SlmError> {
+        let source = SafetensorsSource::new(bytes, file)?;
+        let meta = read_meta(bytes, file)?;
+        meta.check(file)?;
+        let weights = EncoderWeights::read(&meta.config, &source)?;
+        let (labels, hidden) = (meta.labels.len(), meta.config.hidden_size);
+        let linear = Linear {
+            weight: head_tensor(&source, "head.weight", vec![labels, hidden])?,
+            bias: head_tensor(&source, "head.bias", vec![labels])?,
+            outputs: labels,
+            inputs: hidden,
+        };
+        let mut unknown: BTreeSet<String> = source.names().into_iter().collect();
+        let known = weights.tensors().into_iter().map(|(name, ..)| name);
+        for name in known.chain(["head.weight".to_owned(), "head.bias".to_owned()]) {
+            unknown.remove(&name);
+        }
+        if let Some(name) = unknown.first() {
+            let problem = format!("tensor '{name}' belongs to no part of the model; pack it again");
+            return Err(SlmError::File { file: file.to_owned(), problem });
+        }
+        let head = Head { pooling: meta.pooling, linear, temperature: meta.temperature };
+        Ok(Self { meta, weights, head })
+    }
+}
+
+fn read_meta(bytes: &[u8], file: &str) -> Result<PackedMeta, SlmError> {
+    let fail = |problem: String| SlmError::File { file: file.to_owned(), problem };
+    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(format!("not a safetensors file ({e})")))?;
+    let json = header.metadata().as_ref().and_then(|map| map.get(META_KEY)).ok_or_else(|| {
+        fail(format!(
+            "its header has no '{META_KEY}' entry, so it is not a packed SLM; write one with `autoannotator pack`"
+        ))
+    })?;
+    serde_json::from_str(json).map_err(|e| fail(format!("header '{META_KEY}': {e}")))
+}
+
+fn head_tensor(source: &SafetensorsSource<'_>, tensor: &str, expected: Vec<usize>) -> Result<Vec<f32>, SlmError> {
+    let (file, tensor) = (source.file().to_owned(), tensor.to_owned());
+    let Some((found, values)) = source.tensor(&tensor)? else {
+        return Err(SlmError::MissingTensor { file, tensor, expected });
+    };
+    if found != expected {
+        return Err(SlmError::Shape { file, tensor, found, expected });
+    }
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(index) => Err(SlmError::NotFinite { file, tensor, index }),
+        None => Ok(values),
+    }
+}
+
+/// One tensor on its way into the file; its bytes are made when they are written, one tensor at a time.
+struct Stored<'a> {
+    shape: Vec<usize>,
+    values: &'a [f32],
+    precision: Precision,
+}
+
+impl View for Stored<'_> {
+    fn dtype(&self) -> Dtype {
+        match self.precision {
+            Precision::F16 => Dtype::F16,
+            Precision::F32 => Dtype::F32,
+        }
+    }
+
+    fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    fn data(&self) -> Cow<'_, [u8]> {
+        Cow::Owned(match self.precision {
+            Precision::F16 => self.values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            Precision::F32 => self.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        })
+    }
+
+    fn data_len(&self) -> usize {
+        match self.precision {
+            Precision::F16 => 2 * self.values.len(),
+            Precision::F32 => 4 * self.values.len(),
+        }
+    }
+}
+
+/// Writes a packed SLM. The same arguments give the same bytes. A value that is not finite in the precision asked for, or
+/// parts that do not fit each other, are errors.
+pub fn write(meta: &PackedMeta, weights: &EncoderWeights, head: &Head) -> Result<Vec<u8>, SlmError> {
+    let file = format!("{} (to be packed)", meta.id);
+    let fail = |problem: String| SlmError::File { file: file.clone(), problem };
+    meta.check(&file)?;
+    if meta.config != weights.config || meta.pooling != head.pooling || meta.temperature != head.temperature {
+        return Err(fail("its header differs from the weights in config, pooling or temperature".to_owned()));
+    }
+    let mut tensors = weights.tensors();
+    let (labels, hidden) = (meta.labels.len(), meta.config.hidden_size);
+    tensors.push(("head.weight".to_owned(), vec![labels, hidden], &head.linear.weight));
+    tensors.push(("head.bias".to_owned(), vec![labels], &head.linear.bias));
+    for (name, shape, values) in &tensors {
+        if values.len() != shape.iter().product::<usize>() {
+            let found = vec![values.len()];
+            return Err(SlmError::Shape { file, tensor: name.clone(), found, expected: shape.clone() });
+        }
+        let storable = |value: f32| match meta.precision {
+            Precision::F16 => half::f16::from_f32(value).is_finite(),
+            Precision::F32 => value.is_finite(),
+        };
+        if let Some(index) = values.iter().position(|value| !storable(*value)) {
+            return Err(SlmError::NotFinite { file, tensor: name.clone(), index });
+        }
+    }
+    let json = serde_json::to_string(meta).map_err(|e| fail(e.to_string()))?;
+    let stored = tensors.into_iter().map(|(name, shape, values)| {
+        let precision = meta.precision;
+        (name, Stored { shape, values, precision })
+    });
+    let header = HashMap::from([(META_KEY.to_owned(), json)]);
+    safetensors::serialize(stored, Some(header)).map_err(|e| fail(e.to_string()))
+}
+
+/// The version of a packed SLM: the first 12 hexadecimal digits of its SHA-256.
+pub fn version(packed: &[u8]) -> String {
+    version_of(&sha256_hex(packed))
+}
+
+/// The version that belongs to a SHA-256 in hexadecimal.
+fn version_of(sha256: &str) -> String {
+    sha256.chars().take(12).collect()
+}
+
+/// A file with its length and hash.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FilePart {
+    /// Its name, below the SLM's version.
+    pub name: String,
+    /// Its length in bytes.
+    pub bytes: u64,
+    /// Its SHA-256, hexadecimal.
+    pub sha256: String,
+}
+
+impl FilePart {
+    /// Describes some bytes.
+    pub fn of(name: &str, bytes: &[u8]) -> Self {
+        Self { name: name.to_owned(), bytes: bytes.len() as u64, sha256: sha256_hex(bytes) }
+    }
+
+    /// Checks some bytes against it; `slm` names the SLM in errors.
+    pub fn verify(&self, bytes: &[u8], slm: &str) -> Result<(), SlmError> {
+        let fail = |problem: String| Err(SlmError::File { file: format!("{slm}/{}", self.name), problem });
+        if bytes.len() as u64 != self.bytes {
+            return fail(format!("{} bytes, expected {}; download it again", bytes.len(), self.bytes));
+        }
+        let found = sha256_hex(bytes);
+        if found != self.sha256 {
+            return fail(format!("SHA-256 is {found}, expected {}; download it again", self.sha256));
+        }
+        Ok(())
+    }
+}
+
+/// A packed SLM as it lies on a server, below `<id>/<version>/`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlmManifest {
+    /// The SLM's id.
+    pub id: String,
+    /// The task.
+    pub task: String,
+    /// Labels in the order of the head's rows.
+    pub labels: Vec<String>,
+    /// The packed file's version.
+    pub version: String,
+    /// The id of the base.
+    pub base: String,
+    /// How the numbers are stored.
+    pub precision: Precision,
+    /// The longest text in tokens.
+    pub max_length: usize,
+    /// Length of the packed file in bytes.
+    pub bytes: u64,
+    /// SHA-256 of the packed file, hexadecimal.
+    pub sha256: String,
+    /// Estimated arithmetic a token, relative to the cheapest SLM of the index.
+    pub relative_cost: f64,
+    /// The packed file in pieces, in order.
+    pub shards: Vec<FilePart>,
+    /// The tokenizer, padding and truncation switched off.
+    pub tokenizer: FilePart,
+    /// Figures on the validation file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<Metrics>,
+}
+
+impl SlmManifest {
+    /// Describes a packed file and its tokenizer; the cost is 1 until [`Index::new`] compares it with others.
+    pub fn new(meta: &PackedMeta, packed: &[u8], tokenizer: &[u8], metrics: Option<Metrics>) -> Self {
+        let sha256 = sha256_hex(packed);
+        Self {
+            id: meta.id.clone(),
+            task: meta.task.clone(),
+            labels: meta.labels.clone(),
+            version: version_of(&sha256),
+            base: meta.base.clone(),
+            precision: meta.precision,
+            max_length: meta.max_length,
+            bytes: packed.len() as u64,
+            sha256,
+            relative_cost: 1.0,
+            shards: shards(packed).map(|(part, _)| part).collect(),
+            tokenizer: FilePart::of("tokenizer.json", tokenizer),
+            metrics,
+        }
+    }
+
+    /// Checks names, sizes and hashes against each other; a manifest comes from a server and is not believed.
+    pub fn check(&self) -> Result<(), SlmError> {
+        let file = format!("index.json: {}", self.id);
+        let fail = |problem: String| Err(SlmError::File { file: file.clone(), problem });
+        check_name("id", &self.id, &file)?;
+        let parts = || self.shards.iter().chain([&self.tokenizer]);
+        for part in parts() {
+            check_name("file", &part.name, &file)?;
+        }
+        let is_hash = |text: &str| text.len() == 64 && text.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        if !is_hash(&self.sha256) || !parts().all(|part| is_hash(&part.sha256)) {
+            return fail("a SHA-256 is not 64 lower-case hexadecimal digits".to_owned());
+        }
+        if self.version != version_of(&self.sha256) {
+            return fail(format!("version {} does not belong to SHA-256 {}", self.version, self.sha256));
+        }
+        if parts().any(|part| part.bytes == 0 || part.bytes > SHARD_BYTES as u64) {
+            return fail(format!("a file of no or more than {SHARD_BYTES} bytes"));
+        }
+        let sum = self.shards.iter().try_fold(0u64, |sum, part| sum.checked_add(part.bytes));
+        if sum != Some(self.bytes) || self.bytes > MAX_BYTES {
+            return fail(format!("the shards hold {sum:?} bytes, the manifest says {}", self.bytes));
+        }
+        Ok(())
+    }
+}
+
+/// Cuts a packed file into shards, each with its description.
+pub fn shards(packed: &[u8]) -> impl Iterator<Item = (FilePart, &[u8])> {
+    let count = packed.len().div_ceil(SHARD_BYTES);
+    packed.chunks(SHARD_BYTES).enumerate().map(move |(index, bytes)| {
+        let name = format!("weights-{:03}-of-{count:03}.bin", index + 1);
+        (FilePart::of(&name, bytes), bytes)
+    })
+}
+
+/// Puts the shards of a packed SLM together again, in order, each verified as it arrives.
+pub struct Assembler<'a> {
+    manifest: &'a SlmManifest,
+    next: usize,
+    packed: Vec<u8>,
+}
+
+impl<'a> Assembler<'a> {
+    /// Starts with a manifest, after checking it.
+    pub fn new(manifest: &'a SlmManifest) -> Result<Self, SlmError> {
+        manifest.check()?;
+        Ok(Self { manifest, next: 0, packed: Vec::new() })
+    }
+
+    /// Takes the next shard.
+    pub fn push(&mut self, shard: &[u8]) -> Result<(), SlmError> {
+        let id = &self.manifest.id;
+        let fail = |problem: String| SlmError::File { file: id.clone(), problem };
+        let part = self.manifest.shards.get(self.next).ok_or_else(|| fail("a shard too many".to_owned()))?;
+        part.verify(shard, id)?;
+        if self.next == 0 {
+            // All at once, so that a large model is not copied while it grows.
+            let wanted = usize::try_from(self.manifest.bytes).unwrap_or(usize::MAX);
+            self.packed
+                .try_reserve_exact(wanted)
+                .map_err(|_| fail(format!("there is no memory for {wanted} bytes")))?;
+        }
+        self.packed.extend_from_slice(shard);
+        self.next += 1;
+        Ok(())
+    }
+
+    /// The packed file, once all shards are there and the whole has its hash.
+    pub fn finish(self) -> Result<Vec<u8>, SlmError> {
+        let fail = |problem: String| Err(SlmError::File { file: self.manifest.id.clone(), problem });
+        if self.next != self.manifest.shards.len() {
+            return fail(format!("{} of {} shards", self.next, self.manifest.shards.len()));
+        }
+        let found = sha256_hex(&self.packed);
+        if found != self.manifest.sha256 {
+            return fail(format!("SHA-256 is {found}, expected {}; download it again", self.manifest.sha256));
+        }
+        Ok(self.packed)
+    }
+}
+
+/// `index.json`: the packed SLMs of a server or folder.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Index {
+    /// One manifest an SLM.
+    pub slms: Vec<SlmManifest>,
+}
+
+impl Index {
+    /// An index of SLMs with their costs (see [`flops_per_token`]), made relative to the cheapest.
+    pub fn new(slms: Vec<(SlmManifest, f64)>) -> Self {
+        let cheapest = slms.iter().map(|(_, cost)| *cost).fold(f64::INFINITY, f64::min);
+        let relative = |(slm, cost): (SlmManifest, f64)| {
+            let relative_cost = (cost / cheapest * 100.0).round() / 100.0;
+            SlmManifest { relative_cost, ..slm }
+        };
+        Self { slms: slms.into_iter().map(relative).collect() }
+    }
+
+    /// Reads an `index.json` and checks every manifest.
+    pub fn from_json(json: &[u8]) -> Result<Self, SlmError> {
+        let index: Self = serde_json::from_slice(json)
+            .map_err(|e| SlmError::File { file: "index.json".to_owned(), problem: e.to_string() })?;
+        index.slms.iter().try_for_each(SlmManifest::check)?;
+        Ok(index)
+    }
+
+    /// The SLM of this id.
+    pub fn get(&self, id: &str) -> Option<&SlmManifest> {
+        self.slms.iter().find(|slm| slm.id == id)
+    }
+}
+
+/// Estimated floating-point operations a token, in a text of 32: the linear maps, and the attention's two products.
+pub fn flops_per_token(config: &EncoderConfig) -> f64 {
+    const TOKENS: f64 = 32.0;
+    let (h, i) = (config.hidden_size as f64, config.intermediate_size as f64);
+    let linear = 2.0 * (4.0 * h * h + 2.0 * h * i);
+    config.num_hidden_layers as f64 * (linear + 4.0 * h * TOKENS)
+}
+
+/// A `tokenizer.json` with padding and truncation switched off, everything else as it was.
+pub fn plain_tokenizer(json: &[u8], file: &str) -> Result<Vec<u8>, SlmError> {
+    let fail = |problem: String| SlmError::File { file: file.to_owned(), problem };
+    let mut value: serde_json::Value = serde_json::from_slice(json).map_err(|e| fail(e.to_string()))?;
+    let map = value.as_object_mut().ok_or_else(|| fail("expected a JSON object".to_owned()))?;
+    for key in ["padding", "truncation"] {
+        map.insert(key.to_owned(), serde_json::Value::Null);
+    }
+    serde_json::to_vec(&value).map_err(|e| fail(e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slm::config::Architecture;
+    use proptest::prelude::*;
+
+    /// A source that has every tensor, with values made from a seed.
+    struct Made {
+        seed: u64,
+        config: EncoderConfig,
+    }
+
+    impl TensorSource for Made {
+        fn file(&self) -> &str {
+            "made"
+        }
+
+        fn tensor(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, SlmError> {
+            let c = &self.config;
+            let (h, i) = (c.hidden_size, c.intermediate_size);
+            let shape = match name {
+                _ if name.contains("word_emb") => vec![c.vocab_size, h],
+                _ if name.contains("position_emb") => vec![c.max_position_embeddings, h],
+                _ if name.contains("token_type") => vec![c.type_vocab_size, h],
+                _ if name.contains("relative") => vec![c.relative_attention_num_buckets, c.num_attention_heads],
+                _ if name.ends_with("intermediate.dense.weight") => vec![i, h],
+                _ if name.ends_with("intermediate.dense.bias") => vec![i],
+                _ if name.contains("LayerNorm") || name.ends_with("bias") => vec![h],
+                _ if name.contains("attention") => vec![h, h],
+                _ => vec![h, i],
+            };
+            let mut state = name.bytes().fold(self.seed | 1, |s, b| (s ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3));
+            let values = (0..shape.iter().product()).map(|_| {
+                state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+                (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+            });
+            Ok(Some((shape, values.collect())))
+        }
+    }
+
+    fn config(architecture: Architecture) -> EncoderConfig {
+        let mpnet = architecture == Architecture::Mpnet;
+        EncoderConfig {
+            architecture,
+            vocab_size: 11,
+            hidden_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 2,
+            intermediate_size: 12,
+            max_position_embeddings: 16,
+            type_vocab_size: if mpnet { 0 } else { 2 },
+            layer_norm_eps: 1e-12,
+            relative_attention_num_buckets: if mpnet { 4 } else { 0 },
+            pad_token_id: usize::from(mpnet),
+        }
+    }
+
+    fn model(architecture: Architecture, precision: Precision, seed: u64) -> (PackedMeta, EncoderWeights, Head) {
+        let config = config(architecture);
+        let weights = EncoderWeights::read(&config, &Made { seed, config: config.clone() }).expect("made");
+        let weight = weights.words[..24].to_vec();
+        let linear = Linear { weight, bias: vec![0.5, -0.25, 0.0], outputs: 3, inputs: 8 };
+        let head = Head { pooling: Pooling::Mean, linear, temperature: 1.25 };
+        let meta = PackedMeta {
+            format: FORMAT,
+            id: "sentiment-tiny".into(),
+            task: "sentiment".into(),
+            labels: ["negative", "neutral", "positive"].map(String::from).to_vec(),
+            base: "tiny".into(),
+            config,
+            pooling: Pooling::Mean,
+            temperature: 1.25,
+            max_length: 12,
+            precision,
+        };
+        (meta, weights, head)
+    }
+
+    fn packed() -> (PackedMeta, Vec<u8>) {
+        let (meta, weights, head) = model(Architecture::Bert, Precision::F16, 3);
+        let bytes = write(&meta, &weights, &head).expect("packed");
+        (meta, bytes)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn what_is_written_is_read_back(seed: u64, mpnet: bool, half: bool) {
+            let architecture = if mpnet { Architecture::Mpnet } else { Architecture::Bert };
+            let precision = if half { Precision::F16 } else { Precision::F32 };
+            let (meta, weights, head) = model(architecture, precision, seed);
+            let bytes = write(&meta, &weights, &head).expect("written");
+            prop_assert_eq!(&bytes, &write(&meta, &weights, &head).expect("written again"));
+            let found = PackedSlm::read(&bytes, "x").expect("read");
+            prop_assert_eq!(&found.meta, &meta);
+            for ((name, _, expected), (_, _, values)) in weights.tensors().iter().zip(found.weights.tensors()) {
+                let rounded = |v: &f32| if half { half::f16::from_f32(*v).to_f32() } else { *v };
+                prop_assert!(expected.iter().map(rounded).eq(values.iter().copied()), "{}", name);
+            }
+            prop_assert_eq!(&found.head.linear.bias, &head.linear.bias);
+            // What was rounded once is not rounded again.
+            prop_assert_eq!(bytes, write(&found.meta, &found.weights, &found.head).expect("written a third time"));
+        }
+
+        #[test]
+        fn damaged_files_are_refused_or_read_but_never_a_panic(at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
+            let (_, good) = packed();
+            let mut bad = good.clone();
+            let index = at.index(bad.len());
+            bad[index] = byte;
+            let _ = PackedSlm::read(&bad, "x");
+            prop_assert!(PackedSlm::read(&good[..cut.index(good.len())], "x").is_err());
+            let _ = Index::from_json(&bad);
+        }
+    }
+
+    #[test]
+    fn headers_that_lie_are_refused_with_what_was_expected() {
+        let (_, bytes) = packed();
+        let replaced = |from: &str, to: &str| {
+            assert_eq!(from.len(), to.len(), "keep the header's length");
+            let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect(from);
+            let mut bad = bytes.clone();
+            bad[at..at + to.len()].copy_from_slice(to.as_bytes());
+            PackedSlm::read(&bad, "bad.safetensors").expect_err(to).to_string()
+        };
+        for (from, to, word) in [
+            ("\\\"format\\\":1", "\\\"format\\\":2", "format 2"),
+            ("\"autoannotator\"", "\"autoannotatoR\"", "not a packed SLM"),
+            ("\\\"temperature\\\":1.25", "\\\"temperature\\\":-1.5", "temperature"),
+            ("\\\"id\\\":\\\"sentiment-tiny\\\"", "\\\"id\\\":\\\"../../../../ab\\\"", "id '"),
+            ("\\\"max_length\\\":12", "\\\"max_length\\\":99", "max_length 99"),
+            ("\\\"hidden_size\\\":8", "\\\"hidden_size\\\":4", "shape"),
+            ("\\\"num_hidden_layers\\\":2", "\\\"num_hidden_layers\\\":9", "encoder.layer.2"),
+            ("\\\"num_hidden_layers\\\":2", "\\\"num_hidden_layers\\\":1", "belongs to no part"),
+            ("\"head.bias\"", "\"head.bios\"", "head.bias"),
+            ("\\\"precision\\\":\\\"f16\\\"", "\\\"precision\\\":\\\"f61\\\"", "f61"),
+        ] {
+            let error = replaced(from, to);
+            assert!(error.contains(word) && error.contains("bad.safetensors"), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn labels_that_do_not_fit_the_head_are_refused() {
+        let (mut meta, weights, head) = model(Architecture::Bert, Precision::F32, 1);
+        meta.labels.pop();
+        assert!(write(&meta, &weights, &head).expect_err("two labels").to_string().contains("head.weight"));
+        meta.labels = vec!["a".into(), "a".into(), "b".into()];
+        assert!(write(&meta, &weights, &head).expect_err("twice").to_string().contains("none twice"));
+    }
+
+    #[test]
+    fn a_value_too_large_for_f16_is_an_error_not_infinity() {
+        let (mut meta, mut weights, head) = model(Architecture::Bert, Precision::F16, 1);
+        weights.words[5] = 70_000.0;
+        let error = write(&meta, &weights, &head).expect_err("too large").to_string();
+        assert!(error.contains("word_embeddings") && error.contains("index 5"), "{error}");
+        meta.precision = Precision::F32;
+        assert!(write(&meta, &weights, &head).is_ok());
+        weights.words[5] = f32::NAN;
+        assert!(write(&meta, &weights, &head).is_err());
+    }
+
+    /// A manifest over plain bytes; packing 50 MB of weights would be slow.
+    fn manifest_of(bytes: &[u8]) -> SlmManifest {
+        SlmManifest::new(&packed().0, bytes, b"{}", None)
+    }
+
+    #[test]
+    fn shards_come_together_again_and_damage_is_found() {
+        let bytes: Vec<u8> = (0..SHARD_BYTES * 2 + 77).map(|i| (i * i >> 7) as u8).collect();
+        let manifest = manifest_of(&bytes);
+        assert_eq!(
+            manifest.shards.iter().map(|s| s.bytes).collect::<Vec<_>>(),
+            [SHARD_BYTES as u64, SHARD_BYTES as u64, 77]
+        );
+        assert_eq!(manifest.version, version(&bytes));
+        let mut assembler = Assembler::new(&manifest).expect("sound");
+        let mut pieces: Vec<Vec<u8>> = shards(&bytes).map(|(_, piece)| piece.to_vec()).collect();
+        for piece in &pieces {
+            assembler.push(piece).expect("sound");
+        }
+        assert!(assembler.push(&pieces[0]).is_err(), "one too many");
+        assert_eq!(assembler.finish().expect("sound"), bytes);
+
+        let mut assembler = Assembler::new(&manifest).expect("sound");
+        assert!(assembler.push(&pieces[2]).is_err(), "out of order");
+        pieces[0][9] ^= 1;
+        let error = assembler.push(&pieces[0]).expect_err("damaged").to_string();
+        assert!(error.contains("weights-001-of-003.bin") && error.contains("download it again"), "{error}");
+        assert!(assembler.finish().is_err(), "shards missing");
+    }
+
+    #[test]
+    fn hostile_indexes_are_refused() {
+        let good = manifest_of(b"some weights");
+        let read = |slm: &SlmManifest| {
+            Index::from_json(&serde_json::to_vec(&Index { slms: vec![slm.clone()] }).expect("json"))
+        };
+        assert_eq!(read(&good).expect("sound").get("sentiment-tiny"), Some(&good));
+        let mut bad = good.clone();
+        bad.shards[0].name = "../../etc/passwd".into();
+        assert!(read(&bad).is_err());
+        let mut bad = good.clone();
+        bad.shards[0].bytes = u64::MAX;
+        bad.bytes = u64::MAX;
+        assert!(read(&bad).is_err());
+        let mut bad = good.clone();
+        bad.bytes += 1;
+        assert!(read(&bad).is_err());
+        let mut bad = good.clone();
+        bad.sha256 = "x".repeat(64);
+        assert!(read(&bad).is_err());
+        let mut bad = good;
+        bad.version = "000000000000".into();
+        assert!(read(&bad).is_err());
+    }
+
+    #[test]
+    fn costs_are_relative_to_the_cheapest() {
+        let mut small = config(Architecture::Bert);
+        let one = flops_per_token(&small);
+        small.num_hidden_layers *= 3;
+        let index = Index::new(vec![(manifest_of(b"a"), flops_per_token(&small)), (manifest_of(b"b"), one)]);
+        assert_eq!(index.slms.iter().map(|slm| slm.relative_cost).collect::<Vec<_>>(), [3.0, 1.0]);
+    }
+
+    #[test]
+    fn padding_is_switched_off_and_nothing_else_changes() {
+        let json = br#"{"version":"1.0","truncation":{"max_length":128},"padding":{"strategy":{"Fixed":128}},"model":{"a":1}}"#;
+        let plain = plain_tokenizer(json, "tokenizer.json").expect("sound");
+        let expected = r#"{"version":"1.0","truncation":null,"padding":null,"model":{"a":1}}"#;
+        assert_eq!(String::from_utf8(plain).expect("UTF-8"), expected);
+        assert!(plain_tokenizer(b"[]", "x").is_err());
+        assert!(plain_tokenizer(b"{", "x").is_err());
+    }
+}
