@@ -1,1 +1,0 @@
-//! The run: batches, progress, journal and resume, report.
