@@ -1,0 +1,113 @@
+# The whole interface: run, test, bench, lint (see help). CI runs the same.
+#
+# Cargo's own settings decide where cargo builds: CARGO_TARGET_DIR is honoured. No RUSTFLAGS here or in the environment:
+# the xtask alone sets those the wasm needs.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+export PATH := $(HOME)/.cargo/bin:$(PATH)
+unexport RUSTFLAGS CARGO_ENCODED_RUSTFLAGS
+
+# Files and data sets beside the clone, for the tests that want them; those say so and skip where it is not there.
+export AUTOANNOTATOR_SHARED ?= $(abspath ../shared)
+
+TARGET := $(if $(CARGO_TARGET_DIR),$(abspath $(CARGO_TARGET_DIR)),$(CURDIR)/target)
+BINARY := $(TARGET)/release/autoannotator
+STAMPS := .make
+NPM := npm ci --no-audit --no-fund --loglevel=error
+PAGE_SOURCES = $(shell find www -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/tests/*' 2>/dev/null)
+LISTEN ?= 127.0.0.1:8080
+
+.PHONY: help run test bench lint deps wasm page binary pull chromium test-rust test-wasm test-www test-page clean
+
+help: ## Show this
+	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
+	@echo
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+
+run: binary page pull ## Build everything, bring the models and serve the page (LISTEN=127.0.0.1:8080)
+	@exec $(BINARY) serve --listen $(LISTEN)
+
+test: test-rust test-wasm test-www test-page ## Run every test: Rust, the wasm in node, the page's own, the page in Chromium
+
+bench: ## Run the benches
+	cargo bench --locked
+
+lint: page ## Check format, lints, documentation, licences and types
+	cargo fmt --all --check
+	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo xtask clippy-wasm
+	cargo doc --release --locked --no-deps --workspace
+	cargo xtask licences
+	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo 'cargo-deny is not installed: its advisories are not checked'; fi
+	npm --prefix www run check
+	@echo 'lint: passed'
+
+clean: ## Remove what was built (not the cache of models)
+	cargo clean
+	rm -rf $(STAMPS) pkg/wasm www/dist {www,xtask,wasm-tests}/node_modules
+
+# --- parts ---
+
+deps: $(STAMPS)/tools $(STAMPS)/npm-xtask $(STAMPS)/npm-www $(STAMPS)/npm-wasm-tests
+
+$(STAMPS)/tools: rust-toolchain.toml
+	@for tool in cargo node npm python3; do command -v $$tool >/dev/null || { \
+	  echo "$$tool is missing: install Rust from https://rustup.rs, Node.js 20.19 or later from https://nodejs.org, Python 3 from your system"; exit 1; }; done
+	@node -e 'const [a, b] = process.versions.node.split("."); if (a < 20 || (a == 20 && b < 19)) { console.error("Node.js " + process.version + " is too old: 20.19 or later is needed"); process.exit(1); }'
+	@# What rust-toolchain.toml asks for; a toolchain that was there before may lack the target or clippy.
+	@if command -v rustup >/dev/null; then \
+	  rustup show active-toolchain >/dev/null 2>&1 || rustup toolchain install; \
+	  rustup target add wasm32-unknown-unknown; rustup component add clippy rustfmt; \
+	fi
+	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/npm-%: %/package-lock.json $(STAMPS)/tools
+	cd $* && $(NPM)
+	@mkdir -p $(STAMPS) && touch $@
+
+# Cargo knows best whether the module is up to date; the xtask touches its output only where it changes.
+wasm: $(STAMPS)/tools $(STAMPS)/npm-xtask
+	cargo xtask wasm
+
+pkg/wasm/plain/autoannotator_bg.wasm: wasm ;
+
+page: www/dist/index.html
+
+www/dist/index.html: pkg/wasm/plain/autoannotator_bg.wasm $(STAMPS)/npm-www $(PAGE_SOURCES)
+	npm --prefix www run build
+	@touch $@
+
+binary: $(STAMPS)/tools
+	cargo build --release --locked
+
+# The base weights (each file against its hash) and what the browser downloads; both do nothing where all is there.
+pull: binary
+	$(BINARY) pull
+	$(BINARY) pack
+
+# --- tests ---
+
+test-rust: binary
+	cargo test --release --locked
+
+test-wasm: wasm $(STAMPS)/npm-wasm-tests
+	npm --prefix wasm-tests run node
+
+test-www: page
+	npm --prefix www test
+
+test-page: page pull chromium $(STAMPS)/npm-wasm-tests
+	AUTOANNOTATOR_BINARY=$(BINARY) npm --prefix wasm-tests run page
+
+chromium:
+	@if command -v chromium chromium-browser google-chrome "$${CHROMIUM:-}" >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; \
+	else \
+	  echo 'The page test needs Chromium: install it (Debian: sudo apt-get install chromium) or set CHROMIUM to its path.'; exit 1; \
+	fi

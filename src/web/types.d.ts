@@ -1,0 +1,89 @@
+/** What is thrown: its message starts with the code. */
+export interface AutoannotatorError extends Error { code: string }
+
+/** One label of a task. */
+export interface Label { name: string; aliases?: string[]; definition?: string }
+
+/** What is to be labelled. */
+export interface Task { name: string; labels: Label[] }
+
+/** One text; its id is the 1-based number of its row. */
+export interface Sample { id: string; text: string }
+
+/** What one SLM says of one sample; `truncated` is absent where it is false. */
+export interface Vote {
+  slm: string;
+  version: string;
+  engine: string;
+  precision: string;
+  label: string;
+  probabilities: number[];
+  truncated?: boolean;
+}
+
+/** What the votes amount to. */
+export type Verdict =
+  | { status: "accepted"; label: string; confidence: number }
+  | { status: "hard"; why: string }
+  | { status: "set-aside"; why: string };
+
+/** Who reviewed a hard sample. */
+export type ReviewedBy = { kind: "llm"; model: string } | { kind: "human" };
+
+/** What a reviewer said of a hard sample. */
+export interface Review {
+  label: string | null;
+  by: ReviewedBy;
+  why?: string;
+  prompt_tokens: number;
+  completion_tokens: number;
+  cost_usd: number;
+}
+
+/** Where a final label came from. */
+export type Source = "consensus" | "llm" | "human";
+
+/** A sample with everything that was said of it. */
+export interface Annotation {
+  sample: Sample;
+  votes: Vote[];
+  verdict: Verdict;
+  review: Review | null;
+  label: string | null;
+  source: Source | null;
+}
+
+/** When the votes make a label. */
+export type Rule = "unanimous" | "majority";
+
+/** The pipeline of one task. */
+export interface Spec {
+  task: Task;
+  slms: string[];
+  rule: Rule;
+  review: { to: "none" | "person" | "llm"; url?: string; redact: boolean; keep_text: boolean };
+  export: { format: "csv" | "jsonl" };
+}
+
+/** The format of a data file. */
+export type Format = "csv" | "tsv" | "jsonl" | "txt";
+
+/** How to read a file: the column of its texts (a likely one if absent), its encoding (UTF-8, or what a byte order mark says). */
+export interface ReaderOptions { textColumn?: string; encoding?: string }
+
+/** The row's own columns: fields in the header's order, or a JSON object's members with their values as JSON. */
+export type Columns = { fields: string[] } | { members: [string, string][] };
+
+/** One row of a data file. */
+export interface Row {
+  /** Its 1-based number, as text. */
+  id: string;
+  /** Its text; empty where it cannot be read. */
+  text: string;
+  columns: Columns;
+  /** Why it is not voted on, where it is not. */
+  setAside?: string;
+}
+
+/** A row with its annotation, for the export. */
+export interface LabelledRow { row: Row; annotation: Annotation }

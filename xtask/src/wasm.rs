@@ -1,0 +1,171 @@
+//! From the crate to `pkg/wasm/<variant>/autoannotator{.js,.d.ts,_bg.wasm}`.
+
+use anyhow::{Context, Result, ensure};
+use sha2::{Digest, Sha256};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+/// One way of building the wasm module.
+pub struct Variant {
+    /// Its name, and that of its folder.
+    pub name: &'static str,
+    /// What the code may use beside the target's own features.
+    target_features: &'static [&'static str],
+    /// The crate's cargo features.
+    features: &'static [&'static str],
+    /// What `wasm-opt` has to know of.
+    opt_features: &'static [&'static str],
+}
+
+/// The variants, by name.
+pub const VARIANTS: [Variant; 1] =
+    [Variant { name: "plain", target_features: &["+simd128"], features: &[], opt_features: &["--enable-simd"] }];
+
+/// On by default in rustc's wasm32-unknown-unknown.
+const DEFAULT_OPT_FEATURES: [&str; 6] = [
+    "--enable-bulk-memory",
+    "--enable-multivalue",
+    "--enable-mutable-globals",
+    "--enable-nontrapping-float-to-int",
+    "--enable-reference-types",
+    "--enable-sign-ext",
+];
+
+const TARGET: &str = "wasm32-unknown-unknown";
+const NAME: &str = "autoannotator";
+const MODULE: &str = "autoannotator_bg.wasm";
+
+/// The variant called `name`.
+pub fn variant(name: &str) -> Result<&'static Variant> {
+    VARIANTS.iter().find(|variant| variant.name == name).with_context(|| format!("there is no wasm variant '{name}'"))
+}
+
+impl Variant {
+    /// A cargo command for this variant: its flags, features, profile and target folder. RUSTFLAGS of the environment
+    /// would replace these, so they are not let in.
+    pub fn cargo(&self, subcommand: &str) -> Result<Command> {
+        let flags =
+            format!("-Ctarget-feature={}\x1f--cfg\x1fgetrandom_backend=\"wasm_js\"", self.target_features.join(","));
+        let mut command = crate::cargo();
+        command
+            .args([subcommand, "--locked", "--lib", "--package", NAME, "--no-default-features"])
+            .args(["--profile", "wasm", "--target", TARGET])
+            .args(["--features", &self.features.join(",")])
+            .arg("--target-dir")
+            .arg(self.target_dir()?)
+            .env_remove("RUSTFLAGS")
+            .env("CARGO_ENCODED_RUSTFLAGS", flags)
+            .current_dir(crate::root()?);
+        Ok(command)
+    }
+
+    fn target_dir(&self) -> Result<PathBuf> {
+        let metadata = crate::metadata(&["--no-deps"])?;
+        let target = metadata["target_directory"].as_str().context("cargo metadata: no target folder")?;
+        Ok(Path::new(target).join(format!("wasm-{}", self.name)))
+    }
+
+    /// The module as rustc leaves it.
+    pub fn compile(&self) -> Result<PathBuf> {
+        crate::run(self.cargo("rustc")?.args(["--crate-type", "cdylib"]))?;
+        Ok(self.target_dir()?.join(TARGET).join("wasm").join(format!("{NAME}.wasm")))
+    }
+
+    fn opt_flags(&self) -> Vec<&'static str> {
+        let mut flags = vec!["-O3", "--strip-debug", "--strip-producers"];
+        flags.extend(DEFAULT_OPT_FEATURES);
+        flags.extend(self.opt_features);
+        flags
+    }
+}
+
+/// Builds `variant` into `pkg/wasm/<name>` and prints what it weighs. Binding and optimising are skipped where the same
+/// module has been through them before.
+pub fn build(variant: &Variant) -> Result<()> {
+    let root = crate::root()?;
+    let wasm_opt = wasm_opt(&root)?;
+    let raw = variant.compile()?;
+    let key = key(&raw, &wasm_opt, variant)?;
+    let cache = variant.target_dir()?.join("packed");
+    let done = cache.join(&key);
+    if !done.is_dir() {
+        let _ = fs::remove_dir_all(&cache);
+        let partial = cache.join("partial");
+        bind(&raw, &partial)?;
+        optimise(&wasm_opt, &partial.join(MODULE), variant)?;
+        fs::write(partial.join(".brotli"), brotli_size(&partial.join(MODULE))?)?;
+        fs::rename(&partial, &done)?;
+    }
+    let out = root.join("pkg").join("wasm").join(variant.name);
+    publish(&done, &out, &key)?;
+    let bytes = fs::metadata(out.join(MODULE))?.len();
+    let brotli: u64 = fs::read_to_string(done.join(".brotli"))?.trim().parse()?;
+    println!(
+        "{}: {bytes} bytes, {brotli} with brotli",
+        Path::new("pkg/wasm").join(variant.name).join(MODULE).display()
+    );
+    Ok(())
+}
+
+fn wasm_opt(root: &Path) -> Result<PathBuf> {
+    let path = root.join("xtask/node_modules/binaryen/bin/wasm-opt");
+    ensure!(path.is_file(), "wasm-opt is missing: run `npm ci --prefix xtask` (or `make deps`), which brings it");
+    Ok(path)
+}
+
+/// A hash of everything that decides the output: the module, the tools' versions and the flags.
+fn key(raw: &Path, wasm_opt: &Path, variant: &Variant) -> Result<String> {
+    let package = wasm_opt.with_file_name("../package.json");
+    let mut hash = Sha256::new();
+    hash.update(fs::read(raw).with_context(|| format!("{} was not built", raw.display()))?);
+    hash.update(fs::read(&package).with_context(|| format!("{} cannot be read", package.display()))?);
+    hash.update(include_str!("../Cargo.toml"));
+    hash.update(variant.opt_flags().join(" "));
+    Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
+}
+
+fn bind(raw: &Path, out: &Path) -> Result<()> {
+    wasm_bindgen_cli_support::Bindgen::new()
+        .input_path(raw)
+        .web(true)?
+        .typescript(true)
+        .omit_default_module_path(false)
+        .generate(out)
+        .context("wasm-bindgen failed")
+}
+
+fn optimise(wasm_opt: &Path, module: &Path, variant: &Variant) -> Result<()> {
+    let small = module.with_extension("opt");
+    let mut command = Command::new("node");
+    command.arg(wasm_opt).arg(module).arg("-o").arg(&small).args(variant.opt_flags());
+    crate::run(&mut command)?;
+    fs::rename(small, module)?;
+    Ok(())
+}
+
+fn brotli_size(module: &Path) -> Result<String> {
+    let script = "console.log(require('zlib').brotliCompressSync(require('fs').readFileSync(process.argv[1])).length)";
+    let output = Command::new("node").args(["-e", script]).arg(module).stderr(Stdio::inherit()).output()?;
+    ensure!(output.status.success(), "node cannot compress {}", module.display());
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// Copies what was made to where the page and the package look for it; does nothing where it lies there already, so that
+/// make sees no change.
+fn publish(done: &Path, out: &Path, key: &str) -> Result<()> {
+    let stamp = out.join(".stamp");
+    if fs::read_to_string(&stamp).is_ok_and(|found| found == key) && out.join(MODULE).is_file() {
+        return Ok(());
+    }
+    let _ = fs::remove_dir_all(out);
+    fs::create_dir_all(out)?;
+    for entry in fs::read_dir(done)? {
+        let entry = entry?;
+        if entry.file_name() != ".brotli" {
+            fs::copy(entry.path(), out.join(entry.file_name()))?;
+        }
+    }
+    fs::write(stamp, key)?;
+    Ok(())
+}
