@@ -11,13 +11,6 @@ pub struct Sample {
     pub text: String,
 }
 
-impl Sample {
-    /// Why there is nothing to vote on, if that is so: a text of only whitespace.
-    pub fn set_aside(&self) -> Option<&'static str> {
-        self.text.trim().is_empty().then_some("blank: the text is empty or only whitespace")
-    }
-}
-
 /// What one SLM says of one sample.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Vote {

@@ -41,7 +41,7 @@ pub const BLOCK: usize = 512;
 /// whitespace is set aside and not voted on.
 pub fn annotate(rows: &[Row], voters: &mut [Box<dyn Voter>], rule: Rule) -> Result<Vec<Annotation>, AnnotateError> {
     let texts: Vec<&str> =
-        rows.iter().filter(|row| problem(row).is_none()).map(|row| row.sample.text.as_str()).collect();
+        rows.iter().filter(|row| set_aside(row).is_none()).map(|row| row.sample.text.as_str()).collect();
     let mut votes: Vec<Vec<Vote>> = texts.iter().map(|_| Vec::with_capacity(voters.len())).collect();
     for voter in voters {
         let column = voter.vote(&texts)?;
@@ -51,7 +51,7 @@ pub fn annotate(rows: &[Row], voters: &mut [Box<dyn Voter>], rule: Rule) -> Resu
         votes.iter_mut().zip(column).for_each(|(votes, vote)| votes.push(vote));
     }
     let mut votes = votes.into_iter();
-    let annotation = |row: &Row| match problem(row) {
+    let annotation = |row: &Row| match set_aside(row) {
         Some(why) => Annotation::new(row.sample.clone(), Vec::new(), Verdict::SetAside { why }),
         None => {
             let votes = votes.next().unwrap_or_default();
@@ -62,8 +62,8 @@ pub fn annotate(rows: &[Row], voters: &mut [Box<dyn Voter>], rule: Rule) -> Resu
     Ok(rows.iter().map(annotation).collect())
 }
 
-/// Why there is nothing to vote on.
-fn problem(row: &Row) -> Option<String> {
+/// Why a row is not voted on, if so: its problem, or a text of only whitespace.
+pub fn set_aside(row: &Row) -> Option<String> {
     let blank = || row.sample.text.trim().is_empty().then(|| "blank-text: there is nothing but whitespace".to_owned());
     row.problem.clone().or_else(blank)
 }

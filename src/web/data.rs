@@ -21,7 +21,7 @@ struct RowRecord {
 
 impl From<Row> for RowRecord {
     fn from(row: Row) -> Self {
-        let set_aside = row.problem.or_else(|| row.sample.set_aside().map(str::to_owned));
+        let set_aside = crate::annotate::set_aside(&row);
         Self { id: row.sample.id, text: row.sample.text, columns: row.values, set_aside }
     }
 }

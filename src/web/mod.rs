@@ -4,8 +4,10 @@
 //! An error is thrown as an `Error` with a stable `code` beside its `message`.
 
 mod data;
+mod report;
 
 pub use data::{Exporter, RowReader, sniff_format};
+pub use report::ReportBuilder;
 
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};
 use crate::spec::{ExportSpec, ReviewSpec, Spec};

@@ -87,3 +87,31 @@ export interface Row {
 
 /** A row with its annotation, for the export. */
 export interface LabelledRow { row: Row; annotation: Annotation }
+
+/** A text that may leave, and what was replaced in it. */
+export interface Redacted { text: string; placeholders: { placeholder: string; kind: string; original: string }[] }
+
+/** What reviews cost. */
+export interface ReviewCost { calls: number; prompt_tokens: number; completion_tokens: number; cost_usd: number }
+
+/** Scores against gold labels. */
+export interface Score { accuracy: number; macro_f1: number }
+
+/** What a run amounts to; scores only with gold labels. */
+export interface Report {
+  rows: number;
+  accepted: number;
+  hard: number;
+  set_aside: { rows: number; reasons: Record<string, number> };
+  coverage: number;
+  truncated: number;
+  gold?: { rows: number; unknown: number };
+  slms: ({ id: string } & Partial<Score>)[];
+  majority?: Score;
+  consensus: { accuracy_on_accepted?: number | null; coverage: number };
+  final: Partial<Score> & { hard_without_review: number; note?: string };
+  unanimous_wrong?: number;
+  review: ReviewCost;
+  seconds: number;
+  texts_per_second: number;
+}

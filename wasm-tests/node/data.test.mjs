@@ -28,7 +28,7 @@ test('rows of a csv come out alike however the file is cut', () => {
 test('a row that cannot be voted on says why', () => {
   const { rows } = read('csv', csv);
   assert.equal(rows[0].setAside, undefined);
-  assert.match(rows[1].setAside, /^blank: /);
+  assert.match(rows[1].setAside, /^blank-text: /);
   assert.match(rows[2].setAside, /^ragged-row: /);
   assert.deepEqual(rows[2].columns, { fields: ['c', 'third'] });
 });
@@ -84,6 +84,20 @@ test('jsonl keeps the text of numbers and every member', () => {
   assert.ok(lines[0].startsWith('{"text":"fine","big":12345678901234567890,"nested":{"b":1.10},"label":"positive",'), lines[0]);
   assert.ok(lines[1].startsWith('{"text":"more","extra":null,"label":'), lines[1]);
   assert.equal(JSON.parse(lines[0])['one.p.positive'], 0.7);
+});
+
+test('the report counts what the companion counts', () => {
+  const report = new aa.ReportBuilder(task, ['one'], true);
+  const row = { id: '1', text: 'fine' };
+  report.add(label(row).annotation, 'POS');
+  report.add(label(row).annotation, 'negative');
+  report.add(label(row).annotation, 'no such label');
+  report.add(aa.annotation(row, [vote], { status: 'hard', why: 'disagreement' }), 'positive');
+  report.add(aa.annotation(row, [], { status: 'set-aside', why: 'blank-text: x' }));
+  const { rows, accepted, hard, set_aside, gold, consensus, seconds } = report.finish(2);
+  assert.deepEqual([rows, accepted, hard, set_aside.rows, seconds], [5, 3, 1, 1, 2]);
+  assert.deepEqual(gold, { rows: 3, unknown: 2 });
+  assert.deepEqual(consensus, { accuracy_on_accepted: 0.5, coverage: 0.6 });
 });
 
 test('an export without rows has its header; a format without room for labels is refused', () => {
