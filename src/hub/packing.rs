@@ -1,0 +1,226 @@
+//! From the folders in `models/` to what a browser downloads, and back into memory.
+
+use super::{Home, HubError, HubSettings, disk, write_atomically};
+use crate::hub::Catalogue;
+use crate::slm::adapter::{SlmFolder, sha256_hex};
+use crate::slm::pack::{
+    Assembler, FORMAT, Index, PackedMeta, Precision, SlmManifest, flops_per_token, plain_tokenizer, shards, write,
+};
+use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+
+/// An SLM's folder: `slm.toml`, read, and where it lies.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Folder {
+    /// What `slm.toml` says.
+    pub slm: SlmFolder,
+    /// The folder.
+    pub path: PathBuf,
+    toml: String,
+}
+
+/// The SLMs in a `models/`, by id. A folder without `slm.toml` is none.
+pub fn folders(models: &Path) -> Result<Vec<Folder>, HubError> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(models).map_err(disk(models))? {
+        let path = entry.map_err(disk(models))?.path();
+        let file = path.join("slm.toml");
+        if !file.is_file() {
+            continue;
+        }
+        let toml = std::fs::read_to_string(&file).map_err(disk(&file))?;
+        let slm = SlmFolder::from_toml(&toml, &file.display().to_string())?;
+        if path.file_name().is_none_or(|name| name != slm.id.as_str()) {
+            let problem = format!("its id is '{}', expected the folder's name", slm.id);
+            return Err(HubError::File { file: file.display().to_string(), problem });
+        }
+        found.push(Folder { slm, path, toml });
+    }
+    found.sort_by(|a, b| a.slm.id.cmp(&b.slm.id));
+    Ok(found)
+}
+
+/// What an SLM was packed from, and what came of it; it spares the next run the work.
+#[derive(Serialize, Deserialize)]
+struct Made {
+    inputs: String,
+    cost: f64,
+    manifest: SlmManifest,
+}
+
+/// What was done for one SLM.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Packed {
+    /// The SLM's manifest.
+    pub manifest: SlmManifest,
+    /// False where nothing had changed since the last time.
+    pub written: bool,
+}
+
+/// Packs SLMs of `models` into `<home>/packed/` and writes its index; `ids` empty means all. SLMs packed before stay in
+/// the index, and no file of an earlier version is removed: somebody may be reading it.
+pub fn pack(
+    models: &Path,
+    ids: &[String],
+    precision: Precision,
+    home: &Home,
+    bar: &ProgressBar,
+) -> Result<Vec<Packed>, HubError> {
+    let all = folders(models)?;
+    if let Some(id) = ids.iter().find(|id| all.iter().all(|folder| folder.slm.id != **id)) {
+        let known = all.iter().map(|folder| folder.slm.id.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(HubError::UnknownSlm { id: id.clone(), known });
+    }
+    let (catalogue, settings) = (Catalogue::find()?, HubSettings::from_env());
+    let _lock = home.lock("pack")?;
+    let mut done = Vec::new();
+    for folder in all.iter().filter(|folder| ids.is_empty() || ids.contains(&folder.slm.id)) {
+        done.push(pack_one(folder, precision, home, &catalogue, &settings, bar)?);
+    }
+    let made = all_made(home)?;
+    let index = Index::new(made.into_iter().map(|made| (made.manifest, made.cost)).collect());
+    write_json(&home.packed().join("index.json"), &index)?;
+    for packed in &mut done {
+        if let Some(manifest) = index.get(&packed.manifest.id) {
+            packed.manifest = manifest.clone();
+        }
+    }
+    Ok(done)
+}
+
+fn pack_one(
+    folder: &Folder,
+    precision: Precision,
+    home: &Home,
+    catalogue: &Catalogue,
+    settings: &HubSettings,
+    bar: &ProgressBar,
+) -> Result<Packed, HubError> {
+    let slm = &folder.slm;
+    let adapter_path = folder.path.join(&slm.adapter.file);
+    let adapter = std::fs::read(&adapter_path).map_err(disk(&adapter_path))?;
+    let entry = catalogue.get(&slm.base)?;
+    if slm.base_sha256 != entry.tensors_sha256 {
+        let file = folder.path.join("slm.toml").display().to_string();
+        let problem =
+            format!("base_sha256 is {}, but the base '{}' has {}", slm.base_sha256, entry.id, entry.tensors_sha256);
+        return Err(HubError::File { file, problem });
+    }
+    let parts = [
+        FORMAT.to_string(),
+        precision.name().to_owned(),
+        entry.tensors_sha256.clone(),
+        entry.tokenizer_sha256.clone(),
+        sha256_hex(folder.toml.as_bytes()),
+        sha256_hex(&adapter),
+    ];
+    let inputs = sha256_hex(parts.join(" ").as_bytes());
+    let record = record_path(home, &slm.id);
+    if let Some(made) = read_made(&record, home).filter(|made| made.inputs == inputs) {
+        return Ok(Packed { manifest: made.manifest, written: false });
+    }
+    bar.set_message(format!("packing {}", slm.id));
+    let base = catalogue.base(&slm.base, home, settings, bar)?;
+    let mut weights = base.weights()?;
+    let head = slm.merge(&adapter, &mut weights)?;
+    let meta = PackedMeta {
+        format: FORMAT,
+        id: slm.id.clone(),
+        task: slm.task.clone(),
+        labels: slm.labels.clone(),
+        base: slm.base.clone(),
+        config: weights.config.clone(),
+        pooling: slm.pooling,
+        temperature: slm.temperature,
+        max_length: slm.max_length,
+        precision,
+    };
+    let bytes = write(&meta, &weights, &head)?;
+    let tokenizer = plain_tokenizer(&base.tokenizer_json, "tokenizer.json")?;
+    let manifest = SlmManifest::new(&meta, &bytes, &tokenizer, Some(slm.validation.clone()));
+    let target = version_dir(home, &manifest);
+    for (part, shard) in shards(&bytes) {
+        write_atomically(&target.join(&part.name), shard)?;
+    }
+    write_atomically(&target.join(&manifest.tokenizer.name), &tokenizer)?;
+    write_json(&record, &Made { inputs, cost: flops_per_token(&meta.config), manifest: manifest.clone() })?;
+    Ok(Packed { manifest, written: true })
+}
+
+fn record_path(home: &Home, id: &str) -> PathBuf {
+    home.0.join("packing").join(format!("{id}.json"))
+}
+
+fn version_dir(home: &Home, manifest: &SlmManifest) -> PathBuf {
+    home.packed().join(&manifest.id).join(&manifest.version)
+}
+
+/// A record, where it can be read and its files are there with their lengths.
+fn read_made(path: &Path, home: &Home) -> Option<Made> {
+    let made: Made = serde_json::from_slice(&std::fs::read(path).ok()?).ok()?;
+    made.manifest.check().ok()?;
+    let folder = version_dir(home, &made.manifest);
+    let whole = made
+        .manifest
+        .shards
+        .iter()
+        .chain([&made.manifest.tokenizer])
+        .all(|part| std::fs::metadata(folder.join(&part.name)).is_ok_and(|file| file.len() == part.bytes));
+    whole.then_some(made)
+}
+
+fn all_made(home: &Home) -> Result<Vec<Made>, HubError> {
+    let folder = home.0.join("packing");
+    if !folder.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(&folder).map_err(disk(&folder))?.flatten();
+    let mut made: Vec<Made> = entries.filter_map(|entry| read_made(&entry.path(), home)).collect();
+    made.sort_by(|a, b| a.cost.total_cmp(&b.cost).then_with(|| a.manifest.id.cmp(&b.manifest.id)));
+    Ok(made)
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), HubError> {
+    let json = serde_json::to_vec_pretty(value)
+        .map_err(|e| HubError::File { file: path.display().to_string(), problem: e.to_string() })?;
+    write_atomically(path, &json)
+}
+
+/// The index of `<home>/packed/`; empty where nothing was packed.
+pub fn index(home: &Home) -> Result<Index, HubError> {
+    match std::fs::read(home.packed().join("index.json")) {
+        Ok(json) => Ok(Index::from_json(&json)?),
+        Err(_) => Ok(Index::default()),
+    }
+}
+
+/// A packed SLM's bytes, put together from its shards and verified.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PackedFiles {
+    /// Its manifest.
+    pub manifest: SlmManifest,
+    /// The packed file.
+    pub packed: Vec<u8>,
+    /// The tokenizer.
+    pub tokenizer: Vec<u8>,
+}
+
+/// Reads a packed SLM from `<home>/packed/`, every byte verified.
+pub fn load(home: &Home, id: &str) -> Result<PackedFiles, HubError> {
+    let index = index(home)?;
+    let manifest = index.get(id).ok_or_else(|| {
+        let known = index.slms.iter().map(|slm| slm.id.as_str()).collect::<Vec<_>>().join(", ");
+        HubError::UnknownSlm { id: id.to_owned(), known: format!("{known} (run `autoannotator pack` to pack others)") }
+    })?;
+    let folder = version_dir(home, manifest);
+    let read = |name: &str| std::fs::read(folder.join(name)).map_err(disk(&folder.join(name)));
+    let mut assembler = Assembler::new(manifest)?;
+    for part in &manifest.shards {
+        assembler.push(&read(&part.name)?)?;
+    }
+    let packed = assembler.finish()?;
+    let tokenizer = read(&manifest.tokenizer.name)?;
+    manifest.tokenizer.verify(&tokenizer, id)?;
+    Ok(PackedFiles { manifest: manifest.clone(), packed, tokenizer })
+}
