@@ -1,1 +1,494 @@
-//! The CPU engine: our own kernels.
+//! The CPU engine: an encoder on our own kernels, in f32, natively and in wasm.
+//!
+//! The tokens of a batch lie end to end without padding. A batch is cut into groups of whole texts; a group goes through
+//! all layers on one thread, so threads never wait for each other, and what a text gives depends neither on their number
+//! nor on the other texts, bit for bit. Rows of activations are padded with zeros to a panel's width.
+
+mod kernels;
+mod simd;
+
+use super::config::{EncoderConfig, relative_position_bucket};
+use super::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
+use super::{Batch, Engine, SlmError};
+use kernels::{Epilogue, Kernels, LayerNorm, Panels, Product, Softmax};
+
+/// The most tokens of a group, where its first text is not longer.
+const GROUP: usize = 192;
+
+/// An instruction set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isa {
+    /// Plain f32, on any machine; the same bits as `Simd128`.
+    Scalar,
+    /// x86-64 with AVX2 and FMA.
+    Avx2,
+    /// x86-64 with AVX-512F.
+    Avx512,
+    /// WebAssembly SIMD, not relaxed.
+    Simd128,
+}
+
+impl Isa {
+    /// What this machine has, the slowest first; never empty.
+    pub fn available() -> Vec<Self> {
+        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Simd128]
+            .into_iter()
+            .filter(|isa| isa.kernels().is_some())
+            .collect()
+    }
+
+    /// The kernels, where the machine can run them.
+    fn kernels(self) -> Option<&'static Kernels> {
+        match self {
+            Self::Scalar => Some(&kernels::SCALAR),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx2 => {
+                (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(&kernels::AVX2)
+            }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => {
+                (is_x86_feature_detected!("avx512f") && Self::Avx2.kernels().is_some()).then_some(&kernels::AVX512)
+            }
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => Some(&kernels::SIMD128),
+            #[allow(unreachable_patterns, reason = "on other targets")]
+            _ => None,
+        }
+    }
+}
+
+/// How many threads to use where nothing is said: rayon's number natively (`RAYON_NUM_THREADS`), one in wasm.
+fn default_threads() -> usize {
+    #[cfg(feature = "native")]
+    return rayon::current_num_threads();
+    #[cfg(not(feature = "native"))]
+    1
+}
+
+/// Linear maps of the same inputs, packed as one.
+struct Packed {
+    values: Vec<f32>,
+    /// Where the values begin: at a cache line.
+    start: usize,
+    bias: Vec<f32>,
+    inputs: usize,
+    panels: usize,
+}
+
+impl Packed {
+    fn new(maps: &[&Linear], panel: usize) -> Self {
+        const LINE: usize = 64;
+        let (inputs, outputs) = (maps[0].inputs, maps.iter().map(|map| map.outputs).sum::<usize>());
+        let panels = outputs.div_ceil(panel);
+        let mut values = vec![0.0; panels * inputs * panel + LINE / size_of::<f32>()];
+        let start = values.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+        let rows = maps.iter().flat_map(|map| map.weight.chunks_exact(inputs));
+        for (output, row) in rows.enumerate() {
+            let at = start + (output / panel) * inputs * panel + output % panel;
+            for (input, weight) in row.iter().enumerate() {
+                values[at + input * panel] = *weight;
+            }
+        }
+        let mut bias: Vec<f32> = maps.iter().flat_map(|map| &map.bias).copied().collect();
+        bias.resize(panels * panel, 0.0);
+        Self { values, start, bias, inputs, panels }
+    }
+
+    fn panels(&self) -> Panels<'_> {
+        Panels { values: &self.values[self.start..], bias: &self.bias, inputs: self.inputs, count: self.panels }
+    }
+}
+
+/// One layer, packed.
+struct Layer {
+    qkv: Packed,
+    output: Packed,
+    up: Packed,
+    down: Packed,
+    attention_norm: Norm,
+    output_norm: Norm,
+}
+
+impl Layer {
+    fn new(layer: &LayerWeights, panel: usize) -> Self {
+        Self {
+            qkv: Packed::new(&[&layer.query, &layer.key, &layer.value], panel),
+            output: Packed::new(&[&layer.output], panel),
+            up: Packed::new(&[&layer.up], panel),
+            down: Packed::new(&[&layer.down], panel),
+            attention_norm: layer.attention_norm.clone(),
+            output_norm: layer.output_norm.clone(),
+        }
+    }
+}
+
+/// Everything that stays the same from batch to batch.
+struct Model {
+    config: EncoderConfig,
+    kernels: &'static Kernels,
+    words: Vec<f32>,
+    positions: Vec<f32>,
+    /// The embedding of token type 0, which all tokens have; empty for MPNet.
+    token_type: Vec<f32>,
+    embedding_norm: Norm,
+    layers: Vec<Layer>,
+    /// MPNet's bias: for each head, by distance (key - query), distance 0 in the middle; none for BERT.
+    distances: Vec<Vec<f32>>,
+}
+
+/// The buffers of one thread; they grow to the largest group.
+#[derive(Default)]
+struct Scratch {
+    x: Vec<f32>,
+    qkv: Vec<f32>,
+    context: Vec<f32>,
+    y: Vec<f32>,
+    inner: Vec<f32>,
+    keys: Vec<f32>,
+    values: Vec<f32>,
+    scores: Vec<f32>,
+    mixed: Vec<f32>,
+}
+
+/// Whole texts that go through the layers together, and where their hidden states go.
+struct Group<'a> {
+    ids: &'a [u32],
+    lengths: &'a [usize],
+    out: &'a mut [f32],
+}
+
+/// An encoder with packed weights.
+pub struct CpuEncoder {
+    model: Model,
+    scratch: Vec<Scratch>,
+}
+
+impl CpuEncoder {
+    /// Packs the weights for the best instruction set of this machine. `weights` stay as they are; see
+    /// [`Self::from_weights`] where they are not needed afterwards.
+    pub fn new(weights: &EncoderWeights) -> Self {
+        Self::with_isa(weights, None)
+    }
+
+    /// As [`Self::new`], for a certain instruction set; where the machine lacks it, or for none, for the best one.
+    pub fn with_isa(weights: &EncoderWeights, isa: Option<Isa>) -> Self {
+        let shell = EncoderWeights {
+            config: weights.config.clone(),
+            words: weights.words.clone(),
+            positions: weights.positions.clone(),
+            token_types: weights.token_types.clone(),
+            embedding_norm: weights.embedding_norm.clone(),
+            layers: Vec::new(),
+            relative_bias: weights.relative_bias.clone(),
+        };
+        Self::pack(shell, isa, weights.layers.iter())
+    }
+
+    /// Packs layer after layer and frees each as soon as it is packed, so that memory holds the weights about once.
+    pub fn from_weights(mut weights: EncoderWeights) -> Self {
+        let layers = std::mem::take(&mut weights.layers);
+        Self::pack(weights, None, layers.into_iter())
+    }
+
+    fn pack<L: std::borrow::Borrow<LayerWeights>>(
+        weights: EncoderWeights,
+        isa: Option<Isa>,
+        layers: impl Iterator<Item = L>,
+    ) -> Self {
+        let best = || Isa::available().into_iter().rev().find_map(Isa::kernels);
+        let kernels = isa.and_then(Isa::kernels).or_else(best).unwrap_or(&kernels::SCALAR);
+        let EncoderWeights { config, words, positions, mut token_types, embedding_norm, relative_bias, .. } = weights;
+        token_types.truncate(config.hidden_size);
+        let model = Model {
+            distances: distances(&config, &relative_bias, kernels.panel),
+            layers: layers.map(|layer| Layer::new(layer.borrow(), kernels.panel)).collect(),
+            token_type: token_types,
+            config,
+            kernels,
+            words,
+            positions,
+            embedding_norm,
+        };
+        Self { model, scratch: Vec::new() }.threads(default_threads())
+    }
+
+    /// Sets the number of threads, at least 1; in wasm it is always 1.
+    pub fn threads(mut self, threads: usize) -> Self {
+        let threads = if cfg!(target_arch = "wasm32") { 1 } else { threads.max(1) };
+        self.scratch.resize_with(threads, Scratch::default);
+        self
+    }
+
+    /// The encoder's shape.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.model.config
+    }
+
+    /// The hidden states `[tokens x hidden]` after the first `layers` layers; 0 are the embeddings after their LayerNorm.
+    /// Token ids or lengths that the model cannot take, or more layers than it has, are an error.
+    pub fn hidden(&mut self, batch: &Batch, layers: usize) -> Result<Vec<f32>, SlmError> {
+        let Self { model, scratch } = self;
+        batch.check(model.config.vocab_size, model.config.max_length())?;
+        if layers > model.layers.len() {
+            let has = model.layers.len();
+            return Err(SlmError::Input(format!("{layers} layers were asked for, the model has {has}")));
+        }
+        let mut out = vec![0.0; batch.ids.len() * model.config.hidden_size];
+        let limit = batch.ids.len().div_ceil(scratch.len()).min(GROUP);
+        run(groups(batch, &mut out, limit), scratch, |group, scratch| model.encode(group, layers, scratch));
+        Ok(out)
+    }
+}
+
+/// Cuts a checked batch into groups of whole texts of about `limit` tokens.
+fn groups<'a>(batch: &'a Batch, mut out: &'a mut [f32], limit: usize) -> Vec<Group<'a>> {
+    let (mut ids, mut lengths) = (&batch.ids[..], &batch.lengths[..]);
+    let hidden = out.len().checked_div(ids.len()).unwrap_or(0);
+    let mut groups = Vec::new();
+    while !lengths.is_empty() {
+        let (mut texts, mut tokens) = (1, lengths[0]);
+        while texts < lengths.len() && tokens + lengths[texts] <= limit {
+            tokens += lengths[texts];
+            texts += 1;
+        }
+        let (out_here, out_rest) = out.split_at_mut(tokens * hidden);
+        groups.push(Group { ids: &ids[..tokens], lengths: &lengths[..texts], out: out_here });
+        (ids, lengths, out) = (&ids[tokens..], &lengths[texts..], out_rest);
+    }
+    groups
+}
+
+/// Works the groups off on as many threads as there are scratches.
+fn run<'a>(groups: Vec<Group<'a>>, scratch: &mut [Scratch], work: impl Fn(Group<'a>, &mut Scratch) + Sync) {
+    if scratch.len() < 2 || groups.len() < 2 {
+        if let Some(scratch) = scratch.first_mut() {
+            groups.into_iter().for_each(|group| work(group, scratch));
+        }
+        return;
+    }
+    let queue = std::sync::Mutex::new(groups.into_iter());
+    // A poisoned queue means that another thread panicked, and the scope panics anyway.
+    let next = || queue.lock().ok().and_then(|mut groups| groups.next());
+    std::thread::scope(|scope| {
+        for scratch in scratch {
+            scope.spawn(|| {
+                while let Some(group) = next() {
+                    work(group, scratch);
+                }
+            });
+        }
+    });
+}
+
+/// The relative position bias by head and distance, `2 * max_length - 1` values and a panel of zeros behind them.
+fn distances(config: &EncoderConfig, bias: &[f32], panel: usize) -> Vec<Vec<f32>> {
+    if bias.is_empty() {
+        return Vec::new();
+    }
+    let (heads, reach) = (config.num_attention_heads, config.max_length() as i64);
+    let buckets: Vec<usize> = (1 - reach..reach)
+        .map(|distance| relative_position_bucket(distance, config.relative_attention_num_buckets))
+        .collect();
+    let head = |head| {
+        let values = buckets.iter().map(|bucket| bias[bucket * heads + head]);
+        values.chain(std::iter::repeat_n(0.0, panel)).collect()
+    };
+    (0..heads).map(head).collect()
+}
+
+/// The first `len` values of a buffer that grows as needed. What it holds is left over from before.
+fn part(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
+    if buffer.len() < len {
+        buffer.resize(len, 0.0);
+    }
+    &mut buffer[..len]
+}
+
+impl Model {
+    /// The width of a row of activations in memory.
+    fn stride(&self, width: usize) -> usize {
+        width.next_multiple_of(self.kernels.panel)
+    }
+
+    fn encode(&self, group: Group<'_>, layers: usize, scratch: &mut Scratch) {
+        let (tokens, hidden) = (group.ids.len(), self.config.hidden_size);
+        let stride = self.stride(hidden);
+        self.embed(&group, part(&mut scratch.x, tokens * stride));
+        for layer in &self.layers[..layers] {
+            self.layer(layer, group.lengths, tokens, scratch);
+        }
+        for (row, out) in scratch.x.chunks_exact(stride).zip(group.out.chunks_exact_mut(hidden)) {
+            out.copy_from_slice(&row[..hidden]);
+        }
+    }
+
+    fn embed(&self, group: &Group<'_>, x: &mut [f32]) {
+        let hidden = self.config.hidden_size;
+        let first = self.config.first_position();
+        let positions = group.lengths.iter().flat_map(|length| first..first + length);
+        for ((row, id), position) in x.chunks_exact_mut(self.stride(hidden)).zip(group.ids).zip(positions) {
+            let (row, pad) = row.split_at_mut(hidden);
+            pad.fill(0.0);
+            row.copy_from_slice(&self.words[*id as usize * hidden..][..hidden]);
+            let position = &self.positions[position * hidden..][..hidden];
+            for other in [&self.token_type[..], position] {
+                row.iter_mut().zip(other).for_each(|(x, y)| *x += y);
+            }
+        }
+        self.normalise(&self.embedding_norm, x);
+    }
+
+    fn layer(&self, layer: &Layer, lengths: &[usize], tokens: usize, scratch: &mut Scratch) {
+        let stride = self.stride(self.config.hidden_size);
+        let Scratch { x, qkv, context, y, inner, keys, values, scores, mixed } = scratch;
+        let x = part(x, tokens * stride);
+        let y = part(y, tokens * stride);
+        let qkv = part(qkv, tokens * layer.qkv.bias.len());
+        let context = part(context, tokens * stride);
+        let inner = part(inner, tokens * layer.up.bias.len());
+        self.multiply(x, stride, &layer.qkv, &[], Epilogue::Plain, qkv);
+        let mut first = 0;
+        for length in lengths {
+            let (from, to) = (first * layer.qkv.bias.len(), (first + length) * layer.qkv.bias.len());
+            let context = &mut context[first * stride..(first + length) * stride];
+            self.attend(&qkv[from..to], *length, context, [keys, values, scores, mixed]);
+            first += length;
+        }
+        self.multiply(context, stride, &layer.output, x, Epilogue::Plain, y);
+        self.normalise(&layer.attention_norm, y);
+        self.multiply(y, stride, &layer.up, &[], Epilogue::Gelu, inner);
+        self.multiply(inner, layer.up.bias.len(), &layer.down, y, Epilogue::Plain, x);
+        self.normalise(&layer.output_norm, x);
+    }
+
+    /// Attention within one text: from the rows of `qkv` to those of `context`.
+    fn attend(&self, qkv: &[f32], tokens: usize, context: &mut [f32], buffers: [&mut Vec<f32>; 4]) {
+        let [keys, values, scores, mixed] = buffers;
+        let (hidden, size, panel) = (self.config.hidden_size, self.config.head_size(), self.kernels.panel);
+        let (key_panels, value_panels) = (tokens.div_ceil(panel), size.div_ceil(panel));
+        let (stride, score_stride, mixed_stride) = (qkv.len() / tokens, key_panels * panel, value_panels * panel);
+        let keys = part(keys, key_panels * size * panel);
+        let values = part(values, value_panels * tokens * panel);
+        let scores = part(scores, tokens * score_stride);
+        let mixed = part(mixed, tokens * mixed_stride);
+        keys.fill(0.0);
+        values.fill(0.0);
+        for head in 0..self.config.num_attention_heads {
+            let column = head * size;
+            for (token, row) in qkv.chunks_exact(stride).enumerate() {
+                let key = &mut keys[token / panel * size * panel + token % panel..];
+                for (at, value) in row[hidden + column..][..size].iter().enumerate() {
+                    key[at * panel] = *value;
+                }
+                for (index, part) in row[2 * hidden + column..][..size].chunks(panel).enumerate() {
+                    values[(index * tokens + token) * panel..][..part.len()].copy_from_slice(part);
+                }
+            }
+            let b = Panels { values: keys, bias: &[], inputs: size, count: key_panels };
+            self.product(&qkv[column..], stride, tokens, b, scores);
+            self.softmax(head, tokens, score_stride, scores);
+            let b = Panels { values, bias: &[], inputs: tokens, count: value_panels };
+            self.product(scores, score_stride, tokens, b, mixed);
+            let rows = context.chunks_exact_mut(context.len() / tokens);
+            for (row, mixed) in rows.zip(mixed.chunks_exact(mixed_stride)) {
+                row[column..column + size].copy_from_slice(&mixed[..size]);
+            }
+        }
+    }
+
+    fn product(&self, a: &[f32], stride_a: usize, rows: usize, b: Panels<'_>, c: &mut [f32]) {
+        let job = Product { a, stride_a, rows, b, residual: &[], epilogue: Epilogue::Plain };
+        // SAFETY: `Isa::kernels` gives only kernels that the machine can run; they check their slices.
+        unsafe { (self.kernels.product)(&job, c) }
+    }
+
+    /// `c = epilogue(a W + bias)`, or with a residual added.
+    fn multiply(&self, a: &[f32], stride_a: usize, w: &Packed, residual: &[f32], epilogue: Epilogue, c: &mut [f32]) {
+        let job = Product { a, stride_a, rows: a.len() / stride_a, b: w.panels(), residual, epilogue };
+        // SAFETY: as in `product`.
+        unsafe { (self.kernels.product)(&job, c) }
+    }
+
+    fn softmax(&self, head: usize, tokens: usize, stride: usize, scores: &mut [f32]) {
+        let job = Softmax {
+            stride,
+            tokens,
+            scale: 1.0 / (self.config.head_size() as f32).sqrt(),
+            bias: self.distances.get(head).map_or(&[], |bias| &bias[..]),
+            center: self.config.max_length() - 1,
+        };
+        // SAFETY: as in `product`.
+        unsafe { (self.kernels.softmax)(&job, scores) }
+    }
+
+    fn normalise(&self, norm: &Norm, x: &mut [f32]) {
+        let width = self.config.hidden_size;
+        let Norm { gamma, beta } = norm;
+        let job = LayerNorm { stride: self.stride(width), width, gamma, beta, epsilon: self.config.layer_norm_eps };
+        // SAFETY: as in `product`.
+        unsafe { (self.kernels.layer_norm)(&job, x) }
+    }
+}
+
+/// An encoder with its head: the [`Engine`] that serves.
+pub struct CpuEngine {
+    encoder: CpuEncoder,
+    head: Head,
+}
+
+impl CpuEngine {
+    /// Packs the weights; see [`CpuEncoder::new`].
+    pub fn new(weights: &EncoderWeights, head: Head) -> Self {
+        Self::from_encoder(CpuEncoder::new(weights), head)
+    }
+
+    /// Puts a head on an encoder, which says the instruction set and the number of threads.
+    pub fn from_encoder(encoder: CpuEncoder, head: Head) -> Self {
+        Self { encoder, head }
+    }
+
+    /// One text's pooled hidden state, from its tokens' ones.
+    fn pool(&self, tokens: &[f32]) -> Vec<f32> {
+        let hidden = self.encoder.config().hidden_size;
+        let mut pooled = tokens[..hidden].to_vec();
+        if self.head.pooling == Pooling::Mean {
+            for row in tokens[hidden..].chunks_exact(hidden) {
+                pooled.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+            }
+            let count = (tokens.len() / hidden) as f32;
+            pooled.iter_mut().for_each(|sum| *sum /= count);
+        }
+        pooled
+    }
+}
+
+impl Engine for CpuEngine {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn precision(&self) -> &'static str {
+        "f32"
+    }
+
+    fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        let layers = self.encoder.config().num_hidden_layers;
+        let mut hidden = &self.encoder.hidden(batch, layers)?[..];
+        let Linear { weight, bias, inputs, .. } = &self.head.linear;
+        let mut logits = Vec::with_capacity(batch.lengths.len() * bias.len());
+        for length in &batch.lengths {
+            let (text, rest) = hidden.split_at(length * inputs);
+            hidden = rest;
+            let pooled = self.pool(text);
+            for (row, bias) in weight.chunks_exact(*inputs).zip(bias) {
+                logits.push(row.iter().zip(&pooled).fold(*bias, |sum, (w, x)| sum + w * x));
+            }
+        }
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(SlmError::Input(
+                "the model gave a logit that is not finite; its weights are unusable".to_owned(),
+            ));
+        }
+        Ok(logits)
+    }
+}

@@ -1,0 +1,350 @@
+//! The kernels, generic over the instruction set, and the table of them for each.
+//!
+//! Weights are packed into panels of two vectors' width, so that a register tile of `ROWS` rows by one panel runs over the
+//! inputs without spilling. An output is one accumulator that starts at the bias and takes the inputs in order, wherever
+//! its row lies: results do not depend on tiles, threads or the batch.
+
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512};
+use super::simd::{Scalar, Simd};
+
+/// The values of a row block that should stay in the second-level cache.
+const BLOCK: usize = 1 << 17;
+
+/// What happens to a product before it is stored.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Epilogue {
+    /// Nothing.
+    Plain,
+    /// GELU (by erf; absolute error below 5e-7).
+    Gelu,
+}
+
+/// A matrix with its columns in panels, `[columns / width][inputs][width]`, the last panel filled with zeros.
+pub(super) struct Panels<'a> {
+    /// The values.
+    pub values: &'a [f32],
+    /// One for each column of all panels, or empty for none.
+    pub bias: &'a [f32],
+    /// Rows of the matrix.
+    pub inputs: usize,
+    /// Number of panels.
+    pub count: usize,
+}
+
+/// `c = epilogue(a x panels + bias) (+ c)`, for `rows` rows.
+pub(super) struct Product<'a> {
+    /// `[rows x stride_a]`, of which the first `inputs` of each row count.
+    pub a: &'a [f32],
+    /// Distance between rows of `a`.
+    pub stride_a: usize,
+    /// Rows of `a` and `c`.
+    pub rows: usize,
+    /// The right side.
+    pub b: Panels<'a>,
+    /// Added to the product: rows as those of `c`; empty for none.
+    pub residual: &'a [f32],
+    /// See [`Epilogue`].
+    pub epilogue: Epilogue,
+}
+
+/// Attention scores to probabilities, in place.
+pub(super) struct Softmax<'a> {
+    /// Distance between rows.
+    pub stride: usize,
+    /// Valid values of a row, and the number of rows.
+    pub tokens: usize,
+    /// Scores are multiplied by it.
+    pub scale: f32,
+    /// Added after that: value `tokens_max - 1 + key - query`; empty for none.
+    pub bias: &'a [f32],
+    /// Index of distance 0 in `bias`.
+    pub center: usize,
+}
+
+/// An affine layer normalisation of rows.
+pub(super) struct LayerNorm<'a> {
+    /// Distance between rows.
+    pub stride: usize,
+    /// Values of a row.
+    pub width: usize,
+    /// `[width]`.
+    pub gamma: &'a [f32],
+    /// `[width]`.
+    pub beta: &'a [f32],
+    /// Added to the variance.
+    pub epsilon: f32,
+}
+
+/// The kernels of one instruction set. They may be called only where it is available.
+pub(super) struct Kernels {
+    /// Columns of a panel.
+    pub panel: usize,
+    /// Writes a product to `[rows x panels * width]`.
+    pub product: unsafe fn(&Product<'_>, &mut [f32]),
+    /// See [`Softmax`].
+    pub softmax: unsafe fn(&Softmax<'_>, &mut [f32]),
+    /// See [`LayerNorm`].
+    pub layer_norm: unsafe fn(&LayerNorm<'_>, &mut [f32]),
+}
+
+/// The kernels for an instruction set, compiled with its features.
+macro_rules! kernels {
+    ($table:ident, $module:ident, $simd:ty, $rows:literal $(, $feature:literal)?) => {
+        mod $module {
+            use super::*;
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn product(job: &Product<'_>, c: &mut [f32]) {
+                unsafe {
+                    match (job.epilogue, job.residual.is_empty()) {
+                        (Epilogue::Plain, true) => super::product::<$simd, $rows, false, false>(job, c),
+                        (Epilogue::Plain, false) => super::product::<$simd, $rows, false, true>(job, c),
+                        (Epilogue::Gelu, _) => super::product::<$simd, $rows, true, false>(job, c),
+                    }
+                }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn softmax(job: &Softmax<'_>, scores: &mut [f32]) {
+                unsafe { super::softmax::<$simd>(job, scores) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn layer_norm(job: &LayerNorm<'_>, x: &mut [f32]) {
+                unsafe { super::layer_norm::<$simd>(job, x) }
+            }
+            pub(in super::super) static TABLE: Kernels =
+                Kernels { panel: 2 * <$simd as Simd>::LANES, product, softmax, layer_norm };
+        }
+        pub(super) use $module::TABLE as $table;
+    };
+}
+
+kernels!(SCALAR, scalar, Scalar, 4);
+#[cfg(target_arch = "x86_64")]
+kernels!(AVX2, avx2, Avx2, 6, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+kernels!(AVX512, avx512, Avx512, 8, "avx512f,avx2,fma");
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+use super::simd::Wasm;
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+kernels!(SIMD128, simd128, Wasm, 4);
+
+#[inline(always)]
+unsafe fn product<S: Simd, const ROWS: usize, const GELU: bool, const ADD: bool>(job: &Product<'_>, c: &mut [f32]) {
+    let panel = 2 * S::LANES;
+    let (rows, k, stride_c) = (job.rows, job.b.inputs, job.b.count * panel);
+    assert!(rows > 0 && k > 0 && k <= job.stride_a && (rows - 1) * job.stride_a + k <= job.a.len());
+    assert!(job.b.values.len() >= job.b.count * k * panel && c.len() >= rows * stride_c);
+    assert!(job.b.bias.is_empty() || job.b.bias.len() >= stride_c);
+    assert!(!ADD || job.residual.len() >= rows * stride_c);
+    let block = (BLOCK / k / ROWS).max(1) * ROWS;
+    for first in (0..rows).step_by(block) {
+        let end = (first + block).min(rows);
+        for index in 0..job.b.count {
+            let mut row = first;
+            while row < end {
+                unsafe { tile::<S, ROWS, GELU, ADD>(job, c.as_mut_ptr(), row, end, index) };
+                row += ROWS;
+            }
+        }
+    }
+}
+
+/// Rows `first..min(first + ROWS, end)` by panel `index`. Rows beyond the end repeat the last one and are not stored.
+#[inline(always)]
+unsafe fn tile<S: Simd, const ROWS: usize, const GELU: bool, const ADD: bool>(
+    job: &Product<'_>,
+    c: *mut f32,
+    first: usize,
+    end: usize,
+    index: usize,
+) {
+    unsafe {
+        let panel = 2 * S::LANES;
+        let (k, stride_c) = (job.b.inputs, job.b.count * panel);
+        let mut a = [job.a.as_ptr(); ROWS];
+        for (r, pointer) in a.iter_mut().enumerate() {
+            *pointer = pointer.add((first + r).min(end - 1) * job.stride_a);
+        }
+        let start = if job.b.bias.is_empty() {
+            [S::splat(0.0); 2]
+        } else {
+            let bias = job.b.bias.as_ptr().add(index * panel);
+            [S::load(bias), S::load(bias.add(S::LANES))]
+        };
+        let mut sums = [start; ROWS];
+        let mut b = job.b.values.as_ptr().add(index * k * panel);
+        for p in 0..k {
+            let (low, high) = (S::load(b), S::load(b.add(S::LANES)));
+            b = b.add(panel);
+            for r in 0..ROWS {
+                let x = S::splat(*a[r].add(p));
+                sums[r] = [S::madd(x, low, sums[r][0]), S::madd(x, high, sums[r][1])];
+            }
+        }
+        for (r, sum) in sums.iter().enumerate().take(end - first) {
+            let at = (first + r) * stride_c + index * panel;
+            for (half, value) in sum.iter().enumerate() {
+                let at = at + half * S::LANES;
+                let mut value = *value;
+                if GELU {
+                    value = gelu::<S>(value);
+                }
+                if ADD {
+                    value = S::add(value, S::load(job.residual.as_ptr().add(at)));
+                }
+                S::store(c.add(at), value);
+            }
+        }
+    }
+}
+
+/// `e^x` for x up to 88, relative error below 2e-7; `e^-87` for anything smaller.
+#[inline(always)]
+unsafe fn exp<S: Simd>(x: S::V) -> S::V {
+    unsafe {
+        let x = S::min(S::max(x, S::splat(-87.0)), S::splat(88.0));
+        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        // ln 2 in two parts, the first exact in few bits, so that the remainder keeps its digits.
+        let r = S::madd(n, S::splat(-0.693_359_4), x);
+        let r = S::madd(n, S::splat(2.121_944_4e-4), r);
+        // e^r = 1 + r + r^2 P(r), P fitted to |r| <= ln(2) / 2 (error 3e-9).
+        let mut p = S::splat(0.001_381_446_7);
+        for c in [0.008_368_781, 0.041_668_393, 0.166_665_2, 0.499_999_94] {
+            p = S::madd(p, r, S::splat(c));
+        }
+        let y = S::add(S::madd(S::mul(p, r), r, r), S::splat(1.0));
+        S::mul(y, S::exp2i(n))
+    }
+}
+
+/// `x / 2 (1 + erf(x / sqrt 2))` by Abramowitz and Stegun 7.1.26 for the complement, which keeps the left tail small.
+#[inline(always)]
+unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
+    unsafe {
+        let zero = S::splat(0.0);
+        let size = S::max(x, S::sub(zero, x));
+        let z = S::mul(size, S::splat(std::f32::consts::FRAC_1_SQRT_2));
+        let t = S::div(S::splat(1.0), S::madd(z, S::splat(0.327_591_1), S::splat(1.0)));
+        let mut p = S::splat(1.061_405_4);
+        for c in [-1.453_152, 1.421_413_7, -0.284_496_74, 0.254_829_6] {
+            p = S::madd(p, t, S::splat(c));
+        }
+        let tail = S::mul(S::mul(p, t), exp::<S>(S::sub(zero, S::mul(z, z))));
+        // |x| / 2 erfc(|x| / sqrt 2) is taken from max(x, 0) on both sides of zero.
+        S::sub(S::max(x, zero), S::mul(S::mul(size, S::splat(0.5)), tail))
+    }
+}
+
+/// The lanes of a vector, summed in order.
+#[inline(always)]
+unsafe fn lanes<S: Simd>(v: S::V, from: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut values = [0.0; 16];
+    unsafe { S::store(values.as_mut_ptr(), v) };
+    values[..S::LANES].iter().fold(from, |a, b| f(a, *b))
+}
+
+#[inline(always)]
+unsafe fn softmax<S: Simd>(job: &Softmax<'_>, scores: &mut [f32]) {
+    unsafe {
+        let padded = job.tokens.next_multiple_of(S::LANES);
+        assert!(padded <= job.stride && scores.len() >= job.tokens * job.stride);
+        assert!(job.bias.is_empty() || (job.center + 1 >= job.tokens && job.bias.len() >= job.center + padded));
+        let scale = S::splat(job.scale);
+        for query in 0..job.tokens {
+            let row = &mut scores[query * job.stride..][..padded];
+            let p = row.as_mut_ptr();
+            let mut max = S::splat(f32::MIN);
+            for j in (0..padded).step_by(S::LANES) {
+                let mut v = S::mul(S::load(p.add(j)), scale);
+                if !job.bias.is_empty() {
+                    v = S::add(v, S::load(job.bias.as_ptr().add(job.center - query + j)));
+                }
+                S::store(p.add(j), v);
+                if j + S::LANES > job.tokens {
+                    row[job.tokens..].fill(f32::MIN);
+                    v = S::load(row.as_ptr().add(j));
+                }
+                max = S::max(v, max);
+            }
+            let max = S::splat(lanes::<S>(max, f32::MIN, f32::max));
+            let p = row.as_mut_ptr();
+            let mut sum = S::splat(0.0);
+            for j in (0..padded).step_by(S::LANES) {
+                let e = exp::<S>(S::sub(S::load(p.add(j)), max));
+                S::store(p.add(j), e);
+                sum = S::add(sum, e);
+            }
+            let inverse = S::splat(1.0 / lanes::<S>(sum, 0.0, |a, b| a + b));
+            for j in (0..padded).step_by(S::LANES) {
+                S::store(p.add(j), S::mul(S::load(p.add(j)), inverse));
+            }
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn layer_norm<S: Simd>(job: &LayerNorm<'_>, x: &mut [f32]) {
+    unsafe {
+        let (n, whole) = (job.width, job.width / S::LANES * S::LANES);
+        assert!(n <= job.stride && job.gamma.len() == n && job.beta.len() == n);
+        let (gamma, beta) = (job.gamma.as_ptr(), job.beta.as_ptr());
+        for row in x.chunks_exact_mut(job.stride) {
+            let p = row.as_mut_ptr();
+            let mut sum = S::splat(0.0);
+            for j in (0..whole).step_by(S::LANES) {
+                sum = S::add(sum, S::load(p.add(j)));
+            }
+            let rest = row[whole..n].iter().sum::<f32>();
+            let mean = lanes::<S>(sum, rest, |a, b| a + b) / n as f32;
+            let center = S::splat(mean);
+            let mut squares = S::splat(0.0);
+            for j in (0..whole).step_by(S::LANES) {
+                let d = S::sub(S::load(p.add(j)), center);
+                squares = S::madd(d, d, squares);
+            }
+            let rest = row[whole..n].iter().map(|v| (v - mean) * (v - mean)).sum::<f32>();
+            let variance = lanes::<S>(squares, rest, |a, b| a + b) / n as f32;
+            let inverse = 1.0 / (variance + job.epsilon).sqrt();
+            let scale = S::splat(inverse);
+            let p = row.as_mut_ptr();
+            for j in (0..whole).step_by(S::LANES) {
+                let d = S::mul(S::sub(S::load(p.add(j)), center), scale);
+                S::store(p.add(j), S::madd(d, S::load(gamma.add(j)), S::load(beta.add(j))));
+            }
+            for j in whole..n {
+                row[j] = (row[j] - mean) * inverse * job.gamma[j] + job.beta[j];
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// erf by its Maclaurin series in f64, good to 1e-11 up to |x| = 4.
+    fn erf(x: f64) -> f64 {
+        let (mut term, mut sum) = (x, x);
+        for n in 1..120 {
+            term *= -x * x / f64::from(n);
+            sum += term / f64::from(2 * n + 1);
+        }
+        sum * std::f64::consts::FRAC_2_SQRT_PI
+    }
+
+    #[test]
+    fn exp_and_gelu_keep_their_stated_error() {
+        for i in -40_000..40_000 {
+            let x = i as f32 * 1e-4;
+            let (mut e, mut g) = ([0.0f32; 4], [0.0f32; 4]);
+            unsafe {
+                Scalar::store(e.as_mut_ptr(), exp::<Scalar>([x * 20.0; 4]));
+                Scalar::store(g.as_mut_ptr(), gelu::<Scalar>([x; 4]));
+            }
+            let exact = f64::from(x * 20.0).exp();
+            assert!((f64::from(e[0]) / exact - 1.0).abs() < 2e-7, "exp {x}: {}", e[0]);
+            let exact = f64::from(x) / 2.0 * (1.0 + erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2));
+            assert!((f64::from(g[0]) - exact).abs() < 5e-7, "gelu {x}: {} {exact}", g[0]);
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! Vectors of f32: one small trait, one implementation an instruction set.
+
+/// A vector of `LANES` f32. Every method must be called where the instruction set is available; pointers must be valid for
+/// `LANES` values (unaligned is fine).
+#[allow(clippy::missing_safety_doc, reason = "said once, above")]
+pub(super) trait Simd {
+    /// The vector.
+    type V: Copy;
+    /// Values in a vector.
+    const LANES: usize;
+    unsafe fn splat(x: f32) -> Self::V;
+    unsafe fn load(p: *const f32) -> Self::V;
+    unsafe fn store(p: *mut f32, v: Self::V);
+    unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn div(a: Self::V, b: Self::V) -> Self::V;
+    /// `a * b + c`, fused where the instruction set fuses.
+    unsafe fn madd(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
+    unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
+    unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
+    /// To the nearest integer, ties to even.
+    unsafe fn round(a: Self::V) -> Self::V;
+    /// `2^a` of integers -126 to 127.
+    unsafe fn exp2i(a: Self::V) -> Self::V;
+}
+
+/// Four plain f32, without fusing: the same bits as [`Wasm`].
+pub(super) struct Scalar;
+
+#[inline(always)]
+fn zip(a: [f32; 4], b: [f32; 4], f: impl Fn(f32, f32) -> f32) -> [f32; 4] {
+    [f(a[0], b[0]), f(a[1], b[1]), f(a[2], b[2]), f(a[3], b[3])]
+}
+
+impl Simd for Scalar {
+    type V = [f32; 4];
+    const LANES: usize = 4;
+    #[inline(always)]
+    unsafe fn splat(x: f32) -> [f32; 4] {
+        [x; 4]
+    }
+    #[inline(always)]
+    unsafe fn load(p: *const f32) -> [f32; 4] {
+        unsafe { p.cast::<[f32; 4]>().read_unaligned() }
+    }
+    #[inline(always)]
+    unsafe fn store(p: *mut f32, v: [f32; 4]) {
+        unsafe { p.cast::<[f32; 4]>().write_unaligned(v) }
+    }
+    #[inline(always)]
+    unsafe fn add(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        zip(a, b, |a, b| a + b)
+    }
+    #[inline(always)]
+    unsafe fn sub(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        zip(a, b, |a, b| a - b)
+    }
+    #[inline(always)]
+    unsafe fn mul(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        zip(a, b, |a, b| a * b)
+    }
+    #[inline(always)]
+    unsafe fn div(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        zip(a, b, |a, b| a / b)
+    }
+    #[inline(always)]
+    unsafe fn madd(a: [f32; 4], b: [f32; 4], c: [f32; 4]) -> [f32; 4] {
+        zip(zip(a, b, |a, b| a * b), c, |ab, c| ab + c)
+    }
+    #[inline(always)]
+    unsafe fn max(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        zip(a, b, |a, b| if a > b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn min(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
+        zip(a, b, |a, b| if a < b { a } else { b })
+    }
+    #[inline(always)]
+    unsafe fn round(a: [f32; 4]) -> [f32; 4] {
+        a.map(f32::round_ties_even)
+    }
+    #[inline(always)]
+    unsafe fn exp2i(a: [f32; 4]) -> [f32; 4] {
+        a.map(|x| f32::from_bits(((x as i32 + 127) << 23) as u32))
+    }
+}
+
+/// AVX-512.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Avx512;
+/// AVX2 with FMA.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Avx2;
+/// WebAssembly SIMD, without the relaxed instructions: deterministic.
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+pub(super) struct Wasm;
+
+/// Implements [`Simd`] by intrinsics: a list of `method(arguments) = expression`.
+#[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+macro_rules! simd {
+    ($name:ident, $vector:ty, $lanes:literal,
+     load($lp:ident) = $load:expr; store($sp:ident, $sv:ident) = $store:expr; splat($x:ident) = $splat:expr;
+     $($method:ident($($arg:ident),*) = $body:expr;)*) => {
+        impl Simd for $name {
+            type V = $vector;
+            const LANES: usize = $lanes;
+            #[inline(always)]
+            unsafe fn splat($x: f32) -> $vector {
+                unsafe { $splat }
+            }
+            #[inline(always)]
+            unsafe fn load($lp: *const f32) -> $vector {
+                unsafe { $load }
+            }
+            #[inline(always)]
+            unsafe fn store($sp: *mut f32, $sv: $vector) {
+                unsafe { $store }
+            }
+            $(
+                #[inline(always)]
+                unsafe fn $method($($arg: $vector),*) -> $vector {
+                    unsafe { $body }
+                }
+            )*
+        }
+    };
+}
+
+#[cfg(target_arch = "x86_64")]
+mod x86 {
+    use super::{Avx2, Avx512, Simd};
+    use std::arch::x86_64::*;
+
+    simd! { Avx512, __m512, 16,
+        load(p) = _mm512_loadu_ps(p);
+        store(p, v) = _mm512_storeu_ps(p, v);
+        splat(x) = _mm512_set1_ps(x);
+        add(a, b) = _mm512_add_ps(a, b);
+        sub(a, b) = _mm512_sub_ps(a, b);
+        mul(a, b) = _mm512_mul_ps(a, b);
+        div(a, b) = _mm512_div_ps(a, b);
+        madd(a, b, c) = _mm512_fmadd_ps(a, b, c);
+        max(a, b) = _mm512_max_ps(a, b);
+        min(a, b) = _mm512_min_ps(a, b);
+        round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        exp2i(a) = _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127))));
+    }
+
+    simd! { Avx2, __m256, 8,
+        load(p) = _mm256_loadu_ps(p);
+        store(p, v) = _mm256_storeu_ps(p, v);
+        splat(x) = _mm256_set1_ps(x);
+        add(a, b) = _mm256_add_ps(a, b);
+        sub(a, b) = _mm256_sub_ps(a, b);
+        mul(a, b) = _mm256_mul_ps(a, b);
+        div(a, b) = _mm256_div_ps(a, b);
+        madd(a, b, c) = _mm256_fmadd_ps(a, b, c);
+        max(a, b) = _mm256_max_ps(a, b);
+        min(a, b) = _mm256_min_ps(a, b);
+        round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
+        exp2i(a) = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127))));
+    }
+}
+
+#[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+#[allow(unused_unsafe, reason = "on wasm all but loads and stores are safe")]
+mod wasm {
+    use super::{Simd, Wasm};
+    use std::arch::wasm32::*;
+
+    simd! { Wasm, v128, 4,
+        load(p) = v128_load(p.cast());
+        store(p, v) = v128_store(p.cast(), v);
+        splat(x) = f32x4_splat(x);
+        add(a, b) = f32x4_add(a, b);
+        sub(a, b) = f32x4_sub(a, b);
+        mul(a, b) = f32x4_mul(a, b);
+        div(a, b) = f32x4_div(a, b);
+        madd(a, b, c) = f32x4_add(f32x4_mul(a, b), c);
+        max(a, b) = f32x4_pmax(b, a);
+        min(a, b) = f32x4_pmin(b, a);
+        round(a) = f32x4_nearest(a);
+        exp2i(a) = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(a), i32x4_splat(127)), 23);
+    }
+}

@@ -1,0 +1,283 @@
+//! The CPU engine against a slow, obvious f64 implementation of the encoder, on random shapes and weights, for every
+//! instruction set of this machine; and the independence of a text from its batch, bit for bit.
+
+use autoannotator::slm::config::{Architecture, EncoderConfig, relative_position_bucket};
+use autoannotator::slm::cpu::{CpuEncoder, CpuEngine, Isa};
+use autoannotator::slm::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
+use autoannotator::slm::{Batch, Engine};
+
+/// A small generator of repeatable numbers (xorshift).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0
+    }
+
+    /// A number in `low..=high`.
+    fn size(&mut self, low: usize, high: usize) -> usize {
+        low + (self.next() >> 11) as usize % (high - low + 1)
+    }
+
+    fn values(&mut self, n: usize, middle: f32, spread: f32) -> Vec<f32> {
+        (0..n).map(|_| middle + spread * ((self.next() >> 40) as f32 / (1u64 << 23) as f32 - 1.0)).collect()
+    }
+
+    fn linear(&mut self, outputs: usize, inputs: usize) -> Linear {
+        let spread = 2.0 / (inputs as f32).sqrt();
+        Linear {
+            weight: self.values(outputs * inputs, 0.0, spread),
+            bias: self.values(outputs, 0.0, 0.5),
+            outputs,
+            inputs,
+        }
+    }
+
+    fn norm(&mut self, n: usize) -> Norm {
+        Norm { gamma: self.values(n, 1.0, 0.5), beta: self.values(n, 0.0, 0.3) }
+    }
+
+    fn weights(&mut self, architecture: Architecture) -> EncoderWeights {
+        let heads = self.size(1, 4);
+        let bert = architecture == Architecture::Bert;
+        let config = EncoderConfig {
+            architecture,
+            vocab_size: self.size(5, 60),
+            hidden_size: heads * self.size(1, 40),
+            num_hidden_layers: self.size(1, 3),
+            num_attention_heads: heads,
+            intermediate_size: self.size(1, 130),
+            max_position_embeddings: 180,
+            type_vocab_size: if bert { 2 } else { 0 },
+            layer_norm_eps: 1e-5,
+            relative_attention_num_buckets: if bert { 0 } else { 32 },
+            pad_token_id: 1,
+        };
+        let (h, i) = (config.hidden_size, config.intermediate_size);
+        EncoderWeights {
+            words: self.values(config.vocab_size * h, 0.0, 1.0),
+            positions: self.values(config.max_position_embeddings * h, 0.0, 1.0),
+            token_types: self.values(config.type_vocab_size * h, 0.0, 1.0),
+            embedding_norm: self.norm(h),
+            layers: (0..config.num_hidden_layers)
+                .map(|_| LayerWeights {
+                    query: self.linear(h, h),
+                    key: self.linear(h, h),
+                    value: self.linear(h, h),
+                    output: self.linear(h, h),
+                    attention_norm: self.norm(h),
+                    up: self.linear(i, h),
+                    down: self.linear(h, i),
+                    output_norm: self.norm(h),
+                })
+                .collect(),
+            relative_bias: self.values(config.relative_attention_num_buckets * heads, 0.0, 1.0),
+            config,
+        }
+    }
+
+    fn texts(&mut self, config: &EncoderConfig, count: usize) -> Vec<Vec<u32>> {
+        (0..count)
+            .map(|_| {
+                let longest = if self.size(0, 4) == 0 { config.max_length() } else { 40 };
+                let length = self.size(1, longest);
+                (0..length).map(|_| self.size(0, config.vocab_size - 1) as u32).collect()
+            })
+            .collect()
+    }
+}
+
+type Rows = Vec<Vec<f64>>;
+
+fn linear(x: &Rows, map: &Linear) -> Rows {
+    let one = |row: &Vec<f64>| {
+        (0..map.outputs)
+            .map(|o| {
+                let dot: f64 = (0..map.inputs).map(|i| row[i] * f64::from(map.weight[o * map.inputs + i])).sum();
+                dot + f64::from(map.bias[o])
+            })
+            .collect()
+    };
+    x.iter().map(one).collect()
+}
+
+fn norm(x: &mut Rows, norm: &Norm, epsilon: f32) {
+    for row in x {
+        let n = row.len() as f64;
+        let mean = row.iter().sum::<f64>() / n;
+        let variance = row.iter().map(|v| (v - mean) * (v - mean)).sum::<f64>() / n;
+        for (i, v) in row.iter_mut().enumerate() {
+            *v = (*v - mean) / (variance + f64::from(epsilon)).sqrt() * f64::from(norm.gamma[i])
+                + f64::from(norm.beta[i]);
+        }
+    }
+}
+
+fn add(x: &Rows, y: &Rows) -> Rows {
+    x.iter().zip(y).map(|(x, y)| x.iter().zip(y).map(|(x, y)| x + y).collect()).collect()
+}
+
+/// GELU with erf by its Maclaurin series.
+fn gelu(x: f64) -> f64 {
+    let z = x * std::f64::consts::FRAC_1_SQRT_2;
+    if z.abs() > 5.0 {
+        return x.max(0.0);
+    }
+    let (mut term, mut sum) = (z, z);
+    for n in 1..200 {
+        term *= -z * z / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    x / 2.0 * (1.0 + sum * std::f64::consts::FRAC_2_SQRT_PI)
+}
+
+/// The hidden states of one text after `layers` layers, as the papers write them.
+fn reference(w: &EncoderWeights, ids: &[u32], layers: usize) -> Rows {
+    let config = &w.config;
+    let (h, size) = (config.hidden_size, config.head_size());
+    let at = |table: &[f32], row: usize, i: usize| table.get(row * h + i).map_or(0.0, |v| f64::from(*v));
+    let embed = |(position, id): (usize, &u32)| {
+        let position = position + config.first_position();
+        let of = |i| at(&w.words, *id as usize, i) + at(&w.positions, position, i) + at(&w.token_types, 0, i);
+        (0..h).map(of).collect()
+    };
+    let mut x: Rows = ids.iter().enumerate().map(embed).collect();
+    norm(&mut x, &w.embedding_norm, config.layer_norm_eps);
+    for layer in &w.layers[..layers] {
+        let (q, k, v) = (linear(&x, &layer.query), linear(&x, &layer.key), linear(&x, &layer.value));
+        let mut context = vec![vec![0.0; h]; x.len()];
+        for head in 0..config.num_attention_heads {
+            let columns = head * size..(head + 1) * size;
+            for i in 0..x.len() {
+                let score = |j: usize| {
+                    let dot: f64 = columns.clone().map(|c| q[i][c] * k[j][c]).sum();
+                    let bias = if w.relative_bias.is_empty() {
+                        0.0
+                    } else {
+                        let bucket =
+                            relative_position_bucket(j as i64 - i as i64, config.relative_attention_num_buckets);
+                        f64::from(w.relative_bias[bucket * config.num_attention_heads + head])
+                    };
+                    (dot / (size as f64).sqrt() + bias).exp()
+                };
+                let scores: Vec<f64> = (0..x.len()).map(score).collect();
+                let sum: f64 = scores.iter().sum();
+                for c in columns.clone() {
+                    context[i][c] = (0..x.len()).map(|j| scores[j] / sum * v[j][c]).sum();
+                }
+            }
+        }
+        let mut y = add(&linear(&context, &layer.output), &x);
+        norm(&mut y, &layer.attention_norm, config.layer_norm_eps);
+        let mut inner = linear(&y, &layer.up);
+        inner.iter_mut().flatten().for_each(|v| *v = gelu(*v));
+        x = add(&linear(&inner, &layer.down), &y);
+        norm(&mut x, &layer.output_norm, config.layer_norm_eps);
+    }
+    x
+}
+
+fn cases() -> impl Iterator<Item = (Random, EncoderWeights)> {
+    (1..=24).map(|seed| {
+        let mut random = Random(seed * 0x9E37_79B9_7F4A_7C15);
+        let architecture = if seed % 2 == 0 { Architecture::Bert } else { Architecture::Mpnet };
+        let weights = random.weights(architecture);
+        (random, weights)
+    })
+}
+
+#[test]
+fn hidden_states_are_those_of_the_plain_implementation() {
+    for (mut random, weights) in cases() {
+        let texts = random.texts(&weights.config, 3);
+        let batch = Batch::new(texts.iter().map(Vec::as_slice));
+        for layers in 0..=weights.layers.len() {
+            let expected: Vec<f64> = texts.iter().flat_map(|ids| reference(&weights, ids, layers)).flatten().collect();
+            for isa in Isa::available() {
+                let found = CpuEncoder::with_isa(&weights, Some(isa)).hidden(&batch, layers).expect("hidden");
+                assert_eq!(found.len(), expected.len());
+                for (found, expected) in found.iter().zip(&expected) {
+                    let off = (f64::from(*found) - expected).abs();
+                    assert!(off < 1e-4, "{isa:?} {:?} layers {layers}: {found} {expected}", weights.config);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_text_is_the_same_bits_alone_in_any_batch_and_on_any_number_of_threads() {
+    for (mut random, weights) in cases() {
+        let texts = random.texts(&weights.config, 17);
+        let layers = weights.layers.len();
+        for isa in Isa::available() {
+            let mut one = CpuEncoder::with_isa(&weights, Some(isa)).threads(1);
+            let alone: Vec<f32> =
+                texts.iter().flat_map(|ids| one.hidden(&Batch::new([&ids[..]]), layers).expect("alone")).collect();
+            let batch = Batch::new(texts.iter().map(Vec::as_slice));
+            for threads in [1, 2, 5] {
+                let together =
+                    CpuEncoder::with_isa(&weights, Some(isa)).threads(threads).hidden(&batch, layers).expect("batch");
+                let same = together.iter().zip(&alone).all(|(a, b)| a.to_bits() == b.to_bits());
+                assert!(same && together.len() == alone.len(), "{isa:?} {threads} {:?}", weights.config);
+            }
+        }
+    }
+}
+
+#[test]
+fn packing_by_value_or_reference_gives_the_same_bits() {
+    let (mut random, weights) = cases().next().expect("a case");
+    let texts = random.texts(&weights.config, 2);
+    let batch = Batch::new(texts.iter().map(Vec::as_slice));
+    let by_reference = CpuEncoder::new(&weights).hidden(&batch, 1).expect("hidden");
+    assert_eq!(CpuEncoder::from_weights(weights).hidden(&batch, 1).expect("hidden"), by_reference);
+}
+
+#[test]
+fn logits_are_the_head_on_the_pooled_states() {
+    for (mut random, weights) in cases().take(6) {
+        let texts = random.texts(&weights.config, 4);
+        let batch = Batch::new(texts.iter().map(Vec::as_slice));
+        for pooling in [Pooling::Mean, Pooling::Cls] {
+            let head = Head { pooling, linear: random.linear(3, weights.config.hidden_size), temperature: 1.0 };
+            let found = CpuEngine::new(&weights, head.clone()).logits(&batch).expect("logits");
+            for (ids, found) in texts.iter().zip(found.chunks_exact(3)) {
+                let states = reference(&weights, ids, weights.layers.len());
+                let taken = if pooling == Pooling::Mean { states.len() } else { 1 };
+                let mean = |i: usize| states[..taken].iter().map(|row| row[i]).sum::<f64>() / taken as f64;
+                let pooled = vec![(0..weights.config.hidden_size).map(mean).collect()];
+                for (found, expected) in found.iter().zip(&linear(&pooled, &head.linear)[0]) {
+                    assert!((f64::from(*found) - expected).abs() < 1e-4, "{found} {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn foreign_input_is_refused_and_an_empty_batch_is_empty() {
+    let (_, weights) = cases().next().expect("a case");
+    let mut encoder = CpuEncoder::new(&weights);
+    let (vocabulary, longest) = (weights.config.vocab_size as u32, weights.config.max_length());
+    assert!(encoder.hidden(&Batch::new([&[vocabulary][..]]), 1).is_err());
+    assert!(encoder.hidden(&Batch::new([&[][..]]), 1).is_err());
+    assert!(encoder.hidden(&Batch::new([&vec![0; longest + 1][..]]), 1).is_err());
+    assert!(encoder.hidden(&Batch { ids: vec![0, 0], lengths: vec![1] }, 1).is_err());
+    assert!(encoder.hidden(&Batch::new([&[0][..]]), 99).is_err());
+    assert!(encoder.hidden(&Batch::new([&vec![0; longest][..]]), 1).is_ok());
+    assert_eq!(encoder.hidden(&Batch::default(), 1).expect("empty"), Vec::<f32>::new());
+}
+
+#[test]
+fn logits_that_are_not_finite_are_an_error() {
+    let (mut random, weights) = cases().next().expect("a case");
+    let mut head =
+        Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
+    head.linear.bias[1] = f32::NAN;
+    let error = CpuEngine::new(&weights, head).logits(&Batch::new([&[0][..]])).expect_err("NaN");
+    assert!(error.to_string().contains("not finite"));
+}
