@@ -9,6 +9,7 @@ pub mod adapter;
 pub mod burn;
 pub mod config;
 pub mod cpu;
+pub mod model;
 pub mod pack;
 pub mod tokenize;
 pub mod weights;
