@@ -1,1 +1,256 @@
-//! The encoder as a burn module: trainer and oracle.
+//! The encoder as a burn module on burn's CPU backend: it trains adapters, and it is the oracle of the other engines.
+
+mod layer;
+
+pub use layer::Trained;
+use layer::{Attended, Layer, Norm, Projection};
+
+use super::config::{Architecture, EncoderConfig, relative_position_bucket};
+use super::weights::{EncoderWeights, Head, Pooling, linear_names, norm_names};
+use super::{Batch, Engine, SlmError};
+use burn::module::{Module, Param};
+use burn::tensor::{Device, Int, Tensor, TensorData};
+
+/// The device that the module runs on: burn's CPU backend, with or without a gradient tape.
+pub fn device(autodiff: bool) -> Device {
+    let device = Device::flex();
+    if autodiff { device.autodiff() } else { device }
+}
+
+/// What of a model is trained.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Training {
+    /// Nothing: the oracle.
+    Nothing,
+    /// Low-rank pairs on the linear maps of the layers given, with their norms and biases, and the head.
+    Lora {
+        /// Rank of a pair.
+        rank: usize,
+        /// Numerator of the scale.
+        alpha: f32,
+        /// Seed of the pairs' start.
+        seed: u64,
+    },
+    /// Every parameter of the layers given and the head; with all layers also the embeddings.
+    Full,
+}
+
+#[derive(Module, Debug)]
+struct Embeddings {
+    words: Param<Tensor<2>>,
+    positions: Param<Tensor<2>>,
+    token_type: Option<Param<Tensor<1>>>,
+    norm: Norm,
+}
+
+/// The upper layers of an encoder with its head. The layers below are frozen: their output is this module's input.
+#[derive(Module, Debug)]
+pub struct Classifier {
+    embeddings: Option<Embeddings>,
+    layers: Vec<Layer>,
+    relative_bias: Option<Param<Tensor<2>>>,
+    head: Projection,
+    #[module(skip)]
+    shape: Shape,
+}
+
+#[derive(Debug, Clone)]
+struct Shape {
+    config: EncoderConfig,
+    first_layer: usize,
+    pooling: Pooling,
+}
+
+/// Texts padded to one length.
+pub struct Padded {
+    /// 1 for a token, 0 for padding, `[texts x length]`.
+    pub mask: Vec<f32>,
+    /// The number of texts.
+    pub texts: usize,
+    /// Tokens a text, padding included.
+    pub length: usize,
+}
+
+impl Padded {
+    /// The shape and mask of texts of these lengths (in tokens), padded to the longest.
+    pub fn new(lengths: &[usize]) -> Self {
+        let length = lengths.iter().copied().max().unwrap_or(0);
+        let mut mask = vec![0.0; lengths.len() * length];
+        for (row, n) in mask.chunks_exact_mut(length.max(1)).zip(lengths) {
+            row[..*n].fill(1.0);
+        }
+        Self { mask, texts: lengths.len(), length }
+    }
+
+    /// Spreads values that lie end to end, `width` a token, over the padded shape; padding is zero.
+    pub fn spread<T: Copy + Default>(&self, lengths: &[usize], values: &[T], width: usize) -> Vec<T> {
+        let mut padded = vec![T::default(); self.texts * self.length * width];
+        let mut start = 0;
+        for (row, n) in padded.chunks_exact_mut((self.length * width).max(1)).zip(lengths) {
+            let end = start + n * width;
+            row[..n * width].copy_from_slice(&values[start..end]);
+            start = end;
+        }
+        padded
+    }
+}
+
+impl Classifier {
+    /// Builds the module from layer `first_layer` upwards. With `first_layer` 0 and [`Training::Full`] or
+    /// [`Training::Nothing`] the embeddings are part of it ([`Self::forward_ids`]). `head` gives the head's start.
+    pub fn new(weights: &EncoderWeights, head: &Head, first_layer: usize, training: Training, device: &Device) -> Self {
+        let config = &weights.config;
+        let mut make = layer::Maker::new(device, training);
+        let h = config.hidden_size;
+        let with_embeddings = first_layer == 0 && !matches!(training, Training::Lora { .. });
+        let embeddings = with_embeddings.then(|| Embeddings {
+            words: make.full([config.vocab_size, h], &weights.words),
+            positions: make.full([config.max_position_embeddings, h], &weights.positions),
+            token_type: (!weights.token_types.is_empty()).then(|| make.full([h], &weights.token_types[..h])),
+            norm: make.norm(&weights.embedding_norm, config.layer_norm_eps),
+        });
+        let layers = weights.layers[first_layer..].iter().map(|layer| make.layer(layer, config)).collect();
+        let buckets = [config.relative_attention_num_buckets, config.num_attention_heads];
+        let relative_bias =
+            (config.architecture == Architecture::Mpnet).then(|| make.full(buckets, &weights.relative_bias));
+        let head_projection = make.head(&head.linear);
+        let shape = Shape { config: config.clone(), first_layer, pooling: head.pooling };
+        Self { embeddings, layers, relative_bias, head: head_projection, shape }
+    }
+
+    /// Logits `[texts x labels]` from the hidden states `[texts x length x hidden]` that go into the first layer.
+    pub fn forward(&self, hidden: Tensor<3>, padded: &Padded) -> Tensor<2> {
+        let device = hidden.device();
+        let [texts, length, width] = hidden.dims();
+        let mask = Tensor::<2>::from_data(TensorData::new(padded.mask.clone(), [texts, length]), &device);
+        let attended = Attended {
+            texts,
+            length,
+            bias: self.attention_bias(&mask, length),
+            heads: self.shape.config.num_attention_heads,
+        };
+        let x = self.through_layers(hidden, &attended);
+        let pooled = match self.shape.pooling {
+            Pooling::Cls => x.narrow(1, 0, 1).reshape([texts, width]),
+            Pooling::Mean => {
+                let count = mask.clone().sum_dim(1);
+                let weights = (mask / count).reshape([texts, 1, length]);
+                weights.matmul(x).reshape([texts, width])
+            }
+        };
+        self.head.forward(pooled)
+    }
+
+    fn through_layers(&self, hidden: Tensor<3>, attended: &Attended) -> Tensor<3> {
+        let shape = hidden.dims();
+        let mut x = hidden.reshape([shape[0] * shape[1], shape[2]]);
+        for layer in &self.layers {
+            x = layer.forward(x, attended);
+        }
+        x.reshape(shape)
+    }
+
+    /// Logits from token ids, padded with any id; only for a module that holds the embeddings.
+    pub fn forward_ids(&self, ids: &[u32], padded: &Padded) -> Result<Tensor<2>, SlmError> {
+        Ok(self.forward(self.embed(ids, padded)?, padded))
+    }
+
+    /// The embeddings of padded token ids, `[texts x length x hidden]`.
+    fn embed(&self, ids: &[u32], padded: &Padded) -> Result<Tensor<3>, SlmError> {
+        let embeddings = self
+            .embeddings
+            .as_ref()
+            .ok_or_else(|| SlmError::Input("this module starts above the embeddings".to_owned()))?;
+        let device = embeddings.words.val().device();
+        let config = &self.shape.config;
+        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(ids, [padded.texts * padded.length]), &device);
+        let first = config.first_position() as i32;
+        let positions: Vec<i32> =
+            (0..padded.texts).flat_map(|_| (0..padded.length).map(|p| first + p as i32)).collect();
+        let positions =
+            Tensor::<1, Int>::from_data(TensorData::new(positions, [padded.texts * padded.length]), &device);
+        let mut x = embeddings.words.val().select(0, index) + embeddings.positions.val().select(0, positions);
+        if let Some(token_type) = &embeddings.token_type {
+            x = x + token_type.val().unsqueeze::<2>();
+        }
+        let x = embeddings.norm.forward(x);
+        Ok(x.reshape([padded.texts, padded.length, config.hidden_size]))
+    }
+
+    /// What is added to the attention scores: minus a billion at padding, and MPNet's relative position bias.
+    fn attention_bias(&self, mask: &Tensor<2>, length: usize) -> Tensor<4> {
+        let [texts, _] = mask.dims();
+        let bias = ((mask.clone() - 1.0) * 1e9).reshape([texts, 1, 1, length]);
+        let Some(table) = &self.relative_bias else { return bias };
+        let config = &self.shape.config;
+        let buckets: Vec<i32> = (0..length as i64)
+            .flat_map(|query| (0..length as i64).map(move |key| key - query))
+            .map(|relative| relative_position_bucket(relative, config.relative_attention_num_buckets) as i32)
+            .collect();
+        let index = Tensor::<1, Int>::from_data(TensorData::new(buckets, [length * length]), &mask.device());
+        let relative = table.val().select(0, index).swap_dims(0, 1);
+        bias + relative.reshape([1, config.num_attention_heads, length, length])
+    }
+
+    /// What training changes, under the names of the adapter file.
+    pub fn trained(&self) -> Vec<Trained> {
+        let config = &self.shape.config;
+        let mut all = Vec::new();
+        if let Some(embeddings) = &self.embeddings {
+            all.extend(Trained::of("embeddings.word_embeddings.weight", &embeddings.words));
+            all.extend(Trained::of("embeddings.position_embeddings.weight", &embeddings.positions));
+            all.extend(embeddings.norm.trained("embeddings.LayerNorm"));
+        }
+        for (index, layer) in self.layers.iter().enumerate() {
+            let index = index + self.shape.first_layer;
+            all.extend(layer.trained(&linear_names(config, index), &norm_names(config, index)));
+        }
+        if let Some(table) = &self.relative_bias {
+            all.extend(Trained::of("encoder.relative_attention_bias.weight", table));
+        }
+        all.extend(self.head.trained("head"));
+        all
+    }
+}
+
+/// The burn module as an engine: the oracle.
+pub struct BurnEngine {
+    model: Classifier,
+}
+
+impl BurnEngine {
+    /// The whole encoder with its head, without a gradient tape.
+    pub fn new(weights: &EncoderWeights, head: &Head) -> Self {
+        Self { model: Classifier::new(weights, head, 0, Training::Nothing, &device(false)) }
+    }
+}
+
+impl Engine for BurnEngine {
+    fn name(&self) -> &'static str {
+        "burn"
+    }
+
+    fn precision(&self) -> &'static str {
+        "f32"
+    }
+
+    /// One text at a time: padding would let a text's neighbours into its sums.
+    fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        let config = &self.model.shape.config;
+        batch.check(config.vocab_size, config.max_length())?;
+        let mut logits = Vec::new();
+        let mut start = 0;
+        for length in &batch.lengths {
+            let ids = &batch.ids[start..start + length];
+            logits.extend(values(self.model.forward_ids(ids, &Padded::new(&[*length]))?));
+            start += length;
+        }
+        Ok(logits)
+    }
+}
+
+/// A tensor's values.
+pub fn values<const D: usize>(tensor: Tensor<D>) -> Vec<f32> {
+    tensor.into_data().try_into_vec::<f32>().unwrap_or_default()
+}

@@ -1,0 +1,228 @@
+//! One post-norm transformer layer, with low-rank pairs where they are trained.
+
+use super::Training;
+use crate::slm::config::EncoderConfig;
+use crate::slm::weights::{self, LayerWeights};
+use burn::module::{Module, Param, ParamId};
+use burn::tensor::activation::{gelu, softmax};
+use burn::tensor::module::layer_norm;
+use burn::tensor::{Device, Tensor, TensorData};
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// A trained tensor under its name in the adapter file, in the hub's layout.
+pub struct Trained {
+    /// Its name.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its values.
+    pub values: Vec<f32>,
+}
+
+impl Trained {
+    /// The parameter as it stands; none where it does not train.
+    pub(super) fn of<const D: usize>(name: &str, param: &Param<Tensor<D>>) -> Option<Self> {
+        Self::tensor(name, param.val().is_require_grad().then(|| param.val()))
+    }
+
+    fn transposed(name: &str, param: &Param<Tensor<2>>) -> Option<Self> {
+        Self::tensor(name, param.val().is_require_grad().then(|| param.val().transpose()))
+    }
+
+    fn tensor<const D: usize>(name: &str, tensor: Option<Tensor<D>>) -> Option<Self> {
+        let tensor = tensor?;
+        Some(Self { name: name.to_owned(), shape: tensor.dims().to_vec(), values: super::values(tensor) })
+    }
+}
+
+/// `x W + b`, and `alpha / rank * (x A) B` where it is adapted. `W` is `[inputs x outputs]`.
+#[derive(Module, Debug)]
+pub(super) struct Projection {
+    weight: Param<Tensor<2>>,
+    bias: Param<Tensor<1>>,
+    low_rank: Option<LowRank>,
+}
+
+/// The pair is kept apart from the weight: the gradient of a merged weight would cost as much as the layer itself.
+#[derive(Module, Debug)]
+struct LowRank {
+    a: Param<Tensor<2>>,
+    b: Param<Tensor<2>>,
+    scale: f64,
+}
+
+impl Projection {
+    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        let y = x.clone().matmul(self.weight.val()) + self.bias.val().unsqueeze::<2>();
+        match &self.low_rank {
+            None => y,
+            Some(pair) => y + x.matmul(pair.a.val()).matmul(pair.b.val() * pair.scale),
+        }
+    }
+
+    pub(super) fn trained(&self, name: &str) -> Vec<Trained> {
+        let pair = self.low_rank.as_ref();
+        [
+            Trained::transposed(&format!("{name}.weight"), &self.weight),
+            Trained::of(&format!("{name}.bias"), &self.bias),
+            pair.and_then(|pair| Trained::transposed(&format!("{name}.lora_A.weight"), &pair.a)),
+            pair.and_then(|pair| Trained::transposed(&format!("{name}.lora_B.weight"), &pair.b)),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
+    }
+}
+
+#[derive(Module, Debug)]
+pub(super) struct Norm {
+    gamma: Param<Tensor<1>>,
+    beta: Param<Tensor<1>>,
+    epsilon: f64,
+}
+
+impl Norm {
+    pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
+        layer_norm(x, self.gamma.val(), Some(self.beta.val()), self.epsilon)
+    }
+
+    pub(super) fn trained(&self, name: &str) -> Vec<Trained> {
+        let weight = Trained::of(&format!("{name}.weight"), &self.gamma);
+        [weight, Trained::of(&format!("{name}.bias"), &self.beta)].into_iter().flatten().collect()
+    }
+}
+
+/// What attention needs to know of a padded batch.
+pub(super) struct Attended {
+    pub texts: usize,
+    pub length: usize,
+    pub heads: usize,
+    pub bias: Tensor<4>,
+}
+
+#[derive(Module, Debug)]
+pub(super) struct Layer {
+    query: Projection,
+    key: Projection,
+    value: Projection,
+    output: Projection,
+    attention_norm: Norm,
+    up: Projection,
+    down: Projection,
+    output_norm: Norm,
+}
+
+impl Layer {
+    /// `x` is `[texts * length x hidden]`.
+    pub(super) fn forward(&self, x: Tensor<2>, attended: &Attended) -> Tensor<2> {
+        let x = self.attention_norm.forward(x.clone() + self.attention(x, attended));
+        let inner = gelu(self.up.forward(x.clone()));
+        self.output_norm.forward(x + self.down.forward(inner))
+    }
+
+    fn attention(&self, x: Tensor<2>, attended: &Attended) -> Tensor<2> {
+        let Attended { texts, length, heads, bias } = attended;
+        let [tokens, hidden] = x.dims();
+        let size = hidden / heads;
+        let split = |t: Tensor<2>| t.reshape([*texts, *length, *heads, size]).swap_dims(1, 2);
+        let query = split(self.query.forward(x.clone()) * (1.0 / (size as f64).sqrt()));
+        let key = split(self.key.forward(x.clone()));
+        let value = split(self.value.forward(x));
+        let scores = query.matmul(key.swap_dims(2, 3)) + bias.clone();
+        let context = softmax(scores, 3).matmul(value);
+        self.output.forward(context.swap_dims(1, 2).reshape([tokens, hidden]))
+    }
+
+    pub(super) fn trained(&self, linears: &[String; 6], norms: &[String; 2]) -> Vec<Trained> {
+        let projections = [&self.query, &self.key, &self.value, &self.output, &self.up, &self.down];
+        let mut all: Vec<Trained> = linears.iter().zip(projections).flat_map(|(name, p)| p.trained(name)).collect();
+        let own_norms = [&self.attention_norm, &self.output_norm];
+        all.extend(norms.iter().zip(own_norms).flat_map(|(name, norm)| norm.trained(name)));
+        all
+    }
+}
+
+/// Makes parameters from weights; which of them train follows from the kind of training.
+pub(super) struct Maker<'a> {
+    device: &'a Device,
+    training: Training,
+    chance: StdRng,
+    ids: u64,
+}
+
+impl<'a> Maker<'a> {
+    pub(super) fn new(device: &'a Device, training: Training) -> Self {
+        let seed = if let Training::Lora { seed, .. } = training { seed } else { 0 };
+        Self { device, training, chance: StdRng::seed_from_u64(seed), ids: 0 }
+    }
+
+    /// A parameter with a number of its own, so that an optimizer's saved state finds it again.
+    fn numbered<const D: usize>(&mut self, tensor: Tensor<D>, trains: bool) -> Param<Tensor<D>> {
+        self.ids += 1;
+        Param::initialized(ParamId::from(self.ids), tensor.set_require_grad(trains))
+    }
+
+    fn param<const D: usize>(&mut self, shape: [usize; D], values: &[f32], trains: bool) -> Param<Tensor<D>> {
+        let tensor = Tensor::<D>::from_data(TensorData::new(values.to_vec(), shape), self.device);
+        self.numbered(tensor, trains)
+    }
+
+    /// A tensor that trains only when everything does.
+    pub(super) fn full<const D: usize>(&mut self, shape: [usize; D], values: &[f32]) -> Param<Tensor<D>> {
+        self.param(shape, values, self.training == Training::Full)
+    }
+
+    /// A small tensor that trains whenever anything does.
+    fn small<const D: usize>(&mut self, shape: [usize; D], values: &[f32]) -> Param<Tensor<D>> {
+        self.param(shape, values, self.training != Training::Nothing)
+    }
+
+    pub(super) fn norm(&mut self, norm: &weights::Norm, epsilon: f32) -> Norm {
+        let h = norm.gamma.len();
+        Norm { gamma: self.small([h], &norm.gamma), beta: self.small([h], &norm.beta), epsilon: f64::from(epsilon) }
+    }
+
+    fn transposed(&mut self, linear: &weights::Linear, trains: bool) -> Param<Tensor<2>> {
+        let shape = [linear.outputs, linear.inputs];
+        let tensor = Tensor::<2>::from_data(TensorData::new(linear.weight.clone(), shape), self.device).transpose();
+        // Written out in its own order: a product with a strided view is slower, and there will be thousands.
+        let shape = [linear.inputs, linear.outputs];
+        let tensor = Tensor::<2>::from_data(TensorData::new(super::values(tensor), shape), self.device);
+        self.numbered(tensor, trains)
+    }
+
+    pub(super) fn head(&mut self, linear: &weights::Linear) -> Projection {
+        let weight = self.transposed(linear, self.training != Training::Nothing);
+        Projection { weight, bias: self.small([linear.outputs], &linear.bias), low_rank: None }
+    }
+
+    fn projection(&mut self, linear: &weights::Linear) -> Projection {
+        let weight = self.transposed(linear, self.training == Training::Full);
+        let bias = self.small([linear.outputs], &linear.bias);
+        Projection { weight, bias, low_rank: self.low_rank(linear) }
+    }
+
+    /// B starts at zero, so that training starts at the base; A as in PEFT, uniform within `1 / sqrt(inputs)`.
+    fn low_rank(&mut self, linear: &weights::Linear) -> Option<LowRank> {
+        let Training::Lora { rank, alpha, .. } = self.training else { return None };
+        let bound = 1.0 / (linear.inputs as f32).sqrt();
+        let a: Vec<f32> = (0..linear.inputs * rank).map(|_| self.chance.random_range(-bound..bound)).collect();
+        let a = self.param([linear.inputs, rank], &a, true);
+        let b = self.numbered(Tensor::zeros([rank, linear.outputs], self.device), true);
+        Some(LowRank { a, b, scale: f64::from(alpha) / rank as f64 })
+    }
+
+    pub(super) fn layer(&mut self, layer: &LayerWeights, config: &EncoderConfig) -> Layer {
+        Layer {
+            query: self.projection(&layer.query),
+            key: self.projection(&layer.key),
+            value: self.projection(&layer.value),
+            output: self.projection(&layer.output),
+            attention_norm: self.norm(&layer.attention_norm, config.layer_norm_eps),
+            up: self.projection(&layer.up),
+            down: self.projection(&layer.down),
+            output_norm: self.norm(&layer.output_norm, config.layer_norm_eps),
+        }
+    }
+}

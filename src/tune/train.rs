@@ -1,0 +1,590 @@
+//! Training of one SLM: a head and an adapter, from labelled files, by burn's autodiff.
+//!
+//! The layers below the trained ones are frozen; their output is computed once, by the CPU engine, and kept on disk.
+//! Batches hold texts of similar length. The best state on the validation file is kept, its temperature fitted there, and
+//! its figures are those of the merged model on the CPU engine: what will be served.
+
+use super::activations::Activations;
+use super::dataset::{Columns, DataFile, DataRecord, Dataset};
+use super::metrics::{fit_temperature, metrics};
+use super::{TuneError, io};
+use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
+use crate::slm::burn::{Classifier, Padded, Trained, Training, device, values};
+use crate::slm::cpu::CpuEngine;
+use crate::slm::tokenize::Tokenizer;
+use crate::slm::weights::{EncoderWeights, Head, Linear, Pooling};
+use crate::slm::{Batch, Engine, plan_batches};
+use crate::task::Task;
+use burn::grad_clipping::GradientClippingConfig;
+use burn::module::Module;
+use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
+use burn::tensor::activation::log_softmax;
+use burn::tensor::{Device, Tensor, TensorData};
+use indicatif::ProgressBar;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// Batches of a window that is sorted by length before it is cut: wide enough for little padding, narrow enough for chance.
+const WINDOW: usize = 50;
+
+/// How to train.
+#[derive(Debug, Clone, Serialize)]
+pub struct Options {
+    /// The SLM's id.
+    pub id: String,
+    /// LoRA or all parameters.
+    pub method: Method,
+    /// Rank of a LoRA pair.
+    pub rank: usize,
+    /// Numerator of the LoRA scale.
+    pub alpha: f32,
+    /// How many of the upper layers are trained.
+    pub layers: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Texts a step.
+    pub batch: usize,
+    /// Decoupled weight decay.
+    pub weight_decay: f32,
+    /// Share of the steps in which the learning rate rises; it falls to zero in the rest.
+    pub warmup: f64,
+    /// Tokens of a text in training; a longer one is cut.
+    pub train_length: usize,
+    /// Tokens of a text when it is served.
+    pub max_length: usize,
+    /// Weigh each label by the inverse of its share.
+    pub class_weights: bool,
+    /// Evaluations an epoch.
+    pub evaluations: usize,
+    /// Stop after so many evaluations without a better one.
+    pub patience: usize,
+    /// Seed of every choice by chance.
+    pub seed: u64,
+}
+
+/// The base model to start from.
+pub struct BaseModel {
+    /// Its id in `bases.toml`.
+    pub id: String,
+    /// Hash over its canonical tensors.
+    pub sha256: String,
+    /// Its tokenizer's file.
+    pub tokenizer_json: Vec<u8>,
+    /// Its weights.
+    pub weights: EncoderWeights,
+}
+
+/// Where things are.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// Labelled files to train on.
+    pub data: Vec<DataFile>,
+    /// The labelled file to choose, stop and calibrate by.
+    pub validation: PathBuf,
+    /// Columns of all files.
+    pub columns: Columns,
+    /// The SLM's folder to write.
+    pub out: PathBuf,
+    /// Where activations and checkpoints go.
+    pub scratch: PathBuf,
+    /// Ignore a checkpoint that is there.
+    pub fresh: bool,
+    /// The time between two checkpoints.
+    pub checkpoint_every: Duration,
+    /// Stop at this step with a checkpoint, as an interruption would.
+    pub stop_after: Option<usize>,
+}
+
+/// What was done, written beside the result as `train.json`.
+#[derive(Debug, Serialize)]
+struct RunRecord<'a> {
+    autoannotator: &'static str,
+    burn: &'static str,
+    task: &'a str,
+    base: &'a str,
+    base_sha256: &'a str,
+    options: &'a Options,
+    data: &'a [DataRecord],
+    validation: &'a [DataRecord],
+    evaluations: &'a [Evaluation],
+    best_step: usize,
+    result: &'a Metrics,
+    seconds: u64,
+}
+
+/// Figures on the validation file in the course of training.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Evaluation {
+    step: usize,
+    metrics: Metrics,
+}
+
+/// Trains an SLM and writes its folder: `slm.toml`, `adapter.safetensors`, `train.json`. Returns its figures on the
+/// validation file. A training that was stopped goes on from its last checkpoint.
+pub fn train(
+    task: &Task,
+    base: BaseModel,
+    options: &Options,
+    places: &Places,
+    progress: &ProgressBar,
+) -> Result<Metrics, TuneError> {
+    let started = Instant::now();
+    check(options, &base.weights)?;
+    let tokenizer = Tokenizer::from_json(&base.tokenizer_json, options.train_length)?;
+    let data = Dataset::read(&places.data, &places.columns, &task.labels, &tokenizer)?;
+    let validation_file = [DataFile { path: places.validation.clone(), fraction: 1.0 }];
+    let validation = Dataset::read(&validation_file, &places.columns, &task.labels, &tokenizer)?;
+    let device = device(true);
+    let mut run = Run::new(task, &base, options, places, (&data, &validation), device, progress)?;
+    run.all_epochs()?;
+    let Run { state, .. } = run;
+    let best = state.best.ok_or_else(|| TuneError::Options("there was nothing to train on".to_owned()))?;
+    let folder = finish(task, base.weights.clone(), &base, options, places, best.parts, &validation)?;
+    let record = RunRecord {
+        autoannotator: env!("CARGO_PKG_VERSION"),
+        burn: "0.22.1",
+        task: &task.name,
+        base: &base.id,
+        base_sha256: &base.sha256,
+        options,
+        data: &data.files,
+        validation: &validation.files,
+        evaluations: &state.evaluations,
+        best_step: best.step,
+        result: &folder.validation,
+        seconds: started.elapsed().as_secs(),
+    };
+    write_json(&places.out.join("train.json"), &record)?;
+    std::fs::remove_dir_all(places.scratch.join("checkpoint")).ok();
+    Ok(folder.validation)
+}
+
+fn check(options: &Options, weights: &EncoderWeights) -> Result<(), TuneError> {
+    let fail = |problem: String| Err(TuneError::Options(problem));
+    let (layers, longest) = (weights.config.num_hidden_layers, weights.config.max_length());
+    if options.layers == 0 || options.layers > layers {
+        return fail(format!("--layers is {}, the base has {layers}", options.layers));
+    }
+    if options.method == Method::Lora && options.rank == 0 {
+        return fail("--rank is 0, expected at least 1".to_owned());
+    }
+    if options.batch == 0 || options.epochs == 0 || options.evaluations == 0 {
+        return fail("--batch, --epochs and --evaluations must be at least 1".to_owned());
+    }
+    if options.max_length > longest || options.train_length > longest {
+        return fail(format!("the base takes at most {longest} tokens"));
+    }
+    if !(options.lr > 0.0 && options.lr < 1.0) {
+        return fail(format!("--lr is {}, expected above 0 and below 1", options.lr));
+    }
+    Ok(())
+}
+
+/// The hidden states that go into the trained layers, or the ids where even the embeddings are trained.
+enum Input {
+    Hidden(Activations),
+    Ids,
+}
+
+struct Best {
+    step: usize,
+    score: f64,
+    parts: Vec<Trained>,
+}
+
+struct State {
+    step: usize,
+    best: Option<Best>,
+    evaluations: Vec<Evaluation>,
+    worse: usize,
+}
+
+struct Run<'a> {
+    options: &'a Options,
+    labels: usize,
+    class_weights: Vec<f32>,
+    data: (&'a Dataset, Input),
+    validation: (&'a Dataset, Input),
+    width: usize,
+    device: Device,
+    model: Classifier,
+    optimizer: ModuleOptimizer,
+    state: State,
+    checkpoint: PathBuf,
+    checkpoint_every: Duration,
+    stop_after: Option<usize>,
+    fingerprint: String,
+    progress: &'a ProgressBar,
+}
+
+impl<'a> Run<'a> {
+    fn new(
+        task: &Task,
+        base: &BaseModel,
+        options: &'a Options,
+        places: &Places,
+        (data, validation): (&'a Dataset, &'a Dataset),
+        device: Device,
+        progress: &'a ProgressBar,
+    ) -> Result<Self, TuneError> {
+        let labels = task.labels.len();
+        let width = base.weights.config.hidden_size;
+        let first = base.weights.config.num_hidden_layers - options.layers;
+        let training = match options.method {
+            Method::Lora => Training::Lora { rank: options.rank, alpha: options.alpha, seed: options.seed },
+            Method::Full => Training::Full,
+        };
+        let input = |set: &Dataset| -> Result<Input, TuneError> {
+            if first == 0 && options.method == Method::Full {
+                return Ok(Input::Ids);
+            }
+            let folder = places.scratch.join("activations");
+            Ok(Input::Hidden(Activations::new(&folder, &base.sha256, &base.weights, first, &set.ids, progress)?))
+        };
+        let (data_input, validation_input) = (input(data)?, input(validation)?);
+        let model = Classifier::new(&base.weights, &empty_head(labels, width), first, training, &device);
+        let optimizer = AdamWConfig::new()
+            .with_epsilon(1e-8)
+            .with_weight_decay(options.weight_decay)
+            .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
+            .init();
+        let fingerprint = sha256_hex(
+            serde_json::to_string(&(options, &base.sha256, &data.files, &validation.files))
+                .unwrap_or_default()
+                .as_bytes(),
+        );
+        let mut run = Self {
+            options,
+            labels,
+            class_weights: class_weights(options, &data.labels, labels),
+            data: (data, data_input),
+            validation: (validation, validation_input),
+            width,
+            device,
+            model,
+            optimizer,
+            state: State { step: 0, best: None, evaluations: Vec::new(), worse: 0 },
+            checkpoint: places.scratch.join("checkpoint"),
+            checkpoint_every: places.checkpoint_every,
+            stop_after: places.stop_after,
+            fingerprint,
+            progress,
+        };
+        if !places.fresh {
+            run = run.resume()?;
+        }
+        Ok(run)
+    }
+
+    fn steps_an_epoch(&self) -> usize {
+        self.data.0.len().div_ceil(self.options.batch)
+    }
+
+    /// Rises to the peak in the warm-up, then falls in a straight line to zero.
+    fn learning_rate(&self, step: usize) -> f64 {
+        let all = (self.steps_an_epoch() * self.options.epochs) as f64;
+        let warm = (all * self.options.warmup).max(1.0);
+        let at = step as f64 + 1.0;
+        self.options.lr * (at / warm).min((all - at + 1.0) / (all - warm + 1.0)).clamp(0.0, 1.0)
+    }
+
+    fn all_epochs(&mut self) -> Result<(), TuneError> {
+        let an_epoch = self.steps_an_epoch();
+        let every = an_epoch.div_ceil(self.options.evaluations);
+        let all = an_epoch * self.options.epochs;
+        self.progress.set_length(all as u64);
+        self.progress.set_position(self.state.step as u64);
+        let mut saved = Instant::now();
+        let mut loss_mean = f32::NAN;
+        while self.state.step < all && self.state.worse < self.options.patience {
+            let epoch = self.state.step / an_epoch;
+            let batches = self.batches(epoch);
+            for texts in batches.iter().skip(self.state.step % an_epoch) {
+                let loss = self.step(texts)?;
+                loss_mean = if loss_mean.is_nan() { loss } else { 0.98 * loss_mean + 0.02 * loss };
+                self.state.step += 1;
+                self.progress.set_position(self.state.step as u64);
+                self.progress.set_message(format!("loss {loss_mean:.4}{}", self.best_so_far()));
+                if self.state.step.is_multiple_of(every) || self.state.step == all {
+                    self.evaluate()?;
+                    if self.state.worse >= self.options.patience {
+                        break;
+                    }
+                }
+                if saved.elapsed() >= self.checkpoint_every {
+                    self.save()?;
+                    saved = Instant::now();
+                }
+                if self.stop_after == Some(self.state.step) {
+                    return Err(TuneError::Stopped { step: self.state.step });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn best_so_far(&self) -> String {
+        self.state.best.as_ref().map(|best| format!(", best macro-F1 {:.2}", best.score * 100.0)).unwrap_or_default()
+    }
+
+    /// The batches of an epoch: by chance, but of similar length. The same for the same seed and epoch.
+    fn batches(&self, epoch: usize) -> Vec<Vec<usize>> {
+        let mut chance = StdRng::seed_from_u64(self.options.seed.wrapping_add(epoch as u64));
+        let ids = &self.data.0.ids;
+        let mut order: Vec<usize> = (0..ids.len()).collect();
+        order.shuffle(&mut chance);
+        let mut batches = Vec::new();
+        for window in order.chunks_mut(WINDOW * self.options.batch) {
+            window.sort_by_key(|text| ids[*text].len());
+            batches.extend(window.chunks(self.options.batch).map(<[usize]>::to_vec));
+        }
+        batches.shuffle(&mut chance);
+        batches
+    }
+
+    fn step(&mut self, texts: &[usize]) -> Result<f32, TuneError> {
+        let logits = self.logits(&self.model, &self.data, texts, &self.device)?;
+        let loss = self.loss(logits, texts);
+        let value = values(loss.clone()).first().copied().unwrap_or(f32::NAN);
+        if !value.is_finite() {
+            return Err(TuneError::Diverged { loss: value, step: self.state.step });
+        }
+        let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
+        let rate = self.learning_rate(self.state.step);
+        self.model = self.optimizer.step(rate, self.model.clone(), gradients);
+        Ok(value)
+    }
+
+    fn logits(
+        &self,
+        model: &Classifier,
+        (set, input): &(&Dataset, Input),
+        texts: &[usize],
+        device: &Device,
+    ) -> Result<Tensor<2>, TuneError> {
+        let lengths: Vec<usize> = texts.iter().map(|text| set.ids[*text].len()).collect();
+        let padded = Padded::new(&lengths);
+        Ok(match input {
+            Input::Hidden(activations) => {
+                let hidden = padded.spread(&lengths, &activations.gather(texts), self.width);
+                let shape = [padded.texts, padded.length, self.width];
+                model.forward(Tensor::from_data(TensorData::new(hidden, shape), device), &padded)
+            }
+            Input::Ids => {
+                let ids: Vec<u32> = texts.iter().flat_map(|text| set.ids[*text].iter().copied()).collect();
+                model.forward_ids(&padded.spread(&lengths, &ids, 1), &padded)?
+            }
+        })
+    }
+
+    /// Cross entropy, weighted by label.
+    fn loss(&self, logits: Tensor<2>, texts: &[usize]) -> Tensor<1> {
+        let gold = texts.iter().map(|text| self.data.0.labels[*text]);
+        let mut target = vec![0.0; texts.len() * self.labels];
+        let mut total = 0.0;
+        for (row, gold) in target.chunks_exact_mut(self.labels).zip(gold) {
+            row[gold] = self.class_weights[gold];
+            total += self.class_weights[gold];
+        }
+        let shape = [texts.len(), self.labels];
+        let target = Tensor::<2>::from_data(TensorData::new(target, shape), &logits.device());
+        (log_softmax(logits, 1) * target).sum() * (-1.0 / total)
+    }
+
+    fn evaluate(&mut self) -> Result<(), TuneError> {
+        let set = self.validation.0;
+        let model = self.model.valid();
+        let plain = device(false);
+        let lengths: Vec<usize> = set.ids.iter().map(Vec::len).collect();
+        let mut logits = vec![0.0; set.len() * self.labels];
+        for group in plan_batches(&lengths, 2048, self.options.batch) {
+            let rows = values(self.logits(&model, &self.validation, &group, &plain)?);
+            for (text, row) in group.iter().zip(rows.chunks_exact(self.labels)) {
+                logits[text * self.labels..][..self.labels].copy_from_slice(row);
+            }
+        }
+        let figures = metrics(&logits, &set.labels, self.labels, fit_temperature(&logits, &set.labels, self.labels));
+        let (step, score) = (self.state.step, figures.macro_f1);
+        let line = format!(
+            "step {step}: accuracy {:.2}, macro-F1 {:.2}, nll {:.4}",
+            figures.accuracy * 100.0,
+            score * 100.0,
+            figures.nll
+        );
+        self.progress.suspend(|| tracing::info!("{}: {line}", self.options.id));
+        self.state.evaluations.push(Evaluation { step, metrics: figures });
+        if self.state.best.as_ref().is_none_or(|best| score > best.score) {
+            self.state.best = Some(Best { step, score, parts: self.model.trained() });
+            self.state.worse = 0;
+        } else {
+            self.state.worse += 1;
+        }
+        Ok(())
+    }
+
+    /// Writes a checkpoint into a folder of its own and puts it in the old one's place.
+    fn save(&self) -> Result<(), TuneError> {
+        let folder = self.checkpoint.with_extension("new");
+        std::fs::remove_dir_all(&folder).ok();
+        std::fs::create_dir_all(&folder).map_err(io(&folder))?;
+        let fail = |problem: String| TuneError::Checkpoint { path: folder.clone(), problem };
+        self.model.clone().save_file(folder.join("model")).map_err(|e| fail(e.to_string()))?;
+        self.optimizer.save(folder.join("optimizer")).map_err(|e| fail(e.to_string()))?;
+        let state = SavedState {
+            fingerprint: self.fingerprint.clone(),
+            step: self.state.step,
+            worse: self.state.worse,
+            best: self.state.best.as_ref().map(|best| (best.step, best.score)),
+            evaluations: self.state.evaluations.clone(),
+        };
+        if let Some(best) = &self.state.best {
+            let path = folder.join("best.safetensors");
+            std::fs::write(&path, serialize(&best.parts, Dtype::F32)?).map_err(io(&path))?;
+        }
+        write_json(&folder.join("state.json"), &state)?;
+        std::fs::remove_dir_all(&self.checkpoint).ok();
+        std::fs::rename(&folder, &self.checkpoint).map_err(io(&self.checkpoint))
+    }
+
+    /// Goes on from a checkpoint of the same training, if there is one.
+    fn resume(mut self) -> Result<Self, TuneError> {
+        let folder = self.checkpoint.clone();
+        let fail = |problem: String| TuneError::Checkpoint { path: folder.clone(), problem };
+        let Ok(state) = std::fs::read(folder.join("state.json")) else { return Ok(self) };
+        let state: SavedState = serde_json::from_slice(&state).map_err(|e| fail(e.to_string()))?;
+        if state.fingerprint != self.fingerprint {
+            return Err(fail("it was made with other options or data".to_owned()));
+        }
+        self.model = self.model.try_load_file(folder.join("model")).map_err(|e| fail(e.to_string()))?;
+        self.optimizer = self.optimizer.load(folder.join("optimizer")).map_err(|e| fail(e.to_string()))?;
+        self.state = State { step: state.step, best: None, evaluations: state.evaluations, worse: state.worse };
+        if let Some((step, score)) = state.best {
+            let path = folder.join("best.safetensors");
+            let parts = deserialize(&std::fs::read(&path).map_err(io(&path))?).map_err(|e| fail(e.to_string()))?;
+            self.state.best = Some(Best { step, score, parts });
+        }
+        tracing::info!("{}: going on from step {}", self.options.id, self.state.step);
+        Ok(self)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct SavedState {
+    fingerprint: String,
+    step: usize,
+    worse: usize,
+    best: Option<(usize, f64)>,
+    evaluations: Vec<Evaluation>,
+}
+
+/// Each label's weight: the inverse of its share, 1 on average over the texts.
+fn class_weights(options: &Options, gold: &[usize], labels: usize) -> Vec<f32> {
+    if !options.class_weights {
+        return vec![1.0; labels];
+    }
+    let count = |label: usize| gold.iter().filter(|gold| **gold == label).count().max(1);
+    (0..labels).map(|label| gold.len() as f32 / (labels * count(label)) as f32).collect()
+}
+
+fn empty_head(labels: usize, hidden: usize) -> Head {
+    let linear =
+        Linear { weight: vec![0.0; labels * hidden], bias: vec![0.0; labels], outputs: labels, inputs: hidden };
+    Head { pooling: Pooling::Mean, linear, temperature: 1.0 }
+}
+
+/// Writes the adapter, merges it into the base as it will be served, fits the temperature and writes `slm.toml`.
+fn finish(
+    task: &Task,
+    mut weights: EncoderWeights,
+    base: &BaseModel,
+    options: &Options,
+    places: &Places,
+    parts: Vec<Trained>,
+    validation: &Dataset,
+) -> Result<SlmFolder, TuneError> {
+    std::fs::create_dir_all(&places.out).map_err(io(&places.out))?;
+    let bytes = serialize(&parts, Dtype::F16)?;
+    let path = places.out.join("adapter.safetensors");
+    std::fs::write(&path, &bytes).map_err(io(&path))?;
+    let lora = options.method == Method::Lora;
+    let mut folder = SlmFolder {
+        id: options.id.clone(),
+        task: task.name.clone(),
+        labels: task.labels.names(),
+        base: base.id.clone(),
+        base_sha256: base.sha256.clone(),
+        max_length: options.max_length,
+        pooling: Pooling::Mean,
+        temperature: 1.0,
+        adapter: AdapterFile {
+            file: "adapter.safetensors".to_owned(),
+            sha256: sha256_hex(&bytes),
+            method: options.method,
+            rank: if lora { options.rank } else { 0 },
+            alpha: if lora { options.alpha } else { 0.0 },
+        },
+        validation: Metrics { accuracy: 0.0, macro_f1: 0.0, nll: 0.0 },
+    };
+    let head = folder.merge(&bytes, &mut weights)?;
+    let logits = served_logits(CpuEngine::new(&weights, head), validation, task.labels.len())?;
+    folder.temperature = fit_temperature(&logits, &validation.labels, task.labels.len());
+    folder.validation = metrics(&logits, &validation.labels, task.labels.len(), folder.temperature);
+    let text = toml::to_string(&folder).map_err(|e| TuneError::Options(e.to_string()))?;
+    let path = places.out.join("slm.toml");
+    std::fs::write(&path, text).map_err(io(&path))?;
+    Ok(folder)
+}
+
+fn served_logits(mut engine: CpuEngine, set: &Dataset, labels: usize) -> Result<Vec<f32>, TuneError> {
+    let lengths: Vec<usize> = set.ids.iter().map(Vec::len).collect();
+    let mut logits = vec![0.0; set.len() * labels];
+    for group in plan_batches(&lengths, 4096, usize::MAX) {
+        let rows = engine.logits(&Batch::new(group.iter().map(|text| set.ids[*text].as_slice())))?;
+        for (text, row) in group.iter().zip(rows.chunks_exact(labels)) {
+            logits[text * labels..][..labels].copy_from_slice(row);
+        }
+    }
+    Ok(logits)
+}
+
+fn serialize(parts: &[Trained], dtype: Dtype) -> Result<Vec<u8>, TuneError> {
+    let bytes: Vec<Vec<u8>> = parts
+        .iter()
+        .map(|part| match dtype {
+            Dtype::F16 => part.values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            _ => part.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        })
+        .collect();
+    let fail = |e: safetensors::SafeTensorError| TuneError::Options(format!("the adapter cannot be written: {e}"));
+    let views = parts
+        .iter()
+        .zip(&bytes)
+        .map(|(part, bytes)| Ok((part.name.clone(), TensorView::new(dtype, part.shape.clone(), bytes)?)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(fail)?;
+    safetensors::serialize(views, None).map_err(fail)
+}
+
+fn deserialize(bytes: &[u8]) -> Result<Vec<Trained>, crate::slm::SlmError> {
+    use crate::slm::weights::{SafetensorsSource, TensorSource};
+    let source = SafetensorsSource::new(bytes, "best.safetensors")?;
+    let mut parts = Vec::new();
+    for name in source.names() {
+        if let Some((shape, values)) = source.tensor(&name)? {
+            parts.push(Trained { name, shape, values });
+        }
+    }
+    Ok(parts)
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), TuneError> {
+    let text = serde_json::to_string_pretty(value).map_err(|e| TuneError::Options(e.to_string()))?;
+    std::fs::write(path, text + "\n").map_err(io(path))
+}

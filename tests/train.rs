@@ -1,0 +1,189 @@
+//! Training end to end on a tiny random base: it learns, a stopped run goes on to the same result, bad options are told.
+
+use autoannotator::Task;
+use autoannotator::slm::SlmError;
+use autoannotator::slm::adapter::{Method, SlmFolder};
+use autoannotator::slm::config::EncoderConfig;
+use autoannotator::slm::weights::{EncoderWeights, TensorSource};
+use autoannotator::tune::TuneError;
+use autoannotator::tune::dataset::Columns;
+use autoannotator::tune::train::{BaseModel, Options, Places, train};
+use indicatif::ProgressBar;
+use std::path::{Path, PathBuf};
+
+const WORDS: [&str; 12] = ["good", "great", "bad", "awful", "the", "film", "train", "was", "is", "a", "very", "ok"];
+
+/// Small values by a hash of the tensor's name and index: random enough, the same everywhere.
+struct RandomSource;
+
+impl TensorSource for RandomSource {
+    fn file(&self) -> &str {
+        "random"
+    }
+
+    fn tensor(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, SlmError> {
+        if name.starts_with("bert.") || name.starts_with("mpnet.") {
+            return Ok(None);
+        }
+        let shape = match name {
+            "embeddings.word_embeddings.weight" => vec![20, 16],
+            "embeddings.position_embeddings.weight" => vec![32, 16],
+            "embeddings.token_type_embeddings.weight" => vec![2, 16],
+            _ if name.ends_with("intermediate.dense.weight") => vec![24, 16],
+            _ if name.ends_with("intermediate.dense.bias") => vec![24],
+            _ if name.contains("attention") && name.ends_with("dense.weight") => vec![16, 16],
+            _ if name.ends_with("output.dense.weight") => vec![16, 24],
+            _ if name.contains("LayerNorm") || name.ends_with("bias") => vec![16],
+            _ => vec![16, 16],
+        };
+        let seed = name.bytes().fold(17u64, |hash, byte| hash.wrapping_mul(31).wrapping_add(u64::from(byte)));
+        let mut state = seed | 1;
+        let values = (0..shape.iter().product::<usize>()).map(|_| {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            let unit = (state >> 40) as f32 / (1u64 << 24) as f32 - 0.5;
+            if name.ends_with("LayerNorm.weight") { 1.0 + 0.1 * unit } else { 0.6 * unit }
+        });
+        Ok(Some((shape, values.collect())))
+    }
+}
+
+fn base() -> BaseModel {
+    let config =
+        br#"{"model_type":"bert","vocab_size":20,"hidden_size":16,"num_hidden_layers":3,"num_attention_heads":2,
+        "intermediate_size":24,"max_position_embeddings":32,"type_vocab_size":2,"layer_norm_eps":1e-12}"#;
+    let config = EncoderConfig::from_json(config, "config.json").expect("a config");
+    let mut vocabulary = vec!["[PAD]", "[UNK]", "[CLS]", "[SEP]"];
+    vocabulary.extend(WORDS);
+    let vocabulary: serde_json::Map<String, serde_json::Value> =
+        vocabulary.iter().enumerate().map(|(id, word)| ((*word).to_owned(), id.into())).collect();
+    let tokenizer = serde_json::json!({
+        "version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "decoder": null,
+        "normalizer": {"type": "Lowercase"}, "pre_tokenizer": {"type": "Whitespace"},
+        "post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 3], "cls": ["[CLS]", 2]},
+        "model": {"type": "WordLevel", "vocab": vocabulary, "unk_token": "[UNK]"},
+    });
+    let weights = EncoderWeights::read(&config, &RandomSource).expect("weights");
+    BaseModel { id: "tiny".into(), sha256: "00".into(), tokenizer_json: tokenizer.to_string().into_bytes(), weights }
+}
+
+/// Texts whose one telling word decides the label, in every second row preceded by fillers.
+fn write_data(path: &Path, rows: usize) {
+    let mut text = String::from("text,label\n");
+    for i in 0..rows {
+        let (word, label) = [
+            ("good", "positive"),
+            ("bad", "negative"),
+            ("ok", "neutral"),
+            ("great", "positive"),
+            ("awful", "negative"),
+        ][i % 5];
+        let filler = ["the film was", "a very", "is the train"][i % 3];
+        let line =
+            if i % 2 == 0 { format!("{filler} {word}") } else { format!("{word} {filler} {}", WORDS[4 + i % 6]) };
+        text.push_str(&format!("{line},{label}\n"));
+    }
+    text.push_str("no label here,\n");
+    std::fs::write(path, text).expect("writes");
+}
+
+fn options() -> Options {
+    Options {
+        id: "tiny-sentiment".into(),
+        method: Method::Lora,
+        rank: 4,
+        alpha: 8.0,
+        layers: 2,
+        lr: 2e-2,
+        epochs: 6,
+        batch: 16,
+        weight_decay: 0.01,
+        warmup: 0.1,
+        train_length: 16,
+        max_length: 24,
+        class_weights: true,
+        evaluations: 2,
+        patience: 100,
+        seed: 3,
+    }
+}
+
+fn places(folder: &Path) -> Places {
+    write_data(&folder.join("train.csv"), 320);
+    write_data(&folder.join("val.csv"), 60);
+    Places {
+        data: vec![format!("{}=0.75", folder.join("train.csv").display()).parse().expect("a data file")],
+        validation: folder.join("val.csv"),
+        columns: Columns { text: "text".into(), label: "label".into() },
+        out: folder.join("out"),
+        scratch: folder.join("scratch"),
+        fresh: false,
+        checkpoint_every: std::time::Duration::from_secs(3600),
+        stop_after: None,
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a folder")
+}
+
+fn task() -> Task {
+    Task::built_in("sentiment").expect("built in")
+}
+
+fn read(path: PathBuf) -> Vec<u8> {
+    std::fs::read(path).expect("a file")
+}
+
+#[test]
+fn it_learns_and_writes_a_folder_that_merges() {
+    let place = folder();
+    for (method, lr) in [(Method::Lora, 2e-2), (Method::Full, 5e-3)] {
+        let layers = if method == Method::Full { 3 } else { 2 };
+        let options = Options { method, lr, layers, ..options() };
+        let figures = train(&task(), base(), &options, &places(place.path()), &ProgressBar::hidden()).expect("trains");
+        assert!(figures.accuracy > 0.9, "{method:?}: {figures:?}");
+        let out = place.path().join("out");
+        let text = String::from_utf8(read(out.join("slm.toml"))).expect("text");
+        let slm = SlmFolder::from_toml(&text, "slm.toml").expect("reads");
+        let mut weights = base().weights;
+        slm.merge(&read(out.join("adapter.safetensors")), &mut weights).expect("merges");
+        assert_ne!(weights, base().weights);
+        let record: serde_json::Value = serde_json::from_slice(&read(out.join("train.json"))).expect("a record");
+        assert_eq!(record["data"][0]["rows"], 240);
+        assert_eq!(record["validation"][0]["left_out"], 1);
+    }
+}
+
+#[test]
+fn a_stopped_training_goes_on_to_the_same_result() {
+    let (whole, parts) = (folder(), folder());
+    train(&task(), base(), &options(), &places(whole.path()), &ProgressBar::hidden()).expect("trains");
+    let mut stopped = places(parts.path());
+    stopped.checkpoint_every = std::time::Duration::ZERO;
+    stopped.stop_after = Some(23);
+    let outcome = train(&task(), base(), &options(), &stopped, &ProgressBar::hidden());
+    assert!(matches!(outcome, Err(TuneError::Stopped { step: 23 })));
+    train(&task(), base(), &options(), &places(parts.path()), &ProgressBar::hidden()).expect("goes on");
+    let adapter = |folder: &Path| read(folder.join("out/adapter.safetensors"));
+    assert!(adapter(whole.path()) == adapter(parts.path()), "the adapters differ");
+}
+
+#[test]
+fn a_checkpoint_of_another_training_and_bad_options_are_told() {
+    let place = folder();
+    let mut stopped = places(place.path());
+    stopped.checkpoint_every = std::time::Duration::ZERO;
+    stopped.stop_after = Some(3);
+    let told = |options: &Options, places: &Places| {
+        train(&task(), base(), options, places, &ProgressBar::hidden()).expect_err("fails").to_string()
+    };
+    told(&options(), &stopped);
+    let other = Options { seed: 4, ..options() };
+    assert!(told(&other, &places(place.path())).contains("--fresh"));
+    assert!(told(&Options { layers: 9, ..options() }, &stopped).contains("--layers"));
+    assert!(told(&Options { rank: 0, ..options() }, &stopped).contains("--rank"));
+    assert!(told(&Options { max_length: 999, ..options() }, &stopped).contains("tokens"));
+    let mut missing = places(place.path());
+    missing.columns.label = "gold".into();
+    assert!(told(&options(), &missing).contains("no column 'gold'; there are: text, label"));
+}
