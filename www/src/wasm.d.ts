@@ -19,7 +19,7 @@ declare module '#wasm' {
   }
   export function verdict(rule: string, votes: Vote[]): Verdict;
   export class RowReader {
-    constructor(format: Format, options?: { textColumn?: string });
+    constructor(format: Format, options?: { textColumn?: string; encoding?: string });
     push(chunk: Uint8Array): Row[];
     finish(): Row[];
     readonly columns: string[];

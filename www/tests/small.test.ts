@@ -54,7 +54,9 @@ test('SLMs come in the order of the spec, else by cost', () => {
 });
 
 test('an unreadable status means no reviewer', () => {
-  for (const value of [null, {}, [], 'x', { reviewer: false }, { reviewer: null }]) expect(readStatus(value).reviewer).toBe(false);
+  for (const value of [null, {}, [], 'x', { review: false }, { review: null }, { review: { available: 'yes' } }]) expect(readStatus(value).reviewer).toBe(false);
+  const status = { review: { available: true, model: 'm', remaining_budget_usd: 2 } };
+  expect(readStatus(status)).toEqual({ reviewer: true, model: 'm', remaining: 2 });
 });
 
 test('every label has keys of its own', () => {

@@ -7,6 +7,7 @@ import { estimateSeconds, Pace, thin } from './estimate';
 import { Reviewing } from './reviewing';
 import { codeOf, messageOf, PageError, Remote } from './rpc';
 import { Scheduler } from './scheduler';
+import type { Imported } from '../workers/desk.worker';
 import { simd } from './simd';
 import {
   BLOCK,
@@ -195,7 +196,7 @@ export class Session {
       await clearProject();
       await this.#keepFile(file);
       this.head.value = head.rows;
-      await this.#import(file, file.name, head.format, head.textColumn, this.project.value?.task ?? 'sentiment');
+      await this.#import(file, file.name, { format: head.format, textColumn: head.textColumn }, this.project.value?.task ?? 'sentiment');
     } catch (error) {
       await clearProject().catch(() => undefined);
       this.project.value = null;
@@ -212,11 +213,11 @@ export class Session {
     }
   }
 
-  async #import(file: Blob, name: string, format: Format, textColumn: string, task: string): Promise<void> {
+  async #import(file: Blob, name: string, how: { format: Format; textColumn: string; encoding?: string }, task: string): Promise<void> {
     this.#cache.clear();
-    const read = await this.desk().call<{ columns: string[]; rows: number; aside: number; asideWhy: Record<string, number> }>(
+    const read = await this.desk().call<Imported>(
       'import',
-      { file, format, textColumn },
+      { file, ...how },
       (at: { bytes: number; rows: number }) => {
         this.importing.value = { ...this.importing.value, ...at };
       },
@@ -224,13 +225,9 @@ export class Session {
     const project: Project = {
       name,
       bytes: file.size,
-      format,
       created: Date.now(),
-      columns: read.columns,
-      textColumn,
-      rows: read.rows,
-      aside: read.aside,
-      asideWhy: read.asideWhy,
+      ...how,
+      ...read,
       task,
       labels: [],
       slms: [],
@@ -245,19 +242,21 @@ export class Session {
     await this.#toPlan();
   }
 
-  /** Reads the file again with another text column. */
-  async chooseColumn(textColumn: string): Promise<void> {
+  /** Reads the file again with another text column or encoding. */
+  async readAgain(change: { textColumn?: string; encoding?: string }): Promise<void> {
     const project = this.project.value;
     if (!project) return;
     const file = await (await db()).get('file', 'current');
     if (!file) {
-      this.notify({ code: 'file-gone', kind: 'warn', text: 'The browser did not keep the file; choose it again to use another column.' });
+      this.notify({ code: 'file-gone', kind: 'warn', text: 'The browser did not keep the file; choose it again to read it another way.' });
       return;
     }
     this.importing.value = { name: project.name, bytes: 0, total: file.size, rows: 0 };
     this.phase.value = 'importing';
     try {
-      await this.#import(file, project.name, project.format, textColumn, project.task);
+      const how = { format: project.format, textColumn: project.textColumn, ...(project.encoding ? { encoding: project.encoding } : {}), ...change };
+      this.head.value = [];
+      await this.#import(file, project.name, how, project.task);
     } catch (error) {
       this.phase.value = 'plan';
       this.fail(error);
@@ -801,13 +800,11 @@ function pinned(slms: PinnedSlm[], all: SlmManifest[]): SlmManifest[] {
 
 /** Reads `/v1/status`; anything unexpected means that there is no reviewer. */
 export function readStatus(value: unknown): ServerStatus {
-  const status = (value ?? {}) as Record<string, unknown>;
-  const reviewer = status['reviewer'] as Record<string, unknown> | boolean | null | undefined;
-  const detail = typeof reviewer === 'object' && reviewer !== null ? reviewer : {};
-  const model = detail['model'] ?? status['model'];
-  const remaining = detail['remaining_budget_usd'] ?? status['remaining_budget_usd'];
+  const review = ((value as { review?: unknown } | null)?.review ?? {}) as Record<string, unknown>;
+  const model = review['model'];
+  const remaining = review['remaining_budget_usd'];
   return {
-    reviewer: reviewer === true || (typeof reviewer === 'object' && reviewer !== null),
+    reviewer: review['available'] === true,
     model: typeof model === 'string' ? model : undefined,
     remaining: typeof remaining === 'number' ? remaining : undefined,
   };

@@ -135,7 +135,11 @@ export interface Project {
   columns: string[];
   textColumn: string;
   rows: number;
-  /** How many rows are set aside, and how often for which reason. */
+  /** The encoding the person named; none means UTF-8, or what a byte order mark says. */
+  encoding?: string;
+  /** Why the file could not be read to its end, where it could not: the rows before are there. */
+  cut?: string;
+  /** How many rows are set aside, and how often for which reason (its code). */
   aside: number;
   asideWhy: Record<string, number>;
   task: string;

@@ -10,6 +10,18 @@ const TASKS = [
   { name: 'toxicity', title: 'Toxicity', about: 'toxic or non-toxic' },
 ];
 
+/** Why rows are set aside, by the crate's code. */
+const ASIDE_WORDS: Record<string, string> = {
+  blank: 'no text, or only whitespace',
+  'ragged-row': 'more or fewer fields than the header',
+  'not-utf8': 'not valid in the file\'s encoding; try another one on the left',
+  'not-json': 'not a JSON object',
+  'no-text': 'the object has no text in this column',
+  'row-too-long': 'longer than a row may be',
+};
+
+const ENCODINGS = ['windows-1252', 'iso-8859-2', 'iso-8859-15', 'windows-1251', 'koi8-r', 'utf-16le', 'utf-16be', 'shift_jis', 'euc-jp', 'gb18030', 'big5', 'euc-kr'];
+
 export function PlanView({ session }: { session: Session }) {
   const project = session.project.value;
   if (!project) return null;
@@ -32,10 +44,16 @@ function DataCard({ session, project }: { session: Session; project: Project }) 
       <h2 id="data-title">
         <span class="step">1</span> Your texts
       </h2>
-      {project.columns.length > 0 && (
+      {project.cut !== undefined && (
+        <p class="notice warn" role="status">
+          The file cannot be read to its end: {plain(project.cut)}. The {count(project.rows)} rows before that are here; you can label them, or mend the file and open it again.
+        </p>
+      )}
+      <div class="two-fields">
+        {project.columns.length > 0 && (
         <label class="field">
           Column with the texts
-          <select value={project.textColumn} onChange={(event) => void session.chooseColumn(event.currentTarget.value)}>
+          <select value={project.textColumn} onChange={(event) => void session.readAgain({ textColumn: event.currentTarget.value })}>
             {project.columns.map((column) => (
               <option key={column} value={column}>
                 {column}
@@ -44,6 +62,18 @@ function DataCard({ session, project }: { session: Session; project: Project }) 
           </select>
         </label>
       )}
+        <label class="field">
+          Encoding
+          <select value={project.encoding ?? ''} onChange={(event) => void session.readAgain({ encoding: event.currentTarget.value })}>
+            <option value="">UTF-8, or as the file says</option>
+            {ENCODINGS.map((encoding) => (
+              <option key={encoding} value={encoding}>
+                {encoding}
+              </option>
+            ))}
+          </select>
+        </label>
+      </div>
       <ol class="head-rows" aria-label="The first rows">
         {rows.map((row) => (
           <li key={row.id}>{project.columns.length > 0 ? cell(row, project.columns, project.textColumn) || row.text : row.text}</li>
@@ -151,7 +181,7 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
               <ul class="aside-why">
                 {Object.entries(project.asideWhy).map(([why, many]) => (
                   <li key={why}>
-                    {count(many)} set aside: {plain(why)}
+                    {count(many)} set aside: {ASIDE_WORDS[why] ?? why}
                   </li>
                 ))}
               </ul>

@@ -21,7 +21,7 @@ export function Chip({ label, labels }: { label: string | null; labels: string[]
 
 /** A reason of the crate without its code. */
 export function plain(why: string): string {
-  return why.replace(/^[a-z]+(-[a-z0-9]+)+: ?/, '') || why;
+  return why.replace(/^[a-z0-9]+(-[a-z0-9]+)*: /, '').replace(/[.]$/, '') || why;
 }
 
 /** What became of a row, in words. */

@@ -2,7 +2,7 @@
 import { builtInSpec, Exporter, redact, RowReader, sniffFormat, verdict } from '#wasm';
 import { db } from '../core/db';
 import { annotationOf, pack } from '../core/results';
-import { PageError, serve } from '../core/rpc';
+import { messageOf, PageError, serve } from '../core/rpc';
 import { guessTextColumn } from '../core/guess';
 import { BLOCK, type Format, type Project, type ResultBlock, type Review, type Row, type Vote } from '../core/types';
 import { wasm } from './wasm';
@@ -73,8 +73,8 @@ class RowWriter {
       this.count += 1;
       if (row.setAside !== undefined) {
         this.aside += 1;
-        const why = this.asideWhy;
-        if (row.setAside in why || Object.keys(why).length < 20) why[row.setAside] = (why[row.setAside] ?? 0) + 1;
+        const code = row.setAside.split(':', 1)[0] ?? '';
+        this.asideWhy[code] = (this.asideWhy[code] ?? 0) + 1;
       }
       this.#rows.push(row);
     }
@@ -106,30 +106,61 @@ function storageError(error: unknown): unknown {
   return error;
 }
 
-async function importFile(
-  file: Blob,
-  format: Format,
-  textColumn: string,
-  progress: (value: { bytes: number; rows: number }) => void,
-): Promise<{ columns: string[]; rows: number; aside: number; asideWhy: Record<string, number> }> {
-  const reader = new RowReader(format, textColumn ? { textColumn } : {});
+/** What to read, and how. */
+export interface Import {
+  file: Blob;
+  format: Format;
+  textColumn: string;
+  encoding?: string;
+}
+
+/** What was read. */
+export interface Imported {
+  columns: string[];
+  rows: number;
+  aside: number;
+  asideWhy: Record<string, number>;
+  cut?: string;
+}
+
+/**
+ * Reads the file in pieces, however long it is. Where it cannot be read on, the rows before that place are kept, and the
+ * reason is given; without any such row it is an error.
+ */
+async function importFile({ file, format, textColumn, encoding }: Import, progress: (value: { bytes: number; rows: number }) => void): Promise<Imported> {
+  const reader = new RowReader(format, { ...(textColumn ? { textColumn } : {}), ...(encoding ? { encoding } : {}) });
   const writer = new RowWriter();
+  let cut: string | undefined;
   try {
     let bytes = 0;
     const stream = file.stream().getReader();
     for (;;) {
       const { done, value } = await stream.read();
-      if (done) break;
-      await writer.add(reader.push(value));
+      const step = take(() => (done ? reader.finish() : reader.push(value)));
+      await writer.add(step.rows);
+      cut = step.cut;
+      if (done || cut !== undefined) break;
       bytes += value.length;
       progress({ bytes, rows: writer.count });
     }
-    await writer.add(reader.finish());
     await writer.end();
-    if (writer.count === 0) throw new PageError('data-empty', 'the file has no rows; choose one with at least one text');
-    return { columns: [...reader.columns], rows: writer.count, aside: writer.aside, asideWhy: writer.asideWhy };
+    if (writer.count === 0) throw new PageError('data-empty', cut ?? 'the file has no rows; choose one with at least one text');
+    const read: Imported = { columns: [...reader.columns], rows: writer.count, aside: writer.aside, asideWhy: writer.asideWhy };
+    if (cut !== undefined) read.cut = cut;
+    return read;
   } finally {
     reader.free();
+  }
+}
+
+/** The reader's rows; where it throws, those that came before, and why. */
+function take(step: () => Row[]): { rows: Row[]; cut?: string } {
+  try {
+    return { rows: step() };
+  } catch (error) {
+    const rows = (error as { rows?: Row[] }).rows;
+    if (!Array.isArray(rows)) throw error;
+    return { rows, cut: messageOf(error) };
   }
 }
 
@@ -145,11 +176,11 @@ serve({
     return head(file, name);
   },
 
-  async import({ file, format, textColumn }: { file: Blob; format: Format; textColumn: string }, progress) {
+  async import(what: Import, progress) {
     await wasm();
     await (await db()).clear('rows');
     let told = 0;
-    return importFile(file, format, textColumn, (at) => {
+    return importFile(what, (at) => {
       if (performance.now() - told < 100) return;
       told = performance.now();
       progress(at);

@@ -1,0 +1,363 @@
+// The built page in Chromium, against the real companion. `npm run test:page` in www/.
+import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
+import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import path from 'node:path';
+import { after, before, beforeEach, test } from 'node:test';
+import { promisify } from 'node:util';
+import { companion, proxy, require, root, serve, stubLlm } from './servers.mjs';
+
+const { chromium } = require('playwright-core');
+const SAMPLE = path.join(root, 'www/public/sample-tweets.csv');
+const LONG = 20 * 60_000;
+const ARGS = ['--headless=new', '--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+
+let llm;
+let server;
+let front;
+let browser;
+let folder;
+/** The companion's rows for the sample file, by their number. */
+let expected;
+
+before(async () => {
+  folder = await mkdtemp(path.join(tmpdir(), 'autoannotator-page-'));
+  llm = await stubLlm();
+  server = await serve(llm.url);
+  front = await proxy(server.url);
+  browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ARGS });
+  const out = path.join(folder, 'companion.jsonl');
+  await promisify(execFile)(companion(), ['annotate', SAMPLE, '--task', 'sentiment', '--review', 'none', '--out', out], { cwd: root, maxBuffer: 1 << 26 });
+  expected = lines(await readFile(out, 'utf8'));
+});
+
+after(async () => {
+  await browser?.close();
+  front?.stop();
+  server?.stop();
+  llm?.stop();
+  if (folder) await rm(folder, { recursive: true, force: true });
+});
+
+beforeEach(() => {
+  front.fault = undefined;
+  front.seen.length = 0;
+  llm.seen.length = 0;
+});
+
+function lines(text) {
+  return text.split('\n').filter(Boolean).map((line) => JSON.parse(line));
+}
+
+/** A page of a browser that was never here, or of one that was. Its errors fail the test. */
+async function open(context, url = front.url) {
+  const page = await context.newPage();
+  page.on('pageerror', (error) => assert.fail(`the page threw: ${error.stack}`));
+  page.on('dialog', (dialog) => assert.fail(`a dialog: ${dialog.message()}`));
+  await page.goto(url);
+  return page;
+}
+
+const fresh = (options = {}) => browser.newContext({ acceptDownloads: true, viewport: { width: 1280, height: 860 }, ...options });
+
+async function choose(page, file, { task = 'sentiment', reviewer = 'person' } = {}) {
+  await page.waitForSelector('.drop');
+  await page.setInputFiles('#choose-file', file);
+  await page.waitForSelector('.what');
+  await page.check(`input[value=${task}]`);
+  await page.check(`input[value=${reviewer}]`);
+  await page.waitForSelector('.models');
+}
+
+const start = (page) => page.click('.what button.primary');
+const done = (page) => page.waitForSelector('.pill.done', { timeout: LONG });
+const notice = (page, code) => page.waitForSelector(`[data-code="${code}"]`, { timeout: LONG });
+
+async function exported(page, format = 'jsonl') {
+  const [download] = await Promise.all([page.waitForEvent('download'), page.click(`button[aria-label="Export ${format.toUpperCase()}"]`)]);
+  return readFile(await download.path(), 'utf8');
+}
+
+/** Waits until the LLM was asked about everything it is to be asked about. */
+async function reviewed(page) {
+  await page.waitForFunction(() => /decided\.$/.test(document.querySelector('#who-title ~ p')?.textContent?.trim() ?? ''), undefined, { timeout: LONG });
+}
+
+/** The page's rows are the companion's: same labels and verdicts, probabilities within 1e-4. */
+function same(rows, wanted) {
+  assert.equal(rows.length, wanted.length);
+  rows.forEach((row, at) => {
+    const other = wanted[at];
+    assert.deepEqual(Object.keys(row), Object.keys(other), `columns of row ${at + 1}`);
+    for (const [name, value] of Object.entries(other)) {
+      const where = `row ${at + 1}, ${name}`;
+      if (typeof value === 'number') assert.ok(Math.abs(row[name] - value) <= 1e-4, `${where}: ${row[name]} and ${value}`);
+      else if (!name.endsWith('.engine')) assert.deepEqual(row[name], value, where);
+    }
+  });
+}
+
+function apart(rows) {
+  return { accepted: rows.filter((row) => row.verdict === 'accepted'), hard: rows.filter((row) => row.verdict === 'hard') };
+}
+
+test('every row ends labelled or in the queue, as the companion has it, and nothing is sent', { timeout: LONG }, async () => {
+  const context = await fresh();
+  const page = await open(context);
+  await choose(page, SAMPLE);
+  await start(page);
+  await done(page);
+  const rows = lines(await exported(page));
+  same(rows, expected);
+  const { accepted, hard } = apart(rows);
+  assert.ok(accepted.length > 0 && hard.length > 0, 'the sample has both');
+  assert.ok(rows.length >= 200);
+  for (const row of rows) assert.ok(row.label !== null || row.verdict !== 'accepted', 'an accepted row has its label');
+  const waiting = Number(/\((\d+)\)/.exec(await page.textContent('#tab-review'))[1]);
+  assert.equal(waiting, hard.length, 'every hard row waits for the person');
+  assert.deepEqual(front.seen.filter((request) => request.method !== 'GET' || request.body !== ''), [], 'nothing was sent');
+  assert.match(await exported(page, 'csv'), /^topic,text,label,source,verdict/);
+  await context.close();
+});
+
+test('the LLM sees the hard rows only, redacted; what it cannot label comes to the person', { timeout: LONG }, async () => {
+  const context = await fresh();
+  const page = await open(context);
+  await choose(page, SAMPLE, { reviewer: 'llm' });
+  await page.waitForSelector('.sent-rows mark');
+  await start(page);
+  await done(page);
+  await reviewed(page);
+  const rows = lines(await exported(page));
+  const { accepted, hard } = apart(rows);
+  const bodies = front.seen.filter((request) => request.method === 'POST');
+  const items = bodies.flatMap((request) => JSON.parse(request.body).items);
+  assert.deepEqual(items.map((item) => Number(item.id)).sort((a, b) => a - b), rows.flatMap((row, at) => (row.verdict === 'hard' ? [at + 1] : [])));
+  const everything = front.seen.map((request) => `${request.url}\n${JSON.stringify(request.headers)}\n${request.body}`).join('\n');
+  const hardTexts = hard.map((row) => row.text);
+  for (const { text } of accepted) {
+    const quoted = JSON.stringify(text).slice(1, -1);
+    if (!hardTexts.some((other) => other.includes(text))) assert.ok(!items.some((item) => item.text.includes(text)) && !everything.includes(quoted), `accepted and sent: ${text}`);
+  }
+  const secrets = rows.flatMap((row) => row.text.match(/[\w.]+@example\.com|@\w{3,}|\b555-\d{4}|\+1 202 555 \d{4}|4111 1111 1111 1111/g) ?? []);
+  assert.ok(secrets.length >= 8);
+  for (const secret of secrets) {
+    assert.ok(!everything.includes(secret), `left the device: ${secret}`);
+    assert.ok(!llm.seen.some((text) => text.includes(secret)), `reached the LLM: ${secret}`);
+  }
+  assert.equal(new Set(bodies.map((request) => request.headers['idempotency-key'])).size, bodies.length);
+  const sent = new Map(items.map((item) => [Number(item.id), item.text]));
+  let left = 0;
+  rows.forEach((row, at) => {
+    if (row.verdict !== 'hard') return;
+    const text = sent.get(at + 1);
+    if (text.length % 5 === 0) {
+      left += 1;
+      assert.equal(row.label, null, 'a reply that is no label gives none');
+    } else {
+      assert.equal(row.label, ['negative', 'neutral', 'positive'][text.length % 3]);
+      assert.equal(row.source, 'llm');
+    }
+  });
+  assert.equal(Number(/\((\d+)\)/.exec(await page.textContent('#tab-review'))[1]), left);
+  await context.close();
+});
+
+test('after a reload in mid-run, and a closed tab, it goes on and ends the same', { timeout: LONG }, async () => {
+  const context = await fresh();
+  let page = await open(context);
+  await choose(page, SAMPLE);
+  await start(page);
+  const doneRows = async () => Number(await page.textContent('.run-count strong'));
+  await page.waitForFunction(() => Number(document.querySelector('.run-count strong')?.textContent) >= 32, undefined, { timeout: LONG });
+  const first = await doneRows();
+  assert.ok(first < expected.length, 'the run is still going');
+  await page.reload();
+  await notice(page, 'went-on');
+  assert.ok((await doneRows()) >= first, 'nothing was lost');
+  await page.waitForFunction((more) => Number(document.querySelector('.run-count strong')?.textContent) > more, first, { timeout: LONG });
+  await page.close();
+  page = await open(context);
+  await done(page);
+  same(lines(await exported(page)), expected);
+  const shards = front.seen.filter((request) => /\/models\/.+\/.+\//.test(request.url)).map((request) => request.url);
+  assert.equal(new Set(shards).size, shards.length, 'no file was downloaded twice');
+  await keyboard(page);
+  await a11y(page);
+  await context.close();
+});
+
+/** The review by keyboard, on a finished run. */
+async function keyboard(page) {
+  const hardRows = expected.flatMap((row, at) => (row.verdict === 'hard' ? [at] : []));
+  const shownRow = async () => Number(/Row (\d+)/.exec(await page.getAttribute('.sample', 'aria-label'))[1]) - 1;
+  const onRow = (row) => page.waitForSelector(`.sample[aria-label="Row ${row + 1}"]`);
+  await page.focus('#tab-overview');
+  await page.keyboard.press('ArrowRight');
+  await page.waitForSelector('.sample');
+  assert.equal(await page.evaluate(() => document.activeElement?.id), 'tab-review');
+  assert.equal(await shownRow(), hardRows[0]);
+  await page.keyboard.press('1');
+  await onRow(hardRows[1]);
+  await page.keyboard.press('s');
+  await onRow(hardRows[2]);
+  await page.keyboard.press('p');
+  await onRow(hardRows[3]);
+  await page.keyboard.press('u');
+  await onRow(hardRows[2]);
+  await page.keyboard.press('e');
+  await onRow(hardRows[3]);
+  await page.keyboard.press('?');
+  await page.waitForSelector('dialog[open] .keys');
+  await page.keyboard.press('1');
+  await page.keyboard.press('Escape');
+  assert.equal(await shownRow(), hardRows[3], 'keys do nothing behind the list of keys');
+  await page.reload();
+  await page.waitForSelector('.sample');
+  const rows = lines(await exported(page));
+  assert.deepEqual([rows[hardRows[0]].label, rows[hardRows[1]].label, rows[hardRows[2]].label], ['negative', null, 'neutral']);
+  assert.equal(rows[hardRows[2]].source, 'human');
+  await page.keyboard.press('u');
+  await onRow(hardRows[2]); // undo works after a reload too
+}
+
+/** No view has an accessibility defect that axe can see, in light and dark, nor is wider than a phone. */
+async function a11y(page) {
+  const axe = await readFile(require.resolve('axe-core/axe.min.js'), 'utf8');
+  for (const colorScheme of ['light', 'dark']) {
+    await page.emulateMedia({ colorScheme });
+    for (const view of ['overview', 'review', 'results']) {
+      await page.click(`#tab-${view}`);
+      await page.waitForTimeout(500);
+      if (view === 'results') await page.click('.item .expand');
+      await page.waitForTimeout(300);
+      await page.evaluate(axe);
+      const { violations } = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ['wcag2a', 'wcag2aa', 'wcag21aa', 'wcag22aa'] }));
+      const said = violations.map((one) => `${one.id}: ${one.nodes.map((node) => `${node.target} ${node.failureSummary}`).join('; ')}`);
+      assert.deepEqual(said, [], `${view} in ${colorScheme}`);
+    }
+  }
+  await page.setViewportSize({ width: 360, height: 740 });
+  for (const view of ['overview', 'review', 'results']) {
+    await page.click(`#tab-${view}`);
+    await page.waitForTimeout(300);
+    assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= 360, `${view} is wider than a phone`);
+  }
+}
+
+test('a spoilt file, a broken download and a dead worker are told, and the run goes on', { timeout: LONG }, async () => {
+  const context = await fresh();
+  const page = await open(context);
+  await choose(page, SAMPLE);
+  const shard = (request) => /\/models\/.+\/.+\//.test(request.url) && !request.url.endsWith('tokenizer.json');
+  front.fault = (request) => (shard(request) ? { change: (bytes) => (bytes.writeUInt8(bytes.readUInt8(100) ^ 1, 100), bytes) } : undefined);
+  await start(page);
+  await notice(page, 'run-stopped');
+  assert.match(await page.textContent('[data-code="run-stopped"]'), /SHA-256/);
+  front.fault = (request) => (shard(request) ? { cut: 1000 } : undefined);
+  await page.click('[data-code="run-stopped"] button');
+  await page.waitForSelector('[data-code="run-stopped"]', { state: 'detached' });
+  await notice(page, 'run-stopped');
+  assert.match(await page.textContent('[data-code="run-stopped"]'), /could not be downloaded/);
+  front.fault = undefined;
+  await page.click('[data-code="run-stopped"] button');
+  await page.waitForFunction(() => Number(document.querySelector('.run-count strong')?.textContent) > 0, undefined, { timeout: LONG });
+  const worker = page.workers().find((one) => one.url().includes('slm'));
+  assert.ok(worker, 'an SLM has its worker');
+  await worker.evaluate(() => void setTimeout(() => { throw new Error('killed by the test'); }));
+  await notice(page, 'worker-restarted');
+  await page.click('.run button:text("Pause")');
+  await page.waitForSelector('.pill.paused');
+  await page.click('.run button:text("Resume")');
+  await done(page);
+  same(lines(await exported(page)), expected);
+
+  // The reviewer: down, then busy, then up.
+  front.fault = (request) => (request.url === '/v1/review' ? { status: 500, body: 'oh no' } : undefined);
+  await page.click('button:text("Send the hard rows to the LLM")');
+  await notice(page, 'reviewer-down');
+  assert.match(await page.textContent('[data-code="reviewer-down"]'), /500.*wait in your queue/);
+  let calls = 0;
+  front.fault = (request) => (request.url === '/v1/review' && calls++ === 0 ? { status: 429, headers: { 'retry-after': '2' } } : undefined);
+  await page.click('[data-code="reviewer-down"] button');
+  await page.waitForFunction(() => document.querySelector('#who-title ~ p')?.textContent?.includes('asks to wait'));
+  await reviewed(page);
+  const rows = lines(await exported(page));
+  assert.ok(rows.some((row) => row.source === 'llm'));
+  const keys = front.seen.filter((request) => request.url === '/v1/review').map((request) => [request.headers['idempotency-key'], request.body]);
+  assert.equal(new Set(keys.map(([key]) => key)).size, new Set(keys.map(([, body]) => body)).size, 'a batch keeps its key however often it is sent');
+  await context.close();
+});
+
+test('bad files are told; what can be used is used, and texts are never markup', { timeout: LONG }, async () => {
+  const context = await fresh();
+  const page = await open(context);
+  const file = async (name, content) => {
+    const at = path.join(folder, name);
+    await writeFile(at, content);
+    return at;
+  };
+  const back = async () => {
+    await page.click('button:text("New file")');
+    await page.waitForSelector('.drop');
+  };
+  for (const [name, content, words] of [
+    ['empty.csv', '', /empty|no rows/i],
+    ['header.csv', 'text,label\n', /no rows/i],
+    ['picture.csv', Buffer.from([0x89, 0x50, 0x4e, 0x47, 13, 10, 26, 10, 0, 0]), /not a text file/i],
+  ]) {
+    await page.setInputFiles('#choose-file', await file(name, content));
+    await page.waitForSelector('.notice.error');
+    assert.match(await page.textContent('.notice.error'), words, name);
+    await page.waitForSelector('.drop');
+  }
+  const attack = '<img src=x onerror="alert(1)"><script>alert(2)</script>';
+  await page.setInputFiles('#choose-file', await file('some.csv', `id,text\n1,"${attack.replaceAll('"', '""')}"\n2, \n3,a,b,c\n4,fine\n5,"never closed\n`));
+  await page.waitForSelector('.what');
+  assert.match(await page.textContent('.head-rows'), /<img src=x/);
+  assert.match(await page.textContent('.plan'), /cannot be read to its end/);
+  assert.match(await page.textContent('.aside-why'), /only whitespace/);
+  assert.match(await page.textContent('.aside-why'), /more or fewer fields/);
+  assert.equal(await page.locator('main img').count(), 0);
+  await back();
+  const utf16 = Buffer.concat([Buffer.from([0xff, 0xfe]), Buffer.from('text\nça va très bien\n', 'utf16le')]);
+  await page.setInputFiles('#choose-file', await file('utf16.csv', utf16));
+  await page.waitForSelector('.what');
+  assert.match(await page.textContent('.head-rows'), /ça va très bien/);
+  await back();
+  await page.setInputFiles('#choose-file', await file('latin.csv', Buffer.from('text\nça va\n', 'latin1')));
+  await page.waitForSelector('.aside-why');
+  assert.match(await page.textContent('.aside-why'), /encoding/);
+  await page.selectOption('.two-fields label:last-child select', 'windows-1252');
+  await page.waitForFunction(() => document.querySelector('.head-rows')?.textContent?.includes('ça va'));
+  await back();
+  await page.setInputFiles('#choose-file', await file('columns.csv', 'a,b\nx,the longer of the two\n'));
+  await page.waitForSelector('.what');
+  assert.equal(await page.inputValue('.two-fields select'), 'b');
+  await page.selectOption('.two-fields select', 'a');
+  await page.waitForFunction(() => document.querySelector('.head-rows')?.textContent === 'x');
+  await context.close();
+});
+
+test('a long file does not freeze the page', { timeout: LONG }, async () => {
+  const context = await fresh();
+  const page = await open(context);
+  const at = path.join(folder, 'long.csv');
+  await writeFile(at, `text\n${'Neither good nor bad, it came on time and it works, more or less.\n'.repeat(100_000)}`);
+  await page.waitForSelector('.drop');
+  await page.evaluate(() => {
+    globalThis.longest = 0;
+    let last = performance.now();
+    setInterval(() => {
+      globalThis.longest = Math.max(globalThis.longest, performance.now() - last);
+      last = performance.now();
+    }, 20);
+  });
+  await page.setInputFiles('#choose-file', at);
+  await page.waitForSelector('.what', { timeout: LONG });
+  assert.match(await page.textContent('.facts'), /100,000/);
+  const longest = await page.evaluate(() => globalThis.longest);
+  assert.ok(longest < 1000, `the page stood still for ${longest.toFixed(0)} ms`);
+  await context.close();
+});
