@@ -7,13 +7,13 @@ import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
 export const root = fileURLToPath(new URL('../..', import.meta.url));
-export const require = createRequire(path.join(root, 'www/package.json'));
+export const require = createRequire(import.meta.url);
 
-/** The companion's binary: $AUTOANNOTATOR_BIN, or the one cargo built. */
+/** The companion's binary: $AUTOANNOTATOR_BINARY, or the one cargo built. */
 export function companion() {
   const target = process.env.CARGO_TARGET_DIR ?? path.join(root, 'target');
-  const file = process.env.AUTOANNOTATOR_BIN ?? path.join(target, 'release', 'autoannotator');
-  if (!existsSync(file)) throw new Error(`${file} is missing; run \`cargo build --release\`, or set AUTOANNOTATOR_BIN`);
+  const file = process.env.AUTOANNOTATOR_BINARY ?? process.env.AUTOANNOTATOR_BIN ?? path.join(target, 'release', 'autoannotator');
+  if (!existsSync(file)) throw new Error(`${file} is missing; run \`cargo build --release\`, or set AUTOANNOTATOR_BINARY`);
   return file;
 }
 

@@ -186,22 +186,24 @@ export class Session {
   // ---- the file ----
 
   /** Reads a file; what was there before is forgotten. */
-  async openFile(file: File): Promise<void> {
+  async openFile(file: File, encoding?: string): Promise<void> {
     this.#stopVoters();
     this.dismissAll();
     this.importing.value = { name: file.name, bytes: 0, total: file.size, rows: 0 };
     this.phase.value = 'importing';
     try {
-      const head = await this.desk().call<{ format: Format; columns: string[]; rows: Row[]; textColumn: string }>('head', { file, name: file.name });
+      const head = await this.desk().call<{ format: Format; columns: string[]; rows: Row[]; textColumn: string }>('head', { file, name: file.name, encoding });
       await clearProject();
       await this.#keepFile(file);
       this.head.value = head.rows;
-      await this.#import(file, file.name, { format: head.format, textColumn: head.textColumn }, this.project.value?.task ?? 'sentiment');
+      await this.#import(file, file.name, { format: head.format, textColumn: head.textColumn, ...(encoding ? { encoding } : {}) }, this.project.value?.task ?? 'sentiment');
     } catch (error) {
       await clearProject().catch(() => undefined);
       this.project.value = null;
       this.phase.value = 'empty';
-      this.fail(error, { label: 'Choose another file', run: () => document.getElementById('choose-file')?.click() });
+      const western = 'windows-1252';
+      if (codeOf(error) === 'data-header' && encoding === undefined) this.fail(error, { label: `Read it as ${western}`, run: () => void this.openFile(file, western) });
+      else this.fail(error, { label: 'Choose another file', run: () => document.getElementById('choose-file')?.click() });
     }
   }
 

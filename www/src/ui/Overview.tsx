@@ -46,14 +46,14 @@ export function Overview({ session, project, columns, onReview }: Props) {
         <Stat name="Texts a second" value={rate !== undefined ? rate.toFixed(1) : mean !== undefined && project.state !== 'running' ? mean.toFixed(1) : '–'} note={project.state === 'running' ? 'over the last seconds' : 'mean of the run'} />
         <Stat name="Agreement" value={percent(accepted, accepted + hard)} note={`${count(accepted)} accepted, ${count(hard)} hard`} />
         <Stat name="Labelled" value={count(columns.byLabel.reduce((sum, rows) => sum + rows, 0))} note={sources(columns)} />
-        <Stat name="Spend" value={`$${project.spend.cost_usd.toFixed(project.spend.cost_usd < 0.1 ? 4 : 2)}`} note={spendNote(session, project)} />
+        <Stat name="Spend" value={dollars(project.spend.cost_usd)} note={spendNote(session, project)} />
       </dl>
       <div class="two">
         <Labels session={session} project={project} columns={columns} />
         <section class="card" aria-labelledby="time-title">
           <h2 id="time-title">Over time</h2>
           <Chart timeline={project.timeline} />
-          <p class="quiet small">{count(accepted)} accepted and {count(hard)} hard after {duration(project.seconds)} of running.</p>
+          <p class="quiet small">{count(accepted)} accepted (solid line) and {count(hard)} hard (dashed) after {duration(project.seconds)} of running.</p>
         </section>
       </div>
       <div class="two">
@@ -62,6 +62,10 @@ export function Overview({ session, project, columns, onReview }: Props) {
       </div>
     </div>
   );
+}
+
+function dollars(amount: number): string {
+  return amount === 0 ? '$0' : `$${amount.toFixed(amount < 0.1 ? 4 : 2)}`;
 }
 
 function sources(columns: Columns): string {

@@ -215,7 +215,13 @@ function Line({ session, project, columns, row, index, open, onOpen }: LineProps
           {source === 'human' ? 'you' : source === 'llm' ? 'LLM' : (source ?? '')}
         </span>
       </div>
-      {open && <Detail session={session} project={project} columns={columns} row={row} />}
+      {open && (
+        <div role="row">
+          <div role="cell" aria-colspan={5}>
+            <Detail session={session} project={project} columns={columns} row={row} />
+          </div>
+        </div>
+      )}
     </>
   );
 }

@@ -19,29 +19,29 @@ const HEAD = 256 * 1024;
 /** Blocks written to the database in one go. */
 const WRITE = 32;
 
-async function head(file: Blob, name: string): Promise<Head> {
+async function head(file: Blob, name: string, encoding?: string): Promise<Head> {
   const bytes = new Uint8Array(await file.slice(0, HEAD).arrayBuffer());
   if (bytes.length === 0) throw new PageError('data-empty', `${name} is empty; choose a file with at least one row`);
   const format = sniffFormat(name, bytes);
   const whole = file.size <= HEAD;
   // Without a text column the reader may refuse; the columns are known all the same once it has seen the header.
-  const columns = columnsOf(format, bytes, whole);
+  const columns = columnsOf(format, bytes, whole, encoding);
   const textColumn = guessTextColumn(columns.names, columns.rows);
   return { format, columns: columns.names, rows: columns.rows.slice(0, 8), textColumn };
 }
 
-function columnsOf(format: Format, bytes: Uint8Array, whole: boolean): { names: string[]; rows: Row[] } {
-  const first = read(format, bytes, whole, undefined);
+function columnsOf(format: Format, bytes: Uint8Array, whole: boolean, encoding: string | undefined): { names: string[]; rows: Row[] } {
+  const first = read(format, bytes, whole, undefined, encoding);
   if (!first.error) return { names: first.names, rows: first.rows };
   const column = guessTextColumn(first.names, []);
   if (!column) throw first.error;
-  const second = read(format, bytes, whole, column);
+  const second = read(format, bytes, whole, column, encoding);
   if (second.error && second.rows.length === 0) throw second.error;
   return { names: second.names, rows: second.rows };
 }
 
-function read(format: Format, bytes: Uint8Array, whole: boolean, textColumn: string | undefined) {
-  const reader = new RowReader(format, textColumn ? { textColumn } : {});
+function read(format: Format, bytes: Uint8Array, whole: boolean, textColumn: string | undefined, encoding: string | undefined) {
+  const reader = new RowReader(format, { ...(textColumn ? { textColumn } : {}), ...(encoding ? { encoding } : {}) });
   let rows: Row[] = [];
   let error: unknown;
   try {
@@ -171,9 +171,9 @@ serve({
     return { labels: spec.task.labels, slms: spec.slms, rule: spec.rule };
   },
 
-  async head({ file, name }: { file: Blob; name: string }): Promise<Head> {
+  async head({ file, name, encoding }: { file: Blob; name: string; encoding?: string }): Promise<Head> {
     await wasm();
-    return head(file, name);
+    return head(file, name, encoding);
   },
 
   async import(what: Import, progress) {
