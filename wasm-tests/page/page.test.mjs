@@ -19,8 +19,10 @@ let server;
 let front;
 let browser;
 let folder;
-/** The companion's rows for the sample file, by their number. */
+/** The companion's rows for the sample file. */
 let expected;
+/** Seconds the page took for it, models and all. */
+let took = 0;
 
 before(async () => {
   folder = await mkdtemp(path.join(tmpdir(), 'autoannotator-page-'));
@@ -28,10 +30,15 @@ before(async () => {
   server = await serve(llm.url);
   front = await proxy(server.url);
   browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ARGS });
-  const out = path.join(folder, 'companion.jsonl');
-  await promisify(execFile)(companion(), ['annotate', SAMPLE, '--task', 'sentiment', '--review', 'none', '--out', out], { cwd: root, maxBuffer: 1 << 26 });
-  expected = lines(await readFile(out, 'utf8'));
+  expected = await annotate(SAMPLE);
 });
+
+/** The companion's rows for a file. */
+async function annotate(file) {
+  const out = path.join(folder, `${path.basename(file)}.companion.jsonl`);
+  await promisify(execFile)(companion(), ['annotate', file, '--task', 'sentiment', '--review', 'none', '--out', out], { cwd: root, maxBuffer: 1 << 26 });
+  return lines(await readFile(out, 'utf8'));
+}
 
 after(async () => {
   await browser?.close();
@@ -107,8 +114,10 @@ test('every row ends labelled or in the queue, as the companion has it, and noth
   const context = await fresh();
   const page = await open(context);
   await choose(page, SAMPLE);
+  const from = performance.now();
   await start(page);
   await done(page);
+  took = (performance.now() - from) / 1000;
   const rows = lines(await exported(page));
   same(rows, expected);
   const { accepted, hard } = apart(rows);
@@ -168,26 +177,37 @@ test('the LLM sees the hard rows only, redacted; what it cannot label comes to t
 test('after a reload in mid-run, and a closed tab, it goes on and ends the same', { timeout: 4 * LONG }, async () => {
   const context = await fresh();
   let page = await open(context);
-  await choose(page, SAMPLE);
+  const file = await longer();
+  const wanted = await annotate(file);
+  await choose(page, file);
   await start(page);
-  const doneRows = async () => Number(await page.textContent('.run-count strong'));
+  const doneRows = async () => Number((await page.textContent('.run-count strong')).replaceAll(',', ''));
   await page.waitForFunction(() => Number(document.querySelector('.run-count strong')?.textContent) >= 32, undefined, { timeout: LONG });
   const first = await doneRows();
-  assert.ok(first < expected.length, 'the run is still going');
+  assert.ok(first < wanted.length, 'the run is still going');
   await page.reload();
   await notice(page, 'went-on');
   assert.ok((await doneRows()) >= first, 'nothing was lost');
-  await page.waitForFunction((more) => Number(document.querySelector('.run-count strong')?.textContent) > more, first, { timeout: LONG });
+  await page.waitForFunction((more) => Number(document.querySelector('.run-count strong')?.textContent.replaceAll(',', '')) > more, first, { timeout: LONG });
   await page.close();
   page = await open(context);
   await done(page);
-  same(lines(await exported(page)), expected);
+  same(lines(await exported(page)), wanted);
   const shards = front.seen.filter((request) => /\/models\/.+\/.+\//.test(request.url)).map((request) => request.url);
   assert.equal(new Set(shards).size, shards.length, 'no file was downloaded twice');
   await keyboard(page);
   await a11y(page);
   await context.close();
 });
+
+/** The sample, several times over where the SLMs are fast, so that there is a middle of the run. */
+async function longer() {
+  const [header, ...rows] = (await readFile(SAMPLE, 'utf8')).trimEnd().split(/\n(?=[a-z]+,)/);
+  const times = took > 0 && took < 8 ? 25 : 1;
+  const file = path.join(folder, 'longer.csv');
+  await writeFile(file, `${header}\n${`${rows.join('\n')}\n`.repeat(times)}`);
+  return file;
+}
 
 /** The review by keyboard, on a finished run. */
 async function keyboard(page) {
@@ -250,7 +270,8 @@ async function a11y(page) {
 test('a spoilt file, a broken download and a dead worker are told, and the run goes on', { timeout: 4 * LONG }, async () => {
   const context = await fresh();
   const page = await open(context);
-  await choose(page, SAMPLE);
+  const file = await longer();
+  await choose(page, file);
   const shard = (request) => /\/models\/.+\/.+\//.test(request.url) && !request.url.endsWith('tokenizer.json');
   front.fault = (request) => (shard(request) ? { change: (bytes) => (bytes.writeUInt8(bytes.readUInt8(100) ^ 1, 100), bytes) } : undefined);
   await start(page);
@@ -264,7 +285,7 @@ test('a spoilt file, a broken download and a dead worker are told, and the run g
   front.fault = undefined;
   await page.click('[data-code="run-stopped"] button');
   await page.waitForFunction(() => Number(document.querySelector('.run-count strong')?.textContent) > 0, undefined, { timeout: LONG });
-  const worker = page.workers().find((one) => one.url().includes('slm'));
+  const worker = page.workers().filter((one) => one.url().includes('slm')).at(-1);
   assert.ok(worker, 'an SLM has its worker');
   await worker.evaluate(() => void setTimeout(() => reportError(new Error('killed by the test'))));
   await notice(page, 'worker-restarted');
@@ -272,9 +293,14 @@ test('a spoilt file, a broken download and a dead worker are told, and the run g
   await page.waitForSelector('.pill.paused');
   await page.click('.run button:text("Resume")');
   await done(page);
-  same(lines(await exported(page)), expected);
+  same(lines(await exported(page)), await annotate(file));
 
   // The reviewer: down, then busy, then up.
+  await page.click('button:text("New file")');
+  await page.click('dialog[open] .danger');
+  await choose(page, SAMPLE);
+  await start(page);
+  await done(page);
   front.fault = (request) => (request.url === '/v1/review' ? { status: 500, body: 'oh no' } : undefined);
   await page.click('button:text("Send the hard rows to the LLM")');
   await notice(page, 'reviewer-down');

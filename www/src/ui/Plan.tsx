@@ -12,7 +12,7 @@ const TASKS = [
 
 /** Why rows are set aside, by the crate's code. */
 const ASIDE_WORDS: Record<string, string> = {
-  blank: 'no text, or only whitespace',
+  'blank-text': 'no text, or only whitespace',
   'ragged-row': 'more or fewer fields than the header',
   'not-utf8': 'not valid in the file\'s encoding; try another one on the left',
   'not-json': 'not a JSON object',
