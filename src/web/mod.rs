@@ -5,9 +5,11 @@
 
 mod data;
 mod report;
+mod slm;
 
 pub use data::{Exporter, RowReader, sniff_format};
 pub use report::ReportBuilder;
+pub use slm::Slm;
 
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};
 use crate::spec::{ExportSpec, ReviewSpec, Spec};

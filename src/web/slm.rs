@@ -1,0 +1,70 @@
+//! One small language model in a worker.
+
+use super::{thrown, to_js};
+use crate::slm::model;
+use wasm_bindgen::prelude::*;
+
+/// One small language model: its tokenizer and weights, on the CPU engine.
+#[wasm_bindgen]
+pub struct Slm {
+    inner: model::Slm,
+}
+
+#[wasm_bindgen]
+impl Slm {
+    /// Loads the packed file, its shards joined, and its `tokenizer.json`. Both are copied.
+    pub fn load(packed: &[u8], tokenizer: &[u8]) -> Result<Self, JsValue> {
+        // One thread: a module without shared memory has no more.
+        Ok(Self { inner: model::Slm::load(packed, tokenizer, 1).map_err(thrown)? })
+    }
+
+    /// Its id, such as `sentiment-minilm-l3`.
+    #[wasm_bindgen(getter)]
+    pub fn id(&self) -> String {
+        self.inner.meta().id.clone()
+    }
+
+    /// The version of its weights.
+    #[wasm_bindgen(getter)]
+    pub fn version(&self) -> String {
+        self.inner.version().to_owned()
+    }
+
+    /// The task it was trained for.
+    #[wasm_bindgen(getter)]
+    pub fn task(&self) -> String {
+        self.inner.meta().task.clone()
+    }
+
+    /// The task's labels, in the order of the probabilities.
+    #[wasm_bindgen(getter)]
+    pub fn labels(&self) -> Vec<String> {
+        self.inner.meta().labels.clone()
+    }
+
+    /// The longest text in tokens, special ones included; what is longer is cut and flagged.
+    #[wasm_bindgen(getter, js_name = maxLength)]
+    pub fn max_length(&self) -> usize {
+        self.inner.meta().max_length
+    }
+
+    /// One vote a text, in order.
+    #[wasm_bindgen(unchecked_return_type = "Vote[]")]
+    pub fn vote(&mut self, texts: Vec<String>) -> Result<JsValue, JsValue> {
+        to_js(&self.inner.vote(&views(&texts)).map_err(thrown)?)
+    }
+
+    /// Raw logits before the temperature, texts x labels: to hold this build against another.
+    pub fn logits(&mut self, texts: Vec<String>) -> Result<Vec<f32>, JsValue> {
+        self.inner.logits(&views(&texts)).map_err(thrown)
+    }
+
+    /// The token ids of a text, special ones included: to hold this tokenizer against another.
+    pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, JsValue> {
+        Ok(self.inner.tokenize(text).map_err(thrown)?.ids)
+    }
+}
+
+fn views(texts: &[String]) -> Vec<&str> {
+    texts.iter().map(String::as_str).collect()
+}
