@@ -10,7 +10,7 @@ const browser = await chromium.launch({
   args: ['--headless=new', '--no-sandbox', '--disable-background-networking', '--disable-component-update', '--disable-sync'],
 });
 try {
-  const page = await browser.newPage({ viewport: { width: 1200, height: 900 } });
+  const page = await browser.newPage({ viewport: { width: 1200, height: 740 } });
   await page.goto(server.url);
   await page.click('text=Try the sample file');
   await page.waitForSelector('.models');
