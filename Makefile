@@ -20,7 +20,7 @@ BINARY := $(TARGET)/release/autoannotator
 STAMPS := .make
 NPM := npm ci --no-audit --no-fund --loglevel=error
 PAGE_SOURCES = $(shell find www -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/tests/*' 2>/dev/null)
-LISTEN ?= 127.0.0.1:8080
+PORT ?= 8080
 
 .PHONY: help run test bench lint deps wasm page binary pull chromium test-rust test-wasm test-www test-page clean
 
@@ -29,8 +29,8 @@ help: ## Show this
 	@echo
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
 
-run: binary page pull ## Build everything, bring the models and serve the page (LISTEN=127.0.0.1:8080)
-	@exec $(BINARY) serve --listen $(LISTEN)
+run: binary page pull ## Build everything, bring the models and serve the page (PORT=8080)
+	@exec $(BINARY) serve --port $(PORT)
 
 test: test-rust test-wasm test-www test-page ## Run every test: Rust, the wasm in node, the page's own, the page in Chromium
 
@@ -102,6 +102,7 @@ test-www: page
 	npm --prefix www test
 
 test-page: page pull chromium $(STAMPS)/npm-wasm-tests
+	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	AUTOANNOTATOR_BINARY=$(BINARY) npm --prefix wasm-tests run page
 
 chromium:
