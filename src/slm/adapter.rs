@@ -6,7 +6,7 @@
 //! `head.weight` `[labels x hidden]` and `head.bias` are the classification head.
 
 use super::SlmError;
-use super::weights::{EncoderWeights, Head, Linear, Pooling, SafetensorsSource, TensorSource};
+use super::weights::{EncoderWeights, Head, Linear, Pooling, SafetensorsSource, ShapedTensor, TensorSource};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeSet;
@@ -133,7 +133,7 @@ struct AdapterReader<'a, 'b> {
 }
 
 impl AdapterReader<'_, '_> {
-    fn take(&mut self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, SlmError> {
+    fn take(&mut self, name: &str) -> Result<Option<ShapedTensor>, SlmError> {
         let found = self.source.tensor(name)?;
         self.unused.remove(name);
         if let Some((_, values)) = &found

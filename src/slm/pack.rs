@@ -638,7 +638,7 @@ mod tests {
 
     #[test]
     fn shards_come_together_again_and_damage_is_found() {
-        let bytes: Vec<u8> = (0..SHARD_BYTES * 2 + 77).map(|i| (i * i >> 7) as u8).collect();
+        let bytes: Vec<u8> = (0..SHARD_BYTES * 2 + 77).map(|i| ((i * i) >> 7) as u8).collect();
         let manifest = manifest_of(&bytes);
         assert_eq!(
             manifest.shards.iter().map(|s| s.bytes).collect::<Vec<_>>(),

@@ -4,13 +4,16 @@ use super::SlmError;
 use super::config::{Architecture, EncoderConfig};
 use safetensors::{Dtype, SafeTensors};
 
+/// A tensor's shape and values.
+pub type ShapedTensor = (Vec<usize>, Vec<f32>);
+
 /// Somewhere that named tensors come from.
 pub trait TensorSource {
     /// The file's name, for errors.
     fn file(&self) -> &str;
 
     /// The shape and values of a tensor, or none where it has no such tensor.
-    fn tensor(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, SlmError>;
+    fn tensor(&self, name: &str) -> Result<Option<ShapedTensor>, SlmError>;
 }
 
 /// A safetensors file in memory: f32, f16 and bf16 tensors.
@@ -40,7 +43,7 @@ impl TensorSource for SafetensorsSource<'_> {
         &self.file
     }
 
-    fn tensor(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<f32>)>, SlmError> {
+    fn tensor(&self, name: &str) -> Result<Option<ShapedTensor>, SlmError> {
         let Ok(view) = self.tensors.tensor(name) else { return Ok(None) };
         let values = to_f32(view.dtype(), view.data()).ok_or_else(|| SlmError::File {
             file: self.file.clone(),

@@ -311,8 +311,9 @@ unsafe fn layer_norm<S: Simd>(job: &LayerNorm<'_>, x: &mut [f32]) {
                 let d = S::mul(S::sub(S::load(p.add(j)), center), scale);
                 S::store(p.add(j), S::madd(d, S::load(gamma.add(j)), S::load(beta.add(j))));
             }
-            for j in whole..n {
-                row[j] = (row[j] - mean) * inverse * job.gamma[j] + job.beta[j];
+            let affine = job.gamma[whole..n].iter().zip(&job.beta[whole..n]);
+            for (x, (gamma, beta)) in row[whole..n].iter_mut().zip(affine) {
+                *x = (*x - mean) * inverse * gamma + beta;
             }
         }
     }
