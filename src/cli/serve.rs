@@ -1,9 +1,80 @@
 //! `autoannotator serve`.
 
+use crate::serve::{Options, bind, config::Llm, serve};
+use crate::spec::Spec;
+use anyhow::Context;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+const EXAMPLES: &str = "Examples:
+  autoannotator serve
+  AUTOANNOTATOR_LLM_URL=https://api.openai.com AUTOANNOTATOR_LLM_KEY=... AUTOANNOTATOR_LLM_MODEL=gpt-4o-mini autoannotator serve --open
+  autoannotator serve --config server.toml --spec tickets.toml --port 9000
+
+The config file has one table, [llm]: url, key, model, timeout_seconds, concurrency, prompt_usd_per_million,
+completion_usd_per_million, budget_usd. AUTOANNOTATOR_LLM_URL, _KEY, _MODEL and AUTOANNOTATOR_BUDGET_USD win over it.
+Without an LLM the page's hard samples go to the person.";
+
 /// Serves the page, the packed SLMs and the review proxy.
 #[derive(clap::Args)]
-pub(super) struct Args {}
+#[command(after_help = EXAMPLES)]
+pub(super) struct Args {
+    /// The address to listen on.
+    #[arg(long, default_value = "127.0.0.1")]
+    host: IpAddr,
+    /// The port; the next free one if it is taken.
+    #[arg(long, default_value_t = 8080)]
+    port: u16,
+    /// The folder of the built page.
+    #[arg(long, default_value = "www/dist")]
+    page: PathBuf,
+    /// The data home, with the packed SLMs in `packed`; the platform's cache folder by default.
+    #[arg(long, env = "AUTOANNOTATOR_HOME")]
+    home: Option<PathBuf>,
+    /// A TOML file that configures the LLM.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The spec of a further task; may be given more than once.
+    #[arg(long)]
+    spec: Vec<PathBuf>,
+    /// Open the page in the browser.
+    #[arg(long)]
+    open: bool,
+}
 
-pub(super) fn run(_args: Args) -> anyhow::Result<()> {
-    anyhow::bail!("not built yet")
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    let read =
+        |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
+    let file = args.config.as_ref().map(read).transpose()?.unwrap_or_default();
+    let llm = Llm::read(&file, |name| std::env::var(name).ok())?;
+    let spec = |path: &PathBuf| -> anyhow::Result<Spec> {
+        Spec::from_toml(&read(path)?).with_context(|| path.display().to_string())
+    };
+    let specs = args.spec.iter().map(spec).collect::<anyhow::Result<Vec<_>>>()?;
+    let home = args.home.or_else(|| dirs::cache_dir().map(|cache| cache.join("autoannotator")));
+    let packed = home.context("there is no cache folder; name a data home with --home")?.join("packed");
+    let options = Options { page: args.page, packed, specs, llm };
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let listener = bind(args.host, args.port).await?;
+        let url = format!("http://{}/", listener.local_addr()?);
+        println!("{url}");
+        if args.open {
+            open(&url);
+        }
+        serve(listener, options).await
+    })
+}
+
+fn open(url: &str) {
+    let program = if cfg!(target_os = "macos") {
+        "open"
+    } else if cfg!(windows) {
+        "explorer"
+    } else {
+        "xdg-open"
+    };
+    if let Err(error) = std::process::Command::new(program).arg(url).stdin(std::process::Stdio::null()).spawn() {
+        tracing::warn!("{program} cannot be started ({error}); open {url} yourself");
+    }
 }

@@ -1,1 +1,232 @@
-//! The server.
+//! The server: the page, the packed SLMs, and the review proxy in front of an LLM.
+
+pub mod config;
+mod guard;
+pub mod ledger;
+mod review;
+pub mod upstream;
+
+use crate::review::protocol::{ErrorBody, ErrorDetail, ReviewRequest};
+use crate::spec::Spec;
+use crate::task::Task;
+use anyhow::Context;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::middleware::{self, Next};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::{any, get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::net::TcpListener;
+use tower_http::services::{ServeDir, ServeFile};
+
+/// Bytes of a request's body at most: 64 texts of 32 KiB, escaped.
+const MAX_BODY: usize = 4 << 20;
+/// Ports tried after the one asked for.
+const MORE_PORTS: u16 = 50;
+
+/// What is served.
+pub struct Options {
+    /// The folder of the built page.
+    pub page: PathBuf,
+    /// The folder of the packed SLMs, with its `index.json`.
+    pub packed: PathBuf,
+    /// Specs of further tasks, or in the place of the built-in ones.
+    pub specs: Vec<Spec>,
+    /// The LLM, if there is one.
+    pub llm: Option<config::Llm>,
+}
+
+/// What the handlers share.
+pub(crate) struct Server {
+    specs: BTreeMap<String, Arc<Spec>>,
+    upstream: Option<Arc<upstream::Upstream>>,
+    record: review::Record,
+}
+
+/// An answer that is an error.
+#[derive(Debug)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    code: &'static str,
+    message: String,
+    retry_after: Option<u64>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: &'static str, message: impl Into<String>) -> Self {
+        Self { status, code, message: message.into(), retry_after: None }
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let Self { status, code, message, retry_after } = self;
+        let body = ErrorBody { error: ErrorDetail { code: code.into(), message, retry_after } };
+        let mut response = (status, Json(body)).into_response();
+        if let Some(seconds) = retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+impl Server {
+    fn new(specs: Vec<Spec>, llm: Option<config::Llm>) -> anyhow::Result<Self> {
+        let mut all = BTreeMap::new();
+        for name in Task::BUILT_IN {
+            all.insert(name.to_owned(), Arc::new(Spec::built_in(name)?));
+        }
+        for spec in specs {
+            all.insert(spec.task.name.clone(), Arc::new(spec));
+        }
+        let upstream = llm.map(upstream::Upstream::new).transpose()?.map(Arc::new);
+        Ok(Self { specs: all, upstream, record: review::Record::default() })
+    }
+
+    /// The server's own spec of the task; the sender's, if it gives one, must have the same labels.
+    fn spec(&self, request: &ReviewRequest) -> Result<Arc<Spec>, ApiError> {
+        let bad = |code, message: String| ApiError::new(StatusCode::BAD_REQUEST, code, message);
+        let Some(spec) = self.specs.get(&request.task) else {
+            let known: Vec<&str> = self.specs.keys().map(String::as_str).collect();
+            let message = format!(
+                "this server has no such task; it has: {}. The operator can add one with --spec",
+                known.join(", ")
+            );
+            return Err(bad("review-task", message));
+        };
+        if let Some(given) = &request.spec {
+            let given = Spec::from_json(&given.to_string()).map_err(|error| bad("review-spec", error.to_string()))?;
+            if given.task.labels.names() != spec.task.labels.names() {
+                let message =
+                    format!("the spec's labels differ from this server's: {}", spec.task.labels.names().join(", "));
+                return Err(bad("review-spec", message));
+            }
+        }
+        Ok(spec.clone())
+    }
+}
+
+async fn status(State(server): State<Arc<Server>>) -> Json<Value> {
+    let upstream = server.upstream.as_deref();
+    let tasks: Vec<Value> = server
+        .specs
+        .values()
+        .map(|spec| json!({ "name": spec.task.name, "labels": spec.task.labels.names() }))
+        .collect();
+    Json(json!({
+        "version": env!("CARGO_PKG_VERSION"),
+        "review": {
+            "available": upstream.is_some(),
+            "model": upstream.map(upstream::Upstream::model),
+            "remaining_budget_usd": upstream.and_then(upstream::Upstream::remaining),
+        },
+        "tasks": tasks,
+    }))
+}
+
+async fn no_such_route() -> ApiError {
+    ApiError::new(
+        StatusCode::NOT_FOUND,
+        "not-found",
+        "there is nothing here; there are GET /v1/status and POST /v1/review",
+    )
+}
+
+async fn no_such_method() -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this address does not take that method")
+}
+
+/// What carries a hash in its name never changes; everything else is asked for again.
+async fn cache(request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let parts = path.strip_prefix("/models/").map_or(0, |rest| rest.split('/').count());
+    let fixed = path.starts_with("/assets/") || parts == 3;
+    let mut response = next.run(request).await;
+    let ok = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
+    let policy = if fixed && ok { "public, max-age=31536000, immutable" } else { "no-cache" };
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static(policy));
+    response
+}
+
+async fn no_page() -> Html<&'static str> {
+    Html(
+        "<!doctype html><title>autoannotator</title><p>The page is not built. Run <code>make run</code>, or name its folder with <code>--page</code>.",
+    )
+}
+
+/// The routes. `loopback`: whether only this machine's own names may be asked for.
+pub fn router(options: Options, loopback: bool) -> anyhow::Result<Router> {
+    let server = Arc::new(Server::new(options.specs, options.llm)?);
+    let api = Router::new()
+        .route("/v1/status", get(status))
+        .route("/v1/review", post(review::review))
+        .route("/v1/{*rest}", any(no_such_route))
+        .method_not_allowed_fallback(no_such_method)
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .with_state(server);
+    let index = options.page.join("index.html");
+    let router = api.nest_service("/models", ServeDir::new(&options.packed));
+    let router = if index.is_file() {
+        let page = Router::new()
+            .nest_service("/assets", ServeDir::new(options.page.join("assets")))
+            .fallback_service(ServeDir::new(&options.page).fallback(ServeFile::new(index)))
+            .layer(tower_http::compression::CompressionLayer::new());
+        router.merge(page)
+    } else {
+        router.fallback(get(no_page))
+    };
+    Ok(router.layer(middleware::from_fn(cache)).layer(middleware::from_fn_with_state(loopback, guard::guard)))
+}
+
+/// Binds the port, or the next free one after it.
+pub async fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
+    let mut last = None;
+    for port in port..=port.saturating_add(MORE_PORTS) {
+        match TcpListener::bind(SocketAddr::new(host, port)).await {
+            Ok(listener) => return Ok(listener),
+            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => last = Some(error),
+            Err(error) => {
+                return Err(error).with_context(|| format!("serve-bind: {host}:{port} cannot be listened on"));
+            }
+        }
+    }
+    Err(last.map_or_else(|| anyhow::anyhow!("no port"), anyhow::Error::from)).with_context(|| {
+        format!(
+            "serve-bind: ports {port} to {} are all taken; name another with --port",
+            port.saturating_add(MORE_PORTS)
+        )
+    })
+}
+
+/// Serves until ctrl-c or SIGTERM, then finishes what is in flight.
+pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()> {
+    let loopback = listener.local_addr()?.ip().is_loopback();
+    if !loopback {
+        tracing::warn!("anybody who reaches this address can use the LLM; put a proxy with a login before it");
+    }
+    axum::serve(listener, router(options, loopback)?).with_graceful_shutdown(stopped()).await?;
+    Ok(())
+}
+
+async fn stopped() {
+    let interrupt = async {
+        let _ = tokio::signal::ctrl_c().await;
+    };
+    #[cfg(unix)]
+    let terminate = async {
+        match tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+            Ok(mut signal) => {
+                signal.recv().await;
+            }
+            Err(_) => std::future::pending().await,
+        }
+    };
+    #[cfg(not(unix))]
+    let terminate = std::future::pending::<()>();
+    tokio::select! { () = interrupt => {}, () = terminate => {} }
+}

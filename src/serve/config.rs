@@ -1,0 +1,155 @@
+//! What the operator configures: a TOML file, and the environment over it.
+
+use anyhow::{Context, bail};
+use serde::Deserialize;
+
+/// The upstream LLM.
+#[derive(Clone)]
+pub struct Llm {
+    /// The full address of its `/v1/chat/completions`.
+    pub endpoint: reqwest::Url,
+    /// Its key; never shown.
+    pub key: Option<String>,
+    /// The model to ask.
+    pub model: String,
+    /// Seconds for one attempt.
+    pub timeout_seconds: f64,
+    /// Calls at once.
+    pub concurrency: usize,
+    /// US dollars for a million prompt tokens.
+    pub prompt_usd_per_million: f64,
+    /// US dollars for a million completion tokens.
+    pub completion_usd_per_million: f64,
+    /// US dollars that may be spent in one run of the server.
+    pub budget_usd: Option<f64>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    llm: Table,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields)]
+struct Table {
+    url: Option<String>,
+    key: Option<String>,
+    model: Option<String>,
+    timeout_seconds: Option<f64>,
+    concurrency: Option<usize>,
+    prompt_usd_per_million: Option<f64>,
+    completion_usd_per_million: Option<f64>,
+    budget_usd: Option<f64>,
+}
+
+impl Llm {
+    /// What tokens cost, in US dollars.
+    pub fn price(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
+        (prompt_tokens as f64 * self.prompt_usd_per_million
+            + completion_tokens as f64 * self.completion_usd_per_million)
+            / 1e6
+    }
+
+    /// Reads the text of a config file (may be empty) and the environment, which wins. None without an address.
+    pub fn read(file: &str, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Option<Self>> {
+        // A parser's message quotes the line it stumbles over, which may be the key's.
+        let file: File = toml::from_str(file).map_err(|error: toml::de::Error| {
+            let line =
+                error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
+            anyhow::anyhow!(
+                "serve-config: line {line}: {}; there is one table, [llm], with url, key, model, timeout_seconds, \
+                 concurrency, prompt_usd_per_million, completion_usd_per_million, budget_usd",
+                error.message()
+            )
+        })?;
+        let table = file.llm;
+        let env = |name: &str| env(name).filter(|value| !value.trim().is_empty());
+        let Some(url) = env("AUTOANNOTATOR_LLM_URL").or(table.url) else { return Ok(None) };
+        let model = env("AUTOANNOTATOR_LLM_MODEL").or(table.model);
+        let Some(model) = model else {
+            bail!("serve-config: AUTOANNOTATOR_LLM_URL is set, AUTOANNOTATOR_LLM_MODEL is not; name the model")
+        };
+        let budget =
+            match env("AUTOANNOTATOR_BUDGET_USD") {
+                Some(text) => Some(text.trim().parse().ok().with_context(|| {
+                    format!("serve-config: AUTOANNOTATOR_BUDGET_USD is '{text}'; expected a number")
+                })?),
+                None => table.budget_usd,
+            };
+        let price = |name: &str, value: Option<f64>| match value.unwrap_or(0.0) {
+            value if value.is_finite() && value >= 0.0 => Ok(value),
+            value => bail!("serve-config: {name} is {value}; expected 0 or more"),
+        };
+        let llm = Self {
+            endpoint: endpoint(&url)?,
+            key: env("AUTOANNOTATOR_LLM_KEY").or(table.key),
+            model,
+            timeout_seconds: table.timeout_seconds.unwrap_or(60.0),
+            concurrency: table.concurrency.unwrap_or(8),
+            prompt_usd_per_million: price("prompt_usd_per_million", table.prompt_usd_per_million)?,
+            completion_usd_per_million: price("completion_usd_per_million", table.completion_usd_per_million)?,
+            budget_usd: budget.map(|budget| price("the budget", Some(budget))).transpose()?,
+        };
+        if !(0.05..=3600.0).contains(&llm.timeout_seconds) || !(1..=256).contains(&llm.concurrency) {
+            bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 256");
+        }
+        if llm.budget_usd.is_some() && llm.price(1_000_000, 1_000_000) == 0.0 {
+            bail!(
+                "serve-config: a budget without prices can never be used up; set prompt_usd_per_million and completion_usd_per_million in [llm]"
+            );
+        }
+        Ok(Some(llm))
+    }
+}
+
+/// `http://host`, `http://host/v1` and the full address all mean the same.
+fn endpoint(url: &str) -> anyhow::Result<reqwest::Url> {
+    let base = url.trim().trim_end_matches('/');
+    let full = if base.ends_with("/chat/completions") {
+        base.to_owned()
+    } else if base.ends_with("/v1") {
+        format!("{base}/chat/completions")
+    } else {
+        format!("{base}/v1/chat/completions")
+    };
+    let parsed = reqwest::Url::parse(&full).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    match parsed {
+        Some(url) if url.username().is_empty() && url.password().is_none() => Ok(url),
+        Some(_) => {
+            bail!("serve-config: AUTOANNOTATOR_LLM_URL holds credentials; give the key in AUTOANNOTATOR_LLM_KEY")
+        }
+        None => bail!("serve-config: AUTOANNOTATOR_LLM_URL is not an address that begins with http:// or https://"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_environment_wins_over_the_file() {
+        let file = "[llm]\nurl = \"http://a\"\nmodel = \"m\"\nprompt_usd_per_million = 2.0\n";
+        let none = |_: &str| None;
+        let llm = Llm::read(file, none).expect("read").expect("an LLM");
+        assert_eq!(llm.endpoint.as_str(), "http://a/v1/chat/completions");
+        assert_eq!(llm.price(1_000_000, 5), 2.0);
+        let env = |name: &str| (name == "AUTOANNOTATOR_LLM_URL").then(|| "https://b/v1/".to_owned());
+        let llm = Llm::read(file, env).expect("read").expect("an LLM");
+        assert_eq!(llm.endpoint.as_str(), "https://b/v1/chat/completions");
+        assert!(Llm::read("", none).expect("read").is_none());
+    }
+
+    #[test]
+    fn mistakes_are_named_and_keys_are_not() {
+        let none = |_: &str| None;
+        let error = |file: &str| Llm::read(file, none).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        assert!(error("[llm]\nurl = \"ftp://a\"\nmodel = \"m\"").contains("http://"));
+        assert!(error("[llm]\nurl = \"http://a\"").contains("_MODEL"));
+        assert!(error("[llm]\nurl = \"http://a\"\nmodel = \"m\"\nbudget_usd = 1.0").contains("prices"));
+        let wrong = error("[llm]\nkey = \"s3cret\" x\n");
+        assert!(wrong.contains("line 2") && !wrong.contains("s3cret"), "{wrong}");
+        assert!(error("[llm]\nurll = \"http://a\"").contains("line 2"));
+    }
+}

@@ -1,0 +1,175 @@
+//! `POST /v1/review`: checks, the idempotency record, and the calls.
+
+use super::upstream::{Reviewed, Upstream, UpstreamError};
+use super::{ApiError, Server};
+use crate::review::protocol::{MAX_ITEMS, MAX_TEXT, ReviewItem, ReviewRequest, ReviewResponse, ReviewedItem, Usage};
+use crate::review::redact::redact;
+use crate::spec::Spec;
+use axum::Json;
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode, header};
+use sha2::{Digest, Sha256};
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::task::JoinSet;
+
+/// Requests whose answers are remembered at most.
+const REMEMBERED: usize = 10_000;
+
+type Slot = Arc<tokio::sync::Mutex<Option<ReviewResponse>>>;
+
+/// Answers given, by idempotency key, with the hash of the body that they answer.
+#[derive(Default)]
+pub(super) struct Record(Mutex<(HashMap<String, (Vec<u8>, Slot)>, VecDeque<String>)>);
+
+impl Record {
+    /// The slot of a key; an error where the key was used with another body.
+    fn slot(&self, key: String, hash: Vec<u8>) -> Result<Slot, ApiError> {
+        let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let (known, order) = &mut *guard;
+        if let Some((before, slot)) = known.get(&key) {
+            let message = "this Idempotency-Key was used with another request; use a new one";
+            let same = *before == hash;
+            return same
+                .then(|| slot.clone())
+                .ok_or_else(|| ApiError::new(StatusCode::CONFLICT, "idempotency-key", message));
+        }
+        if order.len() >= REMEMBERED
+            && let Some(oldest) = order.pop_front()
+        {
+            known.remove(&oldest);
+        }
+        let slot = Slot::default();
+        order.push_back(key.clone());
+        known.insert(key, (hash, slot.clone()));
+        Ok(slot)
+    }
+}
+
+pub(super) async fn review(
+    State(server): State<Arc<Server>>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<ReviewResponse>, ApiError> {
+    let bad = |code, message: String| ApiError::new(StatusCode::BAD_REQUEST, code, message);
+    let body = body.map_err(|error| ApiError::new(error.status(), "request-body", error.body_text()))?;
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !kind.starts_with("application/json") {
+        let message = "send the request as application/json";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "request-type", message));
+    }
+    let request: ReviewRequest =
+        serde_json::from_slice(&body).map_err(|error| bad("request-json", format!("not a review request: {error}")))?;
+    let spec = server.spec(&request)?;
+    check(&request.items)?;
+    if server.upstream.is_none() {
+        let message = "no LLM is configured on this server: hard samples are for a person. The operator can set AUTOANNOTATOR_LLM_URL, _KEY and _MODEL";
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "review-unavailable", message));
+    }
+    let key = match headers.get("idempotency-key").map(|value| value.to_str().unwrap_or_default()) {
+        None => None,
+        Some(key) if !key.is_empty() && key.len() <= 255 => Some(key.to_owned()),
+        Some(_) => return Err(bad("idempotency-key", "Idempotency-Key must be 1 to 255 ASCII characters".into())),
+    };
+    let slot = match key {
+        Some(key) => server.record.slot(key, Sha256::digest(&body).to_vec())?,
+        None => Slot::default(),
+    };
+    // In a task of its own: what is paid for is recorded, even where the client has gone.
+    let work = tokio::spawn(async move {
+        let mut answer = slot.lock().await;
+        if let Some(known) = &*answer {
+            return Ok(known.clone());
+        }
+        let fresh = all(&server, &spec, request.items).await?;
+        *answer = Some(fresh.clone());
+        Ok(fresh)
+    });
+    let broken = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "server", "the review broke off; ask again");
+    work.await.map_err(broken)?.map(Json)
+}
+
+fn check(items: &[ReviewItem]) -> Result<(), ApiError> {
+    let bad = |code, message: String| Err(ApiError::new(StatusCode::BAD_REQUEST, code, message));
+    if items.is_empty() || items.len() > MAX_ITEMS {
+        return bad("request-items", format!("a request has 1 to {MAX_ITEMS} items, this one has {}", items.len()));
+    }
+    if let Some(item) = items.iter().find(|item| item.text.len() > MAX_TEXT || item.id.len() > 256) {
+        let id: String = item.id.chars().take(40).collect();
+        return bad("request-text", format!("item '{id}' is too long; a text has at most {MAX_TEXT} bytes, an id 256"));
+    }
+    let ids: BTreeSet<&str> = items.iter().map(|item| item.id.as_str()).collect();
+    if ids.len() != items.len() {
+        return bad("request-ids", "two items have the same id".into());
+    }
+    Ok(())
+}
+
+/// Reviews all items, a call each. What stops all of them is an error; what stops one is that item's.
+async fn all(server: &Arc<Server>, spec: &Arc<Spec>, items: Vec<ReviewItem>) -> Result<ReviewResponse, ApiError> {
+    let Some(upstream) = &server.upstream else {
+        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "review-unavailable", "no LLM is configured"));
+    };
+    let mut calls = JoinSet::new();
+    for (index, item) in items.iter().enumerate() {
+        let (upstream, spec) = (upstream.clone(), spec.clone());
+        let text = if spec.review.redact { redact(&item.text).text().to_owned() } else { item.text.clone() };
+        calls.spawn(async move { (index, upstream.review(&spec.task, &text).await) });
+    }
+    let mut outcomes: Vec<Result<Reviewed, UpstreamError>> = vec![Err(UpstreamError::Unreachable); items.len()];
+    while let Some(done) = calls.join_next().await {
+        if let Ok((index, outcome)) = done
+            && let Some(slot) = outcomes.get_mut(index)
+        {
+            *slot = outcome;
+        }
+    }
+    answer(upstream, items, outcomes)
+}
+
+fn answer(
+    upstream: &Upstream,
+    items: Vec<ReviewItem>,
+    outcomes: Vec<Result<Reviewed, UpstreamError>>,
+) -> Result<ReviewResponse, ApiError> {
+    let none = outcomes.iter().all(Result::is_err);
+    if let (true, Some(Err(error))) = (none, outcomes.first()) {
+        tracing::warn!("no review: {error}");
+        let whole = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).find_map(whole);
+        if let Some(error) = whole {
+            return Err(error);
+        }
+    }
+    let mut usage = Usage::default();
+    let reviewed = items.into_iter().zip(outcomes).map(|(item, outcome)| match outcome {
+        Ok(Reviewed { label, why, usage: cost }) => {
+            usage.prompt_tokens += cost.prompt_tokens;
+            usage.completion_tokens += cost.completion_tokens;
+            usage.cost_usd += cost.cost_usd;
+            ReviewedItem { id: item.id, label, why }
+        }
+        Err(error) => ReviewedItem { id: item.id, label: None, why: Some(error.to_string()) },
+    });
+    let items = reviewed.collect();
+    Ok(ReviewResponse { items, usage, remaining_budget_usd: upstream.remaining(), model: upstream.model().to_owned() })
+}
+
+/// The answer to a whole request whose items all failed, where asking again or the operator could help.
+fn whole(error: &UpstreamError) -> Option<ApiError> {
+    let (status, code) = match error {
+        UpstreamError::Auth => (StatusCode::BAD_GATEWAY, "upstream-auth"),
+        UpstreamError::Busy { .. } => (StatusCode::TOO_MANY_REQUESTS, "upstream-busy"),
+        UpstreamError::Budget => (StatusCode::PAYMENT_REQUIRED, "review-budget"),
+        UpstreamError::Unreachable => (StatusCode::BAD_GATEWAY, "upstream-unreachable"),
+        UpstreamError::Status(_) | UpstreamError::Timeout | UpstreamError::Garbage => return None,
+    };
+    let text = error.to_string();
+    let message = text.split_once(": ").map_or(text.as_str(), |(_, message)| message);
+    let mut answer = ApiError::new(status, code, message);
+    if let UpstreamError::Busy { retry_after } = error {
+        answer.retry_after = Some(*retry_after);
+    }
+    Some(answer)
+}

@@ -1,0 +1,272 @@
+//! The upstream: any OpenAI-compatible `/v1/chat/completions`. What it says of itself never reaches a client: its
+//! error texts may repeat the key.
+
+use super::config::Llm;
+use super::ledger::Ledger;
+use crate::review::prompt::{self, Prompt, REPLY_TOKENS};
+use crate::review::protocol::Usage;
+use crate::review::reply;
+use crate::task::Task;
+use reqwest::header::HeaderMap;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::Semaphore;
+
+/// Attempts at one item.
+const TRIES: u32 = 3;
+/// A wait longer than this is handed on to the client.
+const LONGEST_WAIT: u64 = 20;
+/// Bytes of an upstream's answer at most.
+const MAX_ANSWER: usize = 1 << 20;
+
+/// Why the upstream gave no reply.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum UpstreamError {
+    /// 401 or 403.
+    #[error("upstream-auth: the LLM refused the server's key; the operator must check AUTOANNOTATOR_LLM_KEY")]
+    Auth,
+    /// 429, to the last attempt.
+    #[error("upstream-busy: the LLM asks to slow down; try again in {retry_after} s")]
+    Busy {
+        /// Seconds to wait.
+        retry_after: u64,
+    },
+    /// Any other status than 200.
+    #[error(
+        "upstream-status: the LLM answered with status {0}; the operator must check AUTOANNOTATOR_LLM_URL and _MODEL"
+    )]
+    Status(u16),
+    /// No answer in time.
+    #[error("upstream-timeout: the LLM gave no answer in time")]
+    Timeout,
+    /// No connection, or one that broke.
+    #[error("upstream-unreachable: the LLM cannot be reached; the operator must check AUTOANNOTATOR_LLM_URL")]
+    Unreachable,
+    /// Not a chat completion.
+    #[error("upstream-garbage: the LLM's answer is not a chat completion")]
+    Garbage,
+    /// The budget does not cover the call.
+    #[error("review-budget: the budget is used up; the operator can raise AUTOANNOTATOR_BUDGET_USD")]
+    Budget,
+}
+
+impl UpstreamError {
+    fn again(&self) -> bool {
+        matches!(self, Self::Busy { .. } | Self::Unreachable) || matches!(self, Self::Status(status) if *status >= 500)
+    }
+
+    /// Whether the upstream may have done the work, and so may bill it.
+    fn may_cost(&self) -> bool {
+        matches!(self, Self::Timeout | Self::Garbage)
+    }
+}
+
+/// What an item came to.
+#[derive(Debug, Clone)]
+pub struct Reviewed {
+    /// The label's canonical name.
+    pub label: Option<String>,
+    /// Why there is none.
+    pub why: Option<String>,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+#[derive(Deserialize)]
+struct Completion {
+    choices: Vec<Choice>,
+    usage: Option<Tokens>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Message,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    #[serde(default)]
+    prompt_tokens: u64,
+    #[serde(default)]
+    completion_tokens: u64,
+}
+
+/// The LLM behind the server.
+pub struct Upstream {
+    http: reqwest::Client,
+    config: Llm,
+    ledger: Ledger,
+    slots: Semaphore,
+    /// Whether the upstream takes `response_format`; learnt from its first 400.
+    schema: AtomicBool,
+}
+
+impl Upstream {
+    /// Makes the client; nothing is sent yet.
+    pub fn new(config: Llm) -> anyhow::Result<Self> {
+        let http = http_client(&config.endpoint, Duration::from_secs_f64(config.timeout_seconds))?;
+        let slots = Semaphore::new(config.concurrency);
+        let ledger = Ledger::new(config.budget_usd);
+        Ok(Self { http, ledger, slots, schema: AtomicBool::new(true), config })
+    }
+
+    /// The model's name.
+    pub fn model(&self) -> &str {
+        &self.config.model
+    }
+
+    /// What is left of the budget in US dollars, if there is a cap.
+    pub fn remaining(&self) -> Option<f64> {
+        self.ledger.remaining()
+    }
+
+    /// Has one redacted text reviewed.
+    pub async fn review(&self, task: &Task, text: &str) -> Result<Reviewed, UpstreamError> {
+        let _slot = self.slots.acquire().await.map_err(|_| UpstreamError::Unreachable)?;
+        let prompt = prompt::compose(task, text);
+        let mut tried = 1;
+        let completion = loop {
+            match self.paid(&prompt).await {
+                Ok(completion) => break completion,
+                Err(UpstreamError::Busy { retry_after }) if retry_after > LONGEST_WAIT => {
+                    return Err(UpstreamError::Busy { retry_after });
+                }
+                Err(error) if error.again() && tried < TRIES => {
+                    let wait = if let UpstreamError::Busy { retry_after } = error { retry_after } else { 0 };
+                    tokio::time::sleep(Duration::from_secs(wait) + jitter(tried)).await;
+                    tried += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        };
+        let (content, usage) = completion;
+        Ok(match reply::parse(&task.labels, &content) {
+            Ok(index) => Reviewed { label: task.labels.name(index).map(str::to_owned), why: None, usage },
+            Err(error) => Reviewed { label: None, why: Some(self.without_key(error.to_string())), usage },
+        })
+    }
+
+    fn without_key(&self, text: String) -> String {
+        match self.config.key.as_deref() {
+            Some(key) if !key.is_empty() => text.replace(key, "[KEY]"),
+            _ => text,
+        }
+    }
+
+    /// One attempt: reserve what it can cost at most, call, settle what it did cost.
+    async fn paid(&self, prompt: &Prompt) -> Result<(String, Usage), UpstreamError> {
+        // A token is at least a byte; 64 more for the chat's own.
+        let most = self.config.price((prompt.system.len() + prompt.user.len() + 64) as u64, REPLY_TOKENS);
+        let reserve = self.ledger.reserve(most).ok_or(UpstreamError::Budget)?;
+        match self.call(prompt).await {
+            Ok(completion) => {
+                let content = completion.choices.into_iter().next().and_then(|choice| choice.message.content);
+                let usage = completion.usage.map(|tokens| Usage {
+                    prompt_tokens: tokens.prompt_tokens,
+                    completion_tokens: tokens.completion_tokens,
+                    cost_usd: self.config.price(tokens.prompt_tokens, tokens.completion_tokens),
+                });
+                let usage = usage.unwrap_or(Usage { cost_usd: most, ..Usage::default() });
+                reserve.settle(usage.cost_usd);
+                Ok((content.unwrap_or_default(), usage))
+            }
+            Err(error) => {
+                reserve.settle(if error.may_cost() { most } else { 0.0 });
+                Err(error)
+            }
+        }
+    }
+
+    async fn call(&self, prompt: &Prompt) -> Result<Completion, UpstreamError> {
+        if !self.schema.load(Ordering::Relaxed) {
+            return self.post(self.body(prompt, false)).await;
+        }
+        match self.post(self.body(prompt, true)).await {
+            Err(UpstreamError::Status(400 | 422)) => {
+                let plain = self.post(self.body(prompt, false)).await?;
+                self.schema.store(false, Ordering::Relaxed);
+                Ok(plain)
+            }
+            other => other,
+        }
+    }
+
+    fn body(&self, prompt: &Prompt, schema: bool) -> Value {
+        let mut body = json!({
+            "model": self.config.model,
+            "temperature": 0,
+            "max_tokens": REPLY_TOKENS,
+            "messages": [
+                { "role": "system", "content": prompt.system },
+                { "role": "user", "content": prompt.user },
+            ],
+        });
+        if schema {
+            let schema = json!({ "name": "label", "strict": true, "schema": prompt.schema });
+            body["response_format"] = json!({ "type": "json_schema", "json_schema": schema });
+        }
+        body
+    }
+
+    async fn post(&self, body: Value) -> Result<Completion, UpstreamError> {
+        let mut request = self.http.post(self.config.endpoint.clone()).json(&body);
+        if let Some(key) = &self.config.key {
+            request = request.bearer_auth(key);
+        }
+        let mut response = request.send().await.map_err(|error| failed(&error))?;
+        match response.status().as_u16() {
+            200 => {}
+            401 | 403 => return Err(UpstreamError::Auth),
+            429 => return Err(UpstreamError::Busy { retry_after: retry_after(response.headers()).unwrap_or(1) }),
+            status => return Err(UpstreamError::Status(status)),
+        }
+        let mut bytes = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
+            if bytes.len() + chunk.len() > MAX_ANSWER {
+                return Err(UpstreamError::Garbage);
+            }
+            bytes.extend_from_slice(&chunk);
+        }
+        let completion: Completion = serde_json::from_slice(&bytes).map_err(|_| UpstreamError::Garbage)?;
+        if completion.choices.is_empty() { Err(UpstreamError::Garbage) } else { Ok(completion) }
+    }
+}
+
+fn failed(error: &reqwest::Error) -> UpstreamError {
+    match error {
+        error if error.is_timeout() => UpstreamError::Timeout,
+        error if error.is_decode() || error.is_body() => UpstreamError::Garbage,
+        _ => UpstreamError::Unreachable,
+    }
+}
+
+/// A client that follows no redirect (a key must not travel on), and uses no proxy for this machine's own addresses.
+pub(crate) fn http_client(url: &reqwest::Url, timeout: Duration) -> reqwest::Result<reqwest::Client> {
+    let builder = reqwest::Client::builder()
+        .timeout(timeout)
+        .connect_timeout(Duration::from_secs(10).min(timeout))
+        .redirect(reqwest::redirect::Policy::none());
+    let own = url.host_str().is_some_and(super::guard::loopback_name);
+    if own { builder.no_proxy().build() } else { builder.build() }
+}
+
+/// The seconds of a `Retry-After` header; a date is taken as the client's default.
+pub(crate) fn retry_after(headers: &HeaderMap) -> Option<u64> {
+    headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()
+}
+
+/// Full jitter: anything up to a quarter of a second, doubled with each attempt.
+pub(crate) fn jitter(tried: u32) -> Duration {
+    // The hasher's keys are the standard library's randomness.
+    let random = std::collections::hash_map::RandomState::new().hash_one(tried);
+    Duration::from_millis(random % (250 << tried.min(6)).max(1))
+}

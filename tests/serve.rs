@@ -1,0 +1,284 @@
+//! The server's routes, and what each bad behaviour of the reviewer comes to.
+
+#[path = "support/stub_llm.rs"]
+mod stub_llm;
+
+use autoannotator::Spec;
+use autoannotator::serve::config::Llm;
+use autoannotator::serve::{Options, bind, router};
+use serde_json::{Value, json};
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use stub_llm::Stub;
+
+const KEY: &str = "sk-secret-4711";
+const HOST: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+struct House {
+    url: String,
+    http: reqwest::Client,
+    stub: Arc<Stub>,
+    dir: tempfile::TempDir,
+}
+
+async fn spawn(app: axum::Router) -> String {
+    let listener = bind(HOST, 0).await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("address"));
+    tokio::spawn(async move { axum::serve(listener, app).await });
+    url
+}
+
+/// A server before a stub, with more lines for its config; without an LLM where `llm` is false.
+async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
+    let stub = Stub::new(&[("love", "positive"), ("hate", "negative")], "neutral", no_schema);
+    let upstream = spawn(stub.router()).await;
+    let file =
+        format!("[llm]\nurl = \"{upstream}\"\nkey = \"{KEY}\"\nmodel = \"stub\"\ntimeout_seconds = 0.5\n{config}");
+    let llm = Llm::read(if llm { &file } else { "" }, |_| None).expect("config");
+    let dir = tempfile::tempdir().expect("folder");
+    let write = |path: &str, bytes: &[u8]| {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().expect("parent")).expect("folder");
+        std::fs::write(path, bytes).expect("file");
+    };
+    write("page/index.html", b"<!doctype html><title>page</title>");
+    write("page/assets/core-abc123.wasm", b"\0asm");
+    write("packed/index.json", b"{\"slms\":[]}");
+    write("packed/s/0123/shard-0", &[7; 1000]);
+    let tickets = Spec::from_toml(include_str!("../examples/tickets.toml")).expect("spec");
+    let options =
+        Options { page: dir.path().join("page"), packed: dir.path().join("packed"), specs: vec![tickets], llm };
+    let url = spawn(router(options, true).expect("router")).await;
+    let http = reqwest::Client::builder().no_proxy().build().expect("client");
+    House { url, http, stub, dir }
+}
+
+async fn house() -> House {
+    house_with(true, "", false).await
+}
+
+fn body(texts: &[&str]) -> Value {
+    let items: Vec<Value> =
+        texts.iter().enumerate().map(|(index, text)| json!({ "id": index.to_string(), "text": text })).collect();
+    json!({ "task": "sentiment", "spec": null, "items": items, "mode": "label" })
+}
+
+impl House {
+    async fn post(&self, body: &Value, headers: &[(&str, &str)]) -> (u16, Option<String>, Value) {
+        let mut request = self.http.post(format!("{}/v1/review", self.url)).json(body);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let response = request.send().await.expect("an answer");
+        let status = response.status().as_u16();
+        let wait = response.headers().get("retry-after").map(|value| value.to_str().expect("text").to_owned());
+        let text = response.text().await.expect("text");
+        assert!(!text.contains(KEY), "the key leaked: {text}");
+        (status, wait, serde_json::from_str(&text).expect("JSON"))
+    }
+
+    async fn review(&self, texts: &[&str]) -> (u16, Option<String>, Value) {
+        self.post(&body(texts), &[]).await
+    }
+
+    async fn get(&self, path: &str, headers: &[(&str, &str)]) -> reqwest::Response {
+        let mut request = self.http.get(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.send().await.expect("an answer")
+    }
+}
+
+#[tokio::test]
+async fn hard_samples_are_labelled_and_arrive_redacted() {
+    let house = house().await;
+    let (status, _, answer) = house.review(&["I love ann@example.com", "I hate it", "so @bob said !once"]).await;
+    assert_eq!(status, 200, "{answer}");
+    let labels: Vec<_> = answer["items"].as_array().expect("items").iter().map(|item| item["label"].clone()).collect();
+    assert_eq!(labels, ["positive", "negative", "neutral"]);
+    assert_eq!(answer["usage"], json!({ "prompt_tokens": 300, "completion_tokens": 30, "cost_usd": 0.0 }));
+    assert_eq!((answer["remaining_budget_usd"].clone(), answer["model"].clone()), (Value::Null, json!("stub")));
+    let log = house.stub.log();
+    let all = serde_json::to_string(&log).expect("JSON");
+    assert!(!all.contains("ann@") && !all.contains("@bob") && all.contains("[EMAIL]") && all.contains("[HANDLE]"));
+    assert_eq!(log[0]["authorization"], format!("Bearer {KEY}"));
+    assert_eq!(log[0]["body"]["response_format"]["type"], "json_schema");
+    assert_eq!(log.len(), 4, "429 was asked again");
+}
+
+#[tokio::test]
+async fn a_reply_that_is_no_label_is_none() {
+    let house = house().await;
+    let (status, _, answer) = house.review(&["!unknown", "!garbage", "!500", "!empty", "!hang", "!echo", "love"]).await;
+    assert_eq!(status, 200, "{answer}");
+    let items = answer["items"].as_array().expect("items");
+    let whys = ["banana", "upstream-garbage", "upstream-status", "reply-empty", "upstream-timeout", "[KEY]"];
+    for (item, why) in items.iter().zip(whys) {
+        assert_eq!(item["label"], Value::Null);
+        assert!(item["why"].as_str().expect("why").contains(why), "{item} {why}");
+    }
+    assert_eq!(items[6]["label"], "positive");
+    let tries = |text: &str| house.stub.log().iter().filter(|entry| entry["text"] == text).count();
+    assert_eq!((tries("!500"), tries("!hang"), tries("!garbage")), (3, 1, 1));
+}
+
+#[tokio::test]
+async fn what_stops_every_item_stops_the_request() {
+    let house = house().await;
+    let (status, _, answer) = house.review(&["!401"]).await;
+    assert_eq!((status, &answer["error"]["code"]), (502, &json!("upstream-auth")));
+    assert!(answer["error"]["message"].as_str().expect("message").contains("AUTOANNOTATOR_LLM_KEY"));
+    let (status, wait, answer) = house.review(&["!429", "!429 too"]).await;
+    assert_eq!((status, wait.as_deref(), &answer["error"]["retry_after"]), (429, Some("77"), &json!(77)));
+}
+
+#[tokio::test]
+async fn an_upstream_that_is_not_there_is_an_error() {
+    let gone = bind(HOST, 0).await.expect("a port").local_addr().expect("address");
+    let llm = Llm::read(&format!("[llm]\nurl = \"http://{gone}\"\nmodel = \"m\""), |_| None).expect("config");
+    let house = house_with(false, "", false).await;
+    let options =
+        Options { page: house.dir.path().join("none"), packed: house.dir.path().join("none"), specs: vec![], llm };
+    let url = spawn(router(options, true).expect("router")).await;
+    let house = House { url, ..house };
+    let (status, _, answer) = house.review(&["x"]).await;
+    assert_eq!((status, &answer["error"]["code"]), (502, &json!("upstream-unreachable")));
+    assert!(house.get("/", &[]).await.text().await.expect("text").contains("not built"));
+}
+
+#[tokio::test]
+async fn the_schema_is_left_out_where_it_is_refused() {
+    let house = house_with(true, "concurrency = 1\n", true).await;
+    let (status, _, answer) = house.review(&["love", "hate"]).await;
+    assert_eq!((status, &answer["items"][1]["label"]), (200, &json!("negative")));
+    assert_eq!(house.stub.log().len(), 3, "one refusal, then never again");
+}
+
+#[tokio::test]
+async fn a_repeated_request_is_answered_from_the_record() {
+    let house = house().await;
+    let key = [("idempotency-key", "k1")];
+    let asked = body(&["love"]);
+    let (first, second) = tokio::join!(house.post(&asked, &key), house.post(&asked, &key));
+    assert_eq!((first.0, &first.2), (200, &second.2));
+    assert_eq!(house.stub.log().len(), 1);
+    assert_eq!(house.post(&body(&["hate"]), &key).await.0, 409);
+    // A failure is not recorded: the same key may try again.
+    let failing = [("idempotency-key", "k2")];
+    house.post(&body(&["!401"]), &failing).await;
+    house.post(&body(&["!401"]), &failing).await;
+    assert_eq!(house.stub.log().iter().filter(|entry| entry["text"] == "!401").count(), 2);
+}
+
+#[tokio::test]
+async fn the_budget_is_a_cap() {
+    // 110 tokens at 1,000 dollars a million cost 0.11; a call reserves well below 2.
+    let prices = "prompt_usd_per_million = 1000.0\ncompletion_usd_per_million = 1000.0\nbudget_usd = 2.0\n";
+    let house = house_with(true, prices, false).await;
+    let (mut spent, mut refused) = (0.0, false);
+    for round in 0..40 {
+        let (status, _, answer) = house.review(&[&format!("love {round}")]).await;
+        if status == 402 {
+            assert_eq!(answer["error"]["code"], "review-budget");
+            refused = true;
+            break;
+        }
+        spent += answer["usage"]["cost_usd"].as_f64().expect("cost");
+        let left = answer["remaining_budget_usd"].as_f64().expect("budget");
+        assert!((left - (2.0 - spent)).abs() < 1e-6 && left >= 0.0);
+    }
+    assert!(refused && spent > 0.0 && spent <= 2.0, "{spent}");
+}
+
+#[tokio::test]
+async fn without_an_llm_the_person_reviews() {
+    let house = house_with(false, "", false).await;
+    let (status, _, answer) = house.review(&["x"]).await;
+    assert_eq!((status, &answer["error"]["code"]), (503, &json!("review-unavailable")));
+    let status: Value = house.get("/v1/status", &[]).await.json().await.expect("JSON");
+    assert_eq!(status["review"]["available"], false);
+    assert_eq!(status["tasks"].as_array().expect("tasks").len(), 3);
+}
+
+#[tokio::test]
+async fn bad_requests_are_refused_with_a_code() {
+    let house = house().await;
+    let long = "x".repeat(33 * 1024);
+    let cases = [
+        (json!({}), "request-json"),
+        (json!({ "task": "poetry", "items": [{ "id": "1", "text": "x" }] }), "review-task"),
+        (json!({ "task": "sentiment", "items": [] }), "request-items"),
+        (body(&vec!["x"; 65]), "request-items"),
+        (body(&[&long]), "request-text"),
+        (
+            json!({ "task": "sentiment", "items": [{ "id": "1", "text": "x" }, { "id": "1", "text": "y" }] }),
+            "request-ids",
+        ),
+        (
+            json!({ "task": "sentiment", "spec": { "task": "toxicity" }, "items": [{ "id": "1", "text": "x" }] }),
+            "review-spec",
+        ),
+        (json!({ "task": "sentiment", "prompt": "free use", "items": [{ "id": "1", "text": "x" }] }), "request-json"),
+    ];
+    for (request, code) in cases {
+        let (status, _, answer) = house.post(&request, &[]).await;
+        assert_eq!((status, &answer["error"]["code"]), (400, &json!(code)), "{answer}");
+    }
+    let plain = house.http.post(format!("{}/v1/review", house.url)).body("{}").send().await.expect("answer");
+    assert_eq!(plain.status(), 415);
+    let huge = house.http.post(format!("{}/v1/review", house.url)).header("content-type", "application/json");
+    assert_eq!(huge.body(vec![b' '; 5 << 20]).send().await.expect("answer").status(), 413);
+    assert_eq!(house.get("/v1/review", &[]).await.status(), 405);
+    assert_eq!(house.get("/v1/none", &[]).await.status(), 404);
+    assert!(house.stub.log().is_empty());
+}
+
+#[tokio::test]
+async fn other_sites_are_refused() {
+    let house = house().await;
+    let asked = body(&["love"]);
+    assert_eq!(house.post(&asked, &[("origin", "https://evil.example")]).await.0, 403);
+    assert_eq!(house.post(&asked, &[("origin", "null")]).await.0, 403);
+    assert_eq!(house.post(&asked, &[("host", "evil.example")]).await.0, 403);
+    assert_eq!(house.get("/v1/status", &[("host", "127.0.0.1.evil.example")]).await.status(), 403);
+    assert_eq!(house.post(&asked, &[("origin", &house.url)]).await.0, 200);
+    assert_eq!(house.get("/v1/status", &[("host", "localhost:8080")]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn page_and_models_are_served() {
+    let house = house().await;
+    let header = |response: &reqwest::Response, name: &str| {
+        response.headers().get(name).map(|value| value.to_str().expect("text").to_owned()).unwrap_or_default()
+    };
+    for path in ["/", "/some/view"] {
+        let index = house.get(path, &[]).await;
+        assert_eq!(index.status(), 200);
+        assert!(header(&index, "content-type").starts_with("text/html"));
+        assert_eq!(header(&index, "cache-control"), "no-cache");
+        assert!(header(&index, "content-security-policy").contains("'wasm-unsafe-eval'"));
+    }
+    let wasm = house.get("/assets/core-abc123.wasm", &[]).await;
+    assert_eq!(header(&wasm, "content-type"), "application/wasm");
+    assert!(header(&wasm, "cache-control").contains("immutable"));
+    assert_eq!(house.get("/assets/none.js", &[]).await.status(), 404);
+    let part = house.get("/models/s/0123/shard-0", &[("range", "bytes=990-")]).await;
+    assert_eq!((part.status().as_u16(), header(&part, "content-range").as_str()), (206, "bytes 990-999/1000"));
+    assert!(header(&part, "cache-control").contains("immutable"));
+    let index = house.get("/models/index.json", &[]).await;
+    assert_eq!(header(&index, "cache-control"), "no-cache");
+    let again = house.get("/models/index.json", &[("if-modified-since", &header(&index, "last-modified"))]).await;
+    assert_eq!(again.status(), 304);
+    assert_eq!(house.get("/models/none", &[]).await.status(), 404);
+    assert_eq!(house.get("/models/..%2fpage/index.html", &[]).await.status(), 404);
+}
+
+#[tokio::test]
+async fn a_taken_port_gives_way_to_the_next() {
+    let first = bind(HOST, 0).await.expect("a port").local_addr().expect("address");
+    let held = bind(HOST, first.port()).await.expect("held");
+    let port = held.local_addr().expect("address").port();
+    let next = bind(HOST, port).await.expect("the next");
+    assert!(next.local_addr().expect("address").port() > port);
+}
