@@ -1,5 +1,6 @@
 //! `autoannotator serve`.
 
+use crate::hub::Home;
 use crate::serve::{Options, bind, config::Llm, serve};
 use crate::spec::Spec;
 use anyhow::Context;
@@ -28,8 +29,8 @@ pub(super) struct Args {
     /// The folder of the built page.
     #[arg(long, default_value = "www/dist")]
     page: PathBuf,
-    /// The data home, with the packed SLMs in `packed`; the platform's cache folder by default.
-    #[arg(long, env = "AUTOANNOTATOR_HOME")]
+    /// The data home, with the packed SLMs in `packed`; $AUTOANNOTATOR_HOME or the platform's cache folder by default.
+    #[arg(long)]
     home: Option<PathBuf>,
     /// A TOML file that configures the LLM.
     #[arg(long)]
@@ -51,8 +52,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Spec::from_toml(&read(path)?).with_context(|| path.display().to_string())
     };
     let specs = args.spec.iter().map(spec).collect::<anyhow::Result<Vec<_>>>()?;
-    let home = args.home.or_else(|| dirs::cache_dir().map(|cache| cache.join("autoannotator")));
-    let packed = home.context("there is no cache folder; name a data home with --home")?.join("packed");
+    let packed = Home::find(args.home.as_deref())?.packed();
     let options = Options { page: args.page, packed, specs, llm };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
