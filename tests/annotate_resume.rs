@@ -3,8 +3,12 @@
 mod common;
 
 use common::{Bench, Random, read};
+use std::collections::BTreeMap;
 use std::fs;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// Rows of random words; some of only whitespace.
@@ -22,16 +26,21 @@ fn input(rows: usize) -> String {
 }
 
 /// Starts it, waits until it committed `rows` rows, kills it with SIGKILL. False where it was done before.
-fn kill_after(bench: &Bench, mut command: Command, rows: u64, extra: Duration) -> bool {
+fn kill_after(bench: &Bench, command: Command, rows: u64, extra: Duration) -> bool {
+    let line = format!("{{\"rows\":{rows},");
+    kill_when(bench, command, extra, |journal| {
+        rows == 0 && !journal.is_empty() || journal.lines().any(|entry| entry.contains(&line))
+    })
+}
+
+/// The same, when `reached` says so of the journal.
+fn kill_when(bench: &Bench, mut command: Command, extra: Duration, reached: impl Fn(&str) -> bool) -> bool {
     let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary");
     let journal = bench.path("out.csv.journal");
     let deadline = Instant::now() + Duration::from_secs(120);
-    let reached = || {
-        let text = fs::read_to_string(&journal).unwrap_or_default();
-        rows == 0 && !text.is_empty() || text.lines().any(|line| line.contains(&format!("{{\"rows\":{rows},")))
-    };
+    let reached = || reached(&fs::read_to_string(&journal).unwrap_or_default());
     while child.try_wait().expect("a child").is_none() && !reached() {
-        assert!(Instant::now() < deadline, "row {rows} was never committed");
+        assert!(Instant::now() < deadline, "it never came so far");
         std::thread::sleep(Duration::from_micros(200));
     }
     std::thread::sleep(extra);
@@ -122,4 +131,85 @@ fn an_unreachable_reviewer_leaves_rows_hard_and_says_why() {
         assert!(row["aa_label"].is_null() && row["why"].as_str().is_some_and(|why| why.contains("review-")), "{row}");
     }
     assert_eq!(read(&bench.path("labelled.jsonl")).len(), 40);
+}
+
+/// Ids of the samples asked about, by idempotency key.
+type Asked = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+
+/// A reviewer that finds everything neutral. Its address, and what it was asked.
+fn reviewer() -> (String, Asked) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = format!("http://{}", listener.local_addr().expect("an address"));
+    let asked = Asked::default();
+    let seen = Arc::clone(&asked);
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let mut reader = BufReader::new(&stream);
+            let (mut key, mut length) = (String::new(), 0);
+            loop {
+                let mut line = String::new();
+                if reader.read_line(&mut line).unwrap_or(0) == 0 || line == "\r\n" {
+                    break;
+                }
+                let (name, value) = line.split_once(':').unwrap_or_default();
+                match name.to_lowercase().as_str() {
+                    "idempotency-key" => key = value.trim().to_owned(),
+                    "content-length" => length = value.trim().parse().unwrap_or(0),
+                    _ => {}
+                }
+            }
+            let mut body = vec![0; length];
+            if reader.read_exact(&mut body).is_err() || length == 0 {
+                continue;
+            }
+            let request: serde_json::Value = serde_json::from_slice(&body).expect("JSON");
+            let ids: Vec<String> = request["items"]
+                .as_array()
+                .expect("items")
+                .iter()
+                .map(|i| i["id"].as_str().expect("id").into())
+                .collect();
+            seen.lock().expect("lock").insert(key, ids.clone());
+            let items: Vec<_> = ids.iter().map(|id| serde_json::json!({"id": id, "label": "neutral"})).collect();
+            let usage = serde_json::json!({"prompt_tokens": 160, "completion_tokens": 16, "cost_usd": 0.25});
+            let answer = serde_json::json!({"items": items, "usage": usage, "model": "stub"}).to_string();
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", answer.len());
+            let _ = (&stream).write_all((head + &answer).as_bytes());
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn a_killed_run_asks_for_no_review_twice() {
+    let bench = Bench::new();
+    bench.file("in.csv", input(1_500));
+    let (url, asked) = reviewer();
+    let more = ["--review", &url, "--gold", "label", "--report", "report.json"];
+    let mut killed = 0;
+    for reviews in [2, 5, 9] {
+        let reached =
+            |journal: &str| journal.lines().filter(|line| line.starts_with("{\"reviews\"")).count() >= reviews;
+        killed += u32::from(kill_when(&bench, bench.command("in.csv", "out.csv", &more), Duration::ZERO, reached));
+    }
+    assert!(killed > 0, "no run was killed in time");
+    let last = bench.run("in.csv", "out.csv", &more);
+    assert!(last.status.success(), "{}", String::from_utf8_lossy(&last.stderr));
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path("report.json")).expect("report")).expect("JSON");
+    let asked = asked.lock().expect("lock").clone();
+    let mut ids: Vec<&String> = asked.values().flatten().collect();
+    let all = ids.len();
+    ids.sort();
+    ids.dedup();
+    // Every hard row under one key only: a server that remembers its keys is paid once for each.
+    assert_eq!((all, Some(all as u64)), (ids.len(), report["hard"].as_u64()), "{report}");
+    assert_eq!(report["review"]["calls"].as_u64(), Some(asked.len() as u64));
+    assert_eq!(report["review"]["prompt_tokens"].as_u64(), Some(160 * asked.len() as u64));
+    assert_eq!(report["final"]["hard_without_review"], 0);
+
+    let resumed = fs::read(bench.path("out.csv")).expect("output");
+    let whole = bench.run("in.csv", "whole.csv", &more);
+    assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
+    assert!(fs::read(bench.path("whole.csv")).expect("output") == resumed, "the outputs differ");
 }
