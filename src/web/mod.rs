@@ -5,10 +5,12 @@
 
 mod data;
 mod report;
+mod review;
 mod slm;
 
 pub use data::{Exporter, RowReader, sniff_format};
 pub use report::ReportBuilder;
+pub use review::redact;
 pub use slm::Slm;
 
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};

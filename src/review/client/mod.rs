@@ -82,6 +82,7 @@ pub enum ReviewError {
 }
 
 impl ReviewError {
+    #[cfg(feature = "native")]
     /// Whether the same request may be sent again.
     pub fn passes(&self) -> bool {
         match self {
