@@ -388,7 +388,7 @@ fn luhn(digits: &[(usize, u8)]) -> bool {
             (_, digit) => digit * 2,
         })
         .sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// Whether the groups, as a whole, look like one telephone number.

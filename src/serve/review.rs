@@ -20,9 +20,11 @@ const REMEMBERED: usize = 10_000;
 
 type Slot = Arc<tokio::sync::Mutex<Option<ReviewResponse>>>;
 
-/// Answers given, by idempotency key, with the hash of the body that they answer.
+/// Answers given, by idempotency key, with the hash of the body that they answer; and the keys, the oldest first.
 #[derive(Default)]
-pub(super) struct Record(Mutex<(HashMap<String, (Vec<u8>, Slot)>, VecDeque<String>)>);
+pub(super) struct Record(Mutex<(Known, VecDeque<String>)>);
+
+type Known = HashMap<String, (Vec<u8>, Slot)>;
 
 impl Record {
     /// The slot of a key; an error where the key was used with another body.
