@@ -239,10 +239,7 @@ impl Files {
         }
         let advice = || format!("{}: start over with --fresh, or give another --out", journal_path.display());
         let progress = Progress::read(&bytes, pins).with_context(advice)?;
-        let progress = match progress {
-            Some(progress) => progress,
-            None => Progress::default(),
-        };
+        let progress = progress.unwrap_or_default();
         let mut out = open(out_path)?;
         if out.metadata()?.len() < progress.bytes {
             bail!("{} is shorter than its journal says; {}", out_path.display(), advice());
