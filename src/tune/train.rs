@@ -1,12 +1,12 @@
 //! Training of one SLM: a head and an adapter, from labelled files, by burn's autodiff.
 //!
 //! The layers below the trained ones are frozen; their output is computed once, by the CPU engine, and kept on disk.
-//! Batches hold texts of similar length. The best state on the validation file is kept, its temperature fitted there, and
-//! its figures are those of the merged model on the CPU engine: what will be served.
+//! Batches hold texts of similar length. The best state on the validation file is kept, calibrated there, and its
+//! figures are those of the merged model on the CPU engine: what will be served.
 
 use super::activations::Activations;
 use super::dataset::{Columns, DataFile, DataRecord, Dataset};
-use super::metrics::{fit_temperature, metrics};
+use super::metrics::{calibrate, metrics};
 use super::{TuneError, io};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::{Classifier, Padded, Trained, Training, device, values};
@@ -410,7 +410,8 @@ impl<'a> Run<'a> {
                 logits[text * self.labels..][..self.labels].copy_from_slice(row);
             }
         }
-        let figures = metrics(&logits, &set.labels, self.labels, fit_temperature(&logits, &set.labels, self.labels));
+        let fit = calibrate(&logits, &set.labels, self.labels);
+        let figures = metrics(&fit.shifted(&logits), &set.labels, self.labels, fit.temperature);
         let (step, score) = (self.state.step, figures.macro_f1);
         let line = format!(
             "step {step}: accuracy {:.2}, macro-F1 {:.2}, nll {:.4}",
@@ -499,20 +500,19 @@ fn empty_head(labels: usize, hidden: usize) -> Head {
     Head { pooling: Pooling::Mean, linear, temperature: 1.0 }
 }
 
-/// Writes the adapter, merges it into the base as it will be served, fits the temperature and writes `slm.toml`.
+/// Merges the adapter into the base as it will be served, calibrates it on the validation file (the bias becomes part of
+/// the head's) and writes adapter and `slm.toml`.
 fn finish(
     task: &Task,
     mut weights: EncoderWeights,
     base: &BaseModel,
     options: &Options,
     places: &Places,
-    parts: Vec<Trained>,
+    mut parts: Vec<Trained>,
     validation: &Dataset,
 ) -> Result<SlmFolder, TuneError> {
     std::fs::create_dir_all(&places.out).map_err(io(&places.out))?;
     let bytes = serialize(&parts, Dtype::F16)?;
-    let path = places.out.join("adapter.safetensors");
-    std::fs::write(&path, &bytes).map_err(io(&path))?;
     let lora = options.method == Method::Lora;
     let mut folder = SlmFolder {
         id: options.id.clone(),
@@ -532,13 +532,24 @@ fn finish(
         },
         validation: Metrics { accuracy: 0.0, macro_f1: 0.0, nll: 0.0 },
     };
+    let labels = task.labels.len();
     let head = folder.merge(&bytes, &mut weights)?;
-    let logits = served_logits(CpuEngine::new(&weights, head), validation, task.labels.len())?;
-    folder.temperature = fit_temperature(&logits, &validation.labels, task.labels.len());
-    folder.validation = metrics(&logits, &validation.labels, task.labels.len(), folder.temperature);
+    let logits = served_logits(CpuEngine::new(&weights, head), validation, labels)?;
+    let fit = calibrate(&logits, &validation.labels, labels);
+    if let Some(bias) = parts.iter_mut().find(|part| part.name == "head.bias") {
+        bias.values.iter_mut().zip(fit.shift()).for_each(|(bias, shift)| *bias += shift);
+    }
+    folder.temperature = fit.temperature;
+    folder.validation = metrics(&fit.shifted(&logits), &validation.labels, labels, fit.temperature);
+    let bytes = serialize(&parts, Dtype::F16)?;
+    folder.adapter.sha256 = sha256_hex(&bytes);
     let text = toml::to_string(&folder).map_err(|e| TuneError::Options(e.to_string()))?;
-    let path = places.out.join("slm.toml");
-    std::fs::write(&path, text).map_err(io(&path))?;
+    let write = |name: &str, bytes: &[u8]| {
+        let path = places.out.join(name);
+        std::fs::write(&path, bytes).map_err(io(&path))
+    };
+    write(&folder.adapter.file, &bytes)?;
+    write("slm.toml", text.as_bytes())?;
     Ok(folder)
 }
 
