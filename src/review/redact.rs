@@ -5,7 +5,6 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::ops::Range;
 
 /// What a placeholder stands for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -81,42 +80,67 @@ const PASSES: usize = 8;
 /// Replaces e-mail addresses, telephone and card numbers, URLs with credentials and @handles by placeholders.
 /// Redacting the result again changes nothing.
 pub fn redact(text: &str) -> Redacted {
-    let mut spans: Vec<Span> = Vec::new();
+    let mut done = Redacted { text: text.to_owned(), spans: Vec::new() };
     for _ in 0..PASSES {
-        let before = spans.len();
+        let mut changed = false;
         for find in [urls as fn(&str, &mut Vec<Span>), addresses, numbers] {
             let mut found = Vec::new();
-            for gap in gaps(text, &spans) {
-                let start = gap.start;
-                let first = found.len();
-                find(text.get(gap).unwrap_or_default(), &mut found);
-                for span in found.iter_mut().skip(first) {
-                    span.start += start;
-                    span.end += start;
-                }
-            }
-            spans.append(&mut found);
-            spans.sort_by_key(|span| span.start);
+            find(&done.text, &mut found);
+            changed |= !found.is_empty();
+            done.spans = absorb(&done.spans, found);
+            done.text = render(text, &done.spans);
         }
-        if spans.len() == before {
+        if !changed {
             break;
         }
     }
+    done
+}
+
+/// The text with a placeholder for each span.
+fn render(text: &str, spans: &[Span]) -> String {
     let mut out = String::with_capacity(text.len());
     let mut from = 0;
-    for span in &spans {
+    for span in spans {
         out.push_str(text.get(from..span.start).unwrap_or_default());
         out.push_str(span.kind.placeholder());
         from = span.end;
     }
     out.push_str(text.get(from..).unwrap_or_default());
-    Redacted { text: out, spans }
+    out
 }
 
-fn gaps(text: &str, spans: &[Span]) -> Vec<Range<usize>> {
-    let starts = std::iter::once(0).chain(spans.iter().map(|span| span.end));
-    let ends = spans.iter().map(|span| span.start).chain(std::iter::once(text.len()));
-    starts.zip(ends).map(|(start, end)| start..end).filter(|gap| !gap.is_empty()).collect()
+/// Adds what was found in the rendered text to the spans of the original one; a find that reaches into a placeholder
+/// takes its span in. Both lists are in order.
+fn absorb(spans: &[Span], mut found: Vec<Span>) -> Vec<Span> {
+    found.sort_by_key(|span| span.start);
+    let mut all: Vec<Span> = Vec::with_capacity(spans.len() + found.len());
+    let mut old = spans.iter().peekable();
+    // How far the rendered text is ahead of the original one, behind the spans passed so far.
+    let (mut original, mut rendered) = (0, 0);
+    let pass = |span: &Span, original: &mut usize, rendered: &mut usize| {
+        *rendered += span.start - *original + span.kind.placeholder().len();
+        *original = span.end;
+    };
+    for find in found {
+        while let Some(span) =
+            old.next_if(|span| rendered + (span.start - original) + span.kind.placeholder().len() <= find.start)
+        {
+            pass(span, &mut original, &mut rendered);
+            all.push(span.clone());
+        }
+        let mut start = original + (find.start - rendered);
+        let mut end = None;
+        while let Some(span) = old.next_if(|span| rendered + (span.start - original) < find.end) {
+            start = start.min(span.start);
+            pass(span, &mut original, &mut rendered);
+            end = (rendered >= find.end).then_some(span.end);
+        }
+        let end = end.unwrap_or_else(|| original + find.end.saturating_sub(rendered));
+        all.push(Span { kind: find.kind, start, end });
+    }
+    all.extend(old.cloned());
+    all
 }
 
 // ---- URLs ----
@@ -485,6 +509,13 @@ mod tests {
         let pieces: Vec<_> = out.spans().iter().map(|span| (span.kind, &text[span.start..span.end])).collect();
         assert_eq!(pieces, [(Kind::Handle, "@ann"), (Kind::Email, "a@b.com"), (Kind::Handle, "@bob")]);
         assert_eq!(out.counts(), BTreeMap::from([(Kind::Email, 1), (Kind::Handle, 2)]));
+    }
+
+    #[test]
+    fn a_secret_url_is_seen_through_a_placeholder() {
+        let out = redact("see https://#+41114111token=https://, call +41 44 111 22 33");
+        assert_eq!(out.text(), "see [URL], call [PHONE]");
+        assert_eq!(out.counts(), BTreeMap::from([(Kind::Url, 1), (Kind::Phone, 1)]));
     }
 
     #[test]
