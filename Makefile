@@ -92,7 +92,7 @@ pull: binary
 
 # --- tests ---
 
-test-rust: binary
+test-rust: pull
 	cargo test --release --locked
 
 test-wasm: wasm $(STAMPS)/npm-wasm-tests
