@@ -98,6 +98,7 @@ export class Session {
   readonly exporting = signal(false);
   readonly reviewing = new Reviewing(this);
 
+  #only = false;
   #desk: Remote | undefined;
   #voters: Voter[] = [];
   #manifests: SlmManifest[] = [];
@@ -114,9 +115,13 @@ export class Session {
 
   /** Takes the page up where it was left. */
   async open(): Promise<void> {
-    if (!(await onlyTab())) {
-      this.phase.value = 'elsewhere';
-      return;
+    if (!this.#only) {
+      if (!(await claimTab(false))) {
+        this.phase.value = 'elsewhere';
+        await claimTab(true); // a tab that was just closed may hold its claim for a moment
+        this.phase.value = 'starting';
+      }
+      this.#only = true;
     }
     if (!simd()) {
       this.notify({
@@ -812,11 +817,11 @@ export function readStatus(value: unknown): ServerStatus {
   };
 }
 
-/** Whether this is the only tab with the page open: two would write over each other. */
-async function onlyTab(): Promise<boolean> {
+/** Whether this is the only tab with the page open: two would write over each other. With `wait`, answers once it is. */
+async function claimTab(wait: boolean): Promise<boolean> {
   if (!navigator.locks) return true;
   return new Promise((resolve) => {
-    void navigator.locks.request('autoannotator', { ifAvailable: true }, (lock) => {
+    void navigator.locks.request('autoannotator', { ifAvailable: !wait }, (lock) => {
       resolve(lock !== null);
       return lock === null ? undefined : new Promise<void>(() => undefined); // held until the tab closes
     });

@@ -118,10 +118,7 @@ function Elsewhere() {
   return (
     <section class="card narrow">
       <h1>Open in another tab</h1>
-      <p>The page is already open in another tab of this browser, and two would write over each other. Go on there, or close it and reload this one.</p>
-      <button type="button" class="primary" onClick={() => location.reload()}>
-        Reload
-      </button>
+      <p>The page is already open in another tab of this browser, and two would write over each other. Go on there, or close it: this one then takes over.</p>
     </section>
   );
 }
