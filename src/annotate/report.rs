@@ -7,17 +7,19 @@ use std::collections::BTreeMap;
 
 /// Counts of gold label against given label.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Confusion {
+pub struct Confusion {
     /// `[gold][given]`; the last column counts rows that were given no label.
     counts: Vec<Vec<u64>>,
 }
 
 impl Confusion {
-    fn new(labels: usize) -> Self {
+    /// No counts yet, for a number of labels.
+    pub fn new(labels: usize) -> Self {
         Self { counts: vec![vec![0; labels + 1]; labels] }
     }
 
-    fn add(&mut self, gold: usize, given: Option<usize>) {
+    /// Counts one row by the indices of its gold label and of the label it was given, if any.
+    pub fn add(&mut self, gold: usize, given: Option<usize>) {
         if let Some(row) = self.counts.get_mut(gold) {
             let given = given.unwrap_or(row.len().saturating_sub(1));
             if let Some(count) = row.get_mut(given) {
@@ -26,7 +28,8 @@ impl Confusion {
         }
     }
 
-    fn score(&self) -> Score {
+    /// How good the labels are.
+    pub fn score(&self) -> Score {
         let count =
             |gold: usize, given: usize| self.counts.get(gold).and_then(|row| row.get(given)).copied().unwrap_or(0);
         let labels = self.counts.len();

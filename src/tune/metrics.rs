@@ -1,32 +1,22 @@
 //! Figures on labelled data, and the temperature.
 
+use crate::annotate::report::{Confusion, Score};
 use crate::slm::adapter::Metrics;
 use crate::slm::probabilities;
 use crate::vote::argmax;
 
-/// Accuracy, macro-F1 and negative log likelihood of logits `[texts x labels]` at a temperature. A label that is neither
-/// predicted nor present counts with F1 0, as in scikit-learn.
+/// Accuracy, macro-F1 (as in a run's report) and negative log likelihood of logits `[texts x labels]` at a temperature.
 pub fn metrics(logits: &[f32], gold: &[usize], labels: usize, temperature: f32) -> Metrics {
     let mut probability = logits.to_vec();
     probabilities(&mut probability, labels, temperature);
-    let mut confusion = vec![vec![0usize; labels]; labels];
+    let mut confusion = Confusion::new(labels);
     let mut nll = 0.0;
     for (row, gold) in probability.chunks_exact(labels).zip(gold) {
-        confusion[*gold][argmax(row)] += 1;
+        confusion.add(*gold, Some(argmax(row)));
         nll -= f64::from(row[*gold].max(1e-12)).ln();
     }
-    let right: usize = (0..labels).map(|label| confusion[label][label]).sum();
-    let f1 = |label: usize| {
-        let given: usize = confusion.iter().map(|row| row[label]).sum();
-        let present: usize = confusion[label].iter().sum();
-        2.0 * confusion[label][label] as f64 / ((given + present).max(1)) as f64
-    };
-    let rows = gold.len().max(1) as f64;
-    Metrics {
-        accuracy: right as f64 / rows,
-        macro_f1: (0..labels).map(f1).sum::<f64>() / labels as f64,
-        nll: nll / rows,
-    }
+    let Score { accuracy, macro_f1 } = confusion.score();
+    Metrics { accuracy, macro_f1, nll: nll / gold.len().max(1) as f64 }
 }
 
 /// What turns raw logits into calibrated ones: `logits / temperature + bias`.
