@@ -3,6 +3,7 @@
 
 use autoannotator::slm::config::{Architecture, EncoderConfig, relative_position_bucket};
 use autoannotator::slm::cpu::{CpuEncoder, CpuEngine, Isa};
+use autoannotator::slm::quant::{GROUP, Int8Matrix};
 use autoannotator::slm::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
 use autoannotator::slm::{Batch, Engine};
 
@@ -280,4 +281,53 @@ fn logits_that_are_not_finite_are_an_error() {
     head.linear.bias[1] = f32::NAN;
     let error = CpuEngine::new(&weights, head).logits(&Batch::new([&[0][..]])).expect_err("NaN");
     assert!(error.to_string().contains("not finite"));
+}
+
+/// The weights that int8 stands for, in f32.
+fn dequantized(weights: &EncoderWeights<Int8Matrix>, original: &EncoderWeights) -> EncoderWeights {
+    let matrix = |matrix: &Int8Matrix, inputs: usize, group: usize| -> Vec<f32> {
+        let per_row = inputs.div_ceil(group);
+        let at = |index: usize| matrix.scales[index / inputs * per_row + index % inputs / group];
+        matrix.values.iter().enumerate().map(|(index, value)| f32::from(*value) * at(index)).collect()
+    };
+    let linear = |map: &Linear<Int8Matrix>| Linear {
+        weight: matrix(&map.weight, map.inputs, GROUP),
+        bias: map.bias.clone(),
+        outputs: map.outputs,
+        inputs: map.inputs,
+    };
+    let hidden = weights.config.hidden_size;
+    let layers = weights.layers.iter().zip(&original.layers).map(|(layer, original)| {
+        let [query, key, value, output, up, down] = layer.linears().map(linear);
+        LayerWeights { query, key, value, output, up, down, ..original.clone() }
+    });
+    EncoderWeights { words: matrix(&weights.words, hidden, hidden), layers: layers.collect(), ..original.clone() }
+}
+
+#[test]
+fn int8_is_near_the_weights_it_stands_for_on_every_instruction_set() {
+    for (mut random, weights) in cases() {
+        let texts = random.texts(&weights.config, 5);
+        let batch = Batch::new(texts.iter().map(Vec::as_slice));
+        let int8 = weights.quantize();
+        let layers = weights.layers.len();
+        let exact = CpuEncoder::new(&dequantized(&int8, &weights)).hidden(&batch, layers).expect("f32");
+        let run = |isa, batch: &Batch| {
+            CpuEncoder::from_int8(int8.clone(), Some(isa)).threads(1).hidden(batch, layers).expect("int8")
+        };
+        let scalar = run(Isa::Scalar, &batch);
+        let rms = |a: &[f32], b: &[f32]| {
+            (a.iter().zip(b).map(|(a, b)| f64::from(a - b).powi(2)).sum::<f64>() / a.len() as f64).sqrt()
+        };
+        // What is left is the rounding of activations: about a hundredth of states whose spread is about 1.
+        assert!(rms(&scalar, &exact) < 0.05, "{:?}: {}", weights.config, rms(&scalar, &exact));
+        for isa in Isa::available() {
+            let found = run(isa, &batch);
+            // The integer sums are the same; f32 differs in its last bits and may round an activation to the next level.
+            assert!(rms(&found, &scalar) < 0.02, "{isa:?} {:?}: {}", weights.config, rms(&found, &scalar));
+            let alone: Vec<f32> = texts.iter().flat_map(|ids| run(isa, &Batch::new([&ids[..]]))).collect();
+            let same = alone.iter().zip(&found).all(|(a, b)| a.to_bits() == b.to_bits());
+            assert!(same, "{isa:?}: a text depends on its batch");
+        }
+    }
 }

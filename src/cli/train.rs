@@ -2,9 +2,10 @@
 
 use crate::hub::{self, Home};
 use crate::slm::adapter::Method;
+use crate::slm::model::Slm;
 use crate::task::Task;
 use crate::tune::dataset::{Columns, DataFile};
-use crate::tune::train::{BaseModel, Options, Places, train};
+use crate::tune::train::{BaseModel, Options, Places, Teacher, train};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,6 +55,9 @@ pub(super) struct Args {
     /// Numerator of their scale; twice the rank where it is not given
     #[arg(long)]
     alpha: Option<f32>,
+    /// Rank of the low-rank update of the word embeddings, with all layers only; 0 for none
+    #[arg(long, default_value_t = 0)]
+    embedding_rank: usize,
     /// How many of the upper layers to train; the others are frozen and run once [default: all]
     #[arg(long)]
     layers: Option<usize>,
@@ -81,6 +85,15 @@ pub(super) struct Args {
     /// Weigh each label by the inverse of its share of the texts
     #[arg(long)]
     class_weights: bool,
+    /// Share of values dropped in the trained layers
+    #[arg(long, default_value_t = 0.1)]
+    dropout: f64,
+    /// A packed SLM of the same task to learn from besides the labels (see `autoannotator pack`)
+    #[arg(long, value_name = "ID")]
+    teacher: Option<String>,
+    /// Share of the target that the teacher makes up
+    #[arg(long, default_value_t = 0.5, requires = "teacher")]
+    teacher_weight: f32,
     /// Evaluations an epoch
     #[arg(long, default_value_t = 4)]
     evaluations: usize,
@@ -118,6 +131,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         method: args.method,
         rank: args.rank,
         alpha: args.alpha.unwrap_or(2.0 * args.rank as f32),
+        embedding_rank: args.embedding_rank,
         layers: args.layers.unwrap_or(base.weights.config.num_hidden_layers),
         lr: args.lr.unwrap_or(if full { 2e-5 } else { 5e-4 }),
         epochs: args.epochs.unwrap_or(if full { 3 } else { 1 }),
@@ -127,6 +141,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         train_length: args.train_length,
         max_length: args.max_length,
         class_weights: args.class_weights,
+        dropout: args.dropout,
+        teacher_weight: if args.teacher.is_some() { args.teacher_weight } else { 0.0 },
         evaluations: args.evaluations,
         patience: args.patience,
         seed: args.seed,
@@ -141,7 +157,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         checkpoint_every: Duration::from_secs(300),
         stop_after: None,
     };
-    let figures = train(&task, base, &options, &places, &progress)?;
+    let teacher = args.teacher.map(|id| load_teacher(&id, &home)).transpose()?;
+    let figures = train(&task, base, teacher, &options, &places, &progress)?;
     progress.finish_and_clear();
     println!(
         "{}: accuracy {:.2}, macro-F1 {:.2} on {}; written to {}",
@@ -152,6 +169,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         places.out.display()
     );
     Ok(())
+}
+
+fn load_teacher(id: &str, home: &Home) -> anyhow::Result<Teacher> {
+    let files = hub::packing::load(home, id)?;
+    let slm = Slm::load(&files.packed, &files.tokenizer, rayon::current_num_threads())?;
+    Ok(Teacher { name: format!("{id} {}", slm.version()), slm })
 }
 
 fn load_base(id: &str, home: &Home, progress: &ProgressBar) -> anyhow::Result<BaseModel> {

@@ -11,6 +11,7 @@ pub mod config;
 pub mod cpu;
 pub mod model;
 pub mod pack;
+pub mod quant;
 pub mod tokenize;
 pub mod weights;
 

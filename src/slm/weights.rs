@@ -66,9 +66,9 @@ fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
 
 /// A linear map, `y = W x + b`.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Linear {
+pub struct Linear<M = Vec<f32>> {
     /// `[outputs x inputs]`, row by row, as in PyTorch.
-    pub weight: Vec<f32>,
+    pub weight: M,
     /// `[outputs]`.
     pub bias: Vec<f32>,
     /// Number of outputs.
@@ -88,32 +88,32 @@ pub struct Norm {
 
 /// The weights of one post-norm transformer layer.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LayerWeights {
+pub struct LayerWeights<M = Vec<f32>> {
     /// Query, `[hidden x hidden]`.
-    pub query: Linear,
+    pub query: Linear<M>,
     /// Key, `[hidden x hidden]`.
-    pub key: Linear,
+    pub key: Linear<M>,
     /// Value, `[hidden x hidden]`.
-    pub value: Linear,
+    pub value: Linear<M>,
     /// Output of the attention, `[hidden x hidden]`.
-    pub output: Linear,
+    pub output: Linear<M>,
     /// After the attention's residual.
     pub attention_norm: Norm,
     /// First of the feed-forward part, `[intermediate x hidden]`, followed by GELU.
-    pub up: Linear,
+    pub up: Linear<M>,
     /// Second of the feed-forward part, `[hidden x intermediate]`.
-    pub down: Linear,
+    pub down: Linear<M>,
     /// After the feed-forward's residual.
     pub output_norm: Norm,
 }
 
-/// The weights of an encoder.
+/// The weights of an encoder; its large matrices are `M`, in f32 or in int8 ([`Int8Matrix`](super::quant::Int8Matrix)).
 #[derive(Debug, Clone, PartialEq)]
-pub struct EncoderWeights {
+pub struct EncoderWeights<M = Vec<f32>> {
     /// The shapes.
     pub config: EncoderConfig,
     /// Word embedding, `[vocab x hidden]`.
-    pub words: Vec<f32>,
+    pub words: M,
     /// Position embedding, `[max_position_embeddings x hidden]`.
     pub positions: Vec<f32>,
     /// Token type embedding, `[type_vocab x hidden]`; empty for MPNet.
@@ -121,14 +121,14 @@ pub struct EncoderWeights {
     /// After the sum of the embeddings.
     pub embedding_norm: Norm,
     /// The layers.
-    pub layers: Vec<LayerWeights>,
+    pub layers: Vec<LayerWeights<M>>,
     /// MPNet's bias by bucket and head, `[buckets x heads]`; empty for BERT.
     pub relative_bias: Vec<f32>,
 }
 
-impl LayerWeights {
+impl<M> LayerWeights<M> {
     /// The linear maps, query, key, value, output, up, down.
-    pub fn linears(&self) -> [&Linear; 6] {
+    pub fn linears(&self) -> [&Linear<M>; 6] {
         [&self.query, &self.key, &self.value, &self.output, &self.up, &self.down]
     }
 

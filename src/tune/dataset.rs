@@ -48,6 +48,8 @@ pub struct DataRecord {
 /// Labelled texts as token ids.
 #[derive(Debug, Clone, Default)]
 pub struct Dataset {
+    /// The texts.
+    pub texts: Vec<String>,
     /// Token ids of each text.
     pub ids: Vec<Vec<u32>>,
     /// Index of each text's label.
@@ -109,6 +111,7 @@ impl Dataset {
             match labels.index(record.get(label).unwrap_or("")) {
                 Some(label) if !text.is_empty() => {
                     self.ids.push(tokenizer.encode(text)?.ids);
+                    self.texts.push(text.to_owned());
                     self.labels.push(label);
                     rows += 1;
                 }

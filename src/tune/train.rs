@@ -10,13 +10,15 @@ use super::metrics::{calibrate, metrics};
 use super::{TuneError, io};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::{Classifier, Padded, Trained, Training, device, values};
-use crate::slm::cpu::CpuEngine;
+use crate::slm::cpu::{CpuEncoder, CpuEngine};
+use crate::slm::model::Slm;
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::weights::{EncoderWeights, Head, Linear, Pooling};
 use crate::slm::{Batch, Engine, plan_batches};
 use crate::task::Task;
 use burn::grad_clipping::GradientClippingConfig;
-use burn::module::Module;
+use burn::module::{Initializer, Module};
+use burn::nn::LinearConfig;
 use burn::optim::{AdamWConfig, GradientsParams, ModuleOptimizer};
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -43,6 +45,8 @@ pub struct Options {
     pub rank: usize,
     /// Numerator of the LoRA scale.
     pub alpha: f32,
+    /// Rank of the pair on the word embeddings; 0 leaves them as they are.
+    pub embedding_rank: usize,
     /// How many of the upper layers are trained.
     pub layers: usize,
     /// Peak learning rate.
@@ -61,6 +65,10 @@ pub struct Options {
     pub max_length: usize,
     /// Weigh each label by the inverse of its share.
     pub class_weights: bool,
+    /// Share of values that are dropped in the trained layers, in 0..1.
+    pub dropout: f64,
+    /// Share of the target that the teacher's probabilities make up, in 0..=1; 0 without a teacher.
+    pub teacher_weight: f32,
     /// Evaluations an epoch.
     pub evaluations: usize,
     /// Stop after so many evaluations without a better one.
@@ -79,6 +87,14 @@ pub struct BaseModel {
     pub tokenizer_json: Vec<u8>,
     /// Its weights.
     pub weights: EncoderWeights,
+}
+
+/// An SLM whose probabilities are part of the target (knowledge distillation, arXiv 1503.02531).
+pub struct Teacher {
+    /// Its id and version, for the run record.
+    pub name: String,
+    /// The SLM.
+    pub slm: Slm,
 }
 
 /// Where things are.
@@ -110,6 +126,8 @@ struct RunRecord<'a> {
     task: &'a str,
     base: &'a str,
     base_sha256: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    teacher: Option<String>,
     options: &'a Options,
     data: &'a [DataRecord],
     validation: &'a [DataRecord],
@@ -131,6 +149,7 @@ struct Evaluation {
 pub fn train(
     task: &Task,
     base: BaseModel,
+    teacher: Option<Teacher>,
     options: &Options,
     places: &Places,
     progress: &ProgressBar,
@@ -141,8 +160,12 @@ pub fn train(
     let data = Dataset::read(&places.data, &places.columns, &task.labels, &tokenizer)?;
     let validation_file = [DataFile { path: places.validation.clone(), fraction: 1.0 }];
     let validation = Dataset::read(&validation_file, &places.columns, &task.labels, &tokenizer)?;
-    let device = device(true);
-    let mut run = Run::new(task, &base, options, places, (&data, &validation), device, progress)?;
+    let mut targets = hard_targets(options, &data.labels, task.labels.len());
+    let teacher_name = teacher.as_ref().map(|teacher| teacher.name.clone());
+    if let Some(teacher) = teacher {
+        soften(&mut targets, teacher, task, &data, options.teacher_weight, progress)?;
+    }
+    let mut run = Run::new(task, &base, options, places, (&data, &validation), targets, progress)?;
     run.all_epochs()?;
     let Run { state, .. } = run;
     let best = state.best.ok_or_else(|| TuneError::Options("there was nothing to train on".to_owned()))?;
@@ -153,6 +176,7 @@ pub fn train(
         task: &task.name,
         base: &base.id,
         base_sha256: &base.sha256,
+        teacher: teacher_name,
         options,
         data: &data.files,
         validation: &validation.files,
@@ -175,11 +199,20 @@ fn check(options: &Options, weights: &EncoderWeights) -> Result<(), TuneError> {
     if options.method == Method::Lora && options.rank == 0 {
         return fail("--rank is 0, expected at least 1".to_owned());
     }
+    if options.embedding_rank > 0 && options.layers < layers {
+        return fail(format!("--embedding-rank needs all {layers} layers, --layers is {}", options.layers));
+    }
     if options.batch == 0 || options.epochs == 0 || options.evaluations == 0 {
         return fail("--batch, --epochs and --evaluations must be at least 1".to_owned());
     }
     if options.max_length > longest || options.train_length > longest {
         return fail(format!("the base takes at most {longest} tokens"));
+    }
+    if !(0.0..1.0).contains(&options.dropout) {
+        return fail(format!("--dropout is {}, expected at least 0 and below 1", options.dropout));
+    }
+    if !(0.0..=1.0).contains(&options.teacher_weight) {
+        return fail(format!("--teacher-weight is {}, expected 0 to 1", options.teacher_weight));
     }
     if !(options.lr > 0.0 && options.lr < 1.0) {
         return fail(format!("--lr is {}, expected above 0 and below 1", options.lr));
@@ -209,7 +242,8 @@ struct State {
 struct Run<'a> {
     options: &'a Options,
     labels: usize,
-    class_weights: Vec<f32>,
+    /// `[texts x labels]`; a row sums to the text's weight.
+    targets: Vec<f32>,
     data: (&'a Dataset, Input),
     validation: (&'a Dataset, Input),
     width: usize,
@@ -231,39 +265,43 @@ impl<'a> Run<'a> {
         options: &'a Options,
         places: &Places,
         (data, validation): (&'a Dataset, &'a Dataset),
-        device: Device,
+        targets: Vec<f32>,
         progress: &'a ProgressBar,
     ) -> Result<Self, TuneError> {
-        let labels = task.labels.len();
+        let (labels, device) = (task.labels.len(), device(true));
         let width = base.weights.config.hidden_size;
         let first = base.weights.config.num_hidden_layers - options.layers;
         let training = match options.method {
-            Method::Lora => Training::Lora { rank: options.rank, alpha: options.alpha, seed: options.seed },
+            Method::Lora => {
+                let Options { rank, alpha, embedding_rank, seed, .. } = *options;
+                Training::Lora { rank, alpha, embedding_rank, seed }
+            }
             Method::Full => Training::Full,
         };
         let input = |set: &Dataset| -> Result<Input, TuneError> {
-            if first == 0 && options.method == Method::Full {
+            if first == 0 && training.reaches_embeddings() {
                 return Ok(Input::Ids);
             }
             let folder = places.scratch.join("activations");
             Ok(Input::Hidden(Activations::new(&folder, &base.sha256, &base.weights, first, &set.ids, progress)?))
         };
         let (data_input, validation_input) = (input(data)?, input(validation)?);
-        let model = Classifier::new(&base.weights, &empty_head(labels, width), first, training, &device);
+        let head = probe(&base.weights, data, &targets, labels, progress)?;
+        let model = Classifier::new(&base.weights, &head, first, training, options.dropout, &device);
         let optimizer = AdamWConfig::new()
             .with_epsilon(1e-8)
             .with_weight_decay(options.weight_decay)
             .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
             .init();
         let fingerprint = sha256_hex(
-            serde_json::to_string(&(options, &base.sha256, &data.files, &validation.files))
+            serde_json::to_string(&(options, &base.sha256, &data.files, &validation.files, &targets))
                 .unwrap_or_default()
                 .as_bytes(),
         );
         let mut run = Self {
             options,
             labels,
-            class_weights: class_weights(options, &data.labels, labels),
+            targets,
             data: (data, data_input),
             validation: (validation, validation_input),
             width,
@@ -350,6 +388,8 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, texts: &[usize]) -> Result<f32, TuneError> {
+        // For each step anew, so that a training that was stopped drops what it would have dropped.
+        self.device.seed(self.options.seed.wrapping_add(self.state.step as u64));
         let logits = self.logits(&self.model, &self.data, texts, &self.device)?;
         let loss = self.loss(logits, texts);
         let value = values(loss.clone()).first().copied().unwrap_or(f32::NAN);
@@ -384,17 +424,13 @@ impl<'a> Run<'a> {
         })
     }
 
-    /// Cross entropy, weighted by label.
+    /// Cross entropy with the texts' targets.
     fn loss(&self, logits: Tensor<2>, texts: &[usize]) -> Tensor<1> {
-        let gold = texts.iter().map(|text| self.data.0.labels[*text]);
-        let mut target = vec![0.0; texts.len() * self.labels];
-        let mut total = 0.0;
-        for (row, gold) in target.chunks_exact_mut(self.labels).zip(gold) {
-            row[gold] = self.class_weights[gold];
-            total += self.class_weights[gold];
-        }
-        let shape = [texts.len(), self.labels];
-        let target = Tensor::<2>::from_data(TensorData::new(target, shape), &logits.device());
+        let rows = texts.iter().map(|text| &self.targets[text * self.labels..][..self.labels]);
+        let target: Vec<f32> = rows.flatten().copied().collect();
+        let total: f32 = target.iter().sum();
+        let target = TensorData::new(target, [texts.len(), self.labels]);
+        let target = Tensor::<2>::from_data(target, &logits.device());
         (log_softmax(logits, 1) * target).sum() * (-1.0 / total)
     }
 
@@ -485,19 +521,97 @@ struct SavedState {
     evaluations: Vec<Evaluation>,
 }
 
-/// Each label's weight: the inverse of its share, 1 on average over the texts.
-fn class_weights(options: &Options, gold: &[usize], labels: usize) -> Vec<f32> {
-    if !options.class_weights {
-        return vec![1.0; labels];
-    }
+/// One row a text: its label's weight (1, or the inverse of the label's share) at its label.
+fn hard_targets(options: &Options, gold: &[usize], labels: usize) -> Vec<f32> {
     let count = |label: usize| gold.iter().filter(|gold| **gold == label).count().max(1);
-    (0..labels).map(|label| gold.len() as f32 / (labels * count(label)) as f32).collect()
+    let weight = |label| if options.class_weights { gold.len() as f32 / (labels * count(label)) as f32 } else { 1.0 };
+    let weights: Vec<f32> = (0..labels).map(weight).collect();
+    let mut targets = vec![0.0; gold.len() * labels];
+    for (row, gold) in targets.chunks_exact_mut(labels).zip(gold) {
+        row[*gold] = weights[*gold];
+    }
+    targets
 }
 
-fn empty_head(labels: usize, hidden: usize) -> Head {
-    let linear =
-        Linear { weight: vec![0.0; labels * hidden], bias: vec![0.0; labels], outputs: labels, inputs: hidden };
-    Head { pooling: Pooling::Mean, linear, temperature: 1.0 }
+/// Mixes the teacher's calibrated probabilities into the targets; a row keeps its sum.
+fn soften(
+    targets: &mut [f32],
+    mut teacher: Teacher,
+    task: &Task,
+    data: &Dataset,
+    share: f32,
+    progress: &ProgressBar,
+) -> Result<(), TuneError> {
+    let labels = task.labels.len();
+    if teacher.slm.meta().labels != task.labels.names() {
+        let (name, theirs) = (&teacher.name, teacher.slm.meta().labels.join(", "));
+        return Err(TuneError::Options(format!("the teacher {name} has the labels {theirs}, the task others")));
+    }
+    progress.set_length(data.len() as u64);
+    progress.set_message("teacher");
+    for (rows, texts) in targets.chunks_mut(256 * labels).zip(data.texts.chunks(256)) {
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        for (row, vote) in rows.chunks_exact_mut(labels).zip(teacher.slm.vote(&texts)?) {
+            let weight: f32 = row.iter().sum();
+            let mixed = row.iter_mut().zip(&vote.probabilities);
+            mixed.for_each(|(target, soft)| *target += share * (weight * soft - *target));
+        }
+        progress.inc(texts.len() as u64);
+    }
+    Ok(())
+}
+
+/// The head to start from: a logistic regression on the base's mean-pooled output. Fine-tuning from a head that already
+/// fits distorts the base's features less, which keeps more of them for texts of another kind (arXiv 2202.10054).
+fn probe(
+    weights: &EncoderWeights,
+    data: &Dataset,
+    targets: &[f32],
+    labels: usize,
+    progress: &ProgressBar,
+) -> Result<Head, TuneError> {
+    let (layers, width) = (weights.config.num_hidden_layers, weights.config.hidden_size);
+    let mut encoder = CpuEncoder::new(weights);
+    let mut features = vec![0.0; data.len() * width];
+    let lengths: Vec<usize> = data.ids.iter().map(Vec::len).collect();
+    progress.set_length(data.len() as u64);
+    progress.set_position(0);
+    progress.set_message("first head");
+    for group in plan_batches(&lengths, 4096, usize::MAX) {
+        let hidden = encoder.hidden(&Batch::new(group.iter().map(|text| data.ids[*text].as_slice())), layers)?;
+        let mut tokens = hidden.chunks_exact(width);
+        for text in &group {
+            let mean = &mut features[text * width..][..width];
+            for token in tokens.by_ref().take(lengths[*text]) {
+                mean.iter_mut().zip(token).for_each(|(mean, value)| *mean += value / lengths[*text] as f32);
+            }
+        }
+        progress.inc(group.len() as u64);
+    }
+    Ok(Head {
+        pooling: Pooling::Mean,
+        linear: logistic_regression(&features, targets, width, labels),
+        temperature: 1.0,
+    })
+}
+
+/// By full-batch AdamW with a rate that falls to zero.
+fn logistic_regression(features: &[f32], targets: &[f32], width: usize, labels: usize) -> Linear {
+    const STEPS: usize = 200;
+    let device = device(true);
+    let rows = targets.len() / labels;
+    let features = Tensor::<2>::from_data(TensorData::new(features.to_vec(), [rows, width]), &device);
+    let target = Tensor::<2>::from_data(TensorData::new(targets.to_vec(), [rows, labels]), &device);
+    let total: f32 = targets.iter().sum();
+    let mut model = LinearConfig::new(width, labels).with_initializer(Initializer::Zeros).init(&device);
+    let mut optimizer = AdamWConfig::new().with_weight_decay(0.01).init();
+    for step in 0..STEPS {
+        let loss = (log_softmax(model.forward(features.clone()), 1) * target.clone()).sum() * (-1.0 / total);
+        let gradients = GradientsParams::from_grads(loss.backward(), &model);
+        model = optimizer.step(0.05 * (1.0 - step as f64 / STEPS as f64), model, gradients);
+    }
+    let bias = model.bias.map(|bias| values(bias.val())).unwrap_or_default();
+    Linear { weight: values(model.weight.val().transpose()), bias, outputs: labels, inputs: width }
 }
 
 /// Merges the adapter into the base as it will be served, calibrates it on the validation file (the bias becomes part of

@@ -4,9 +4,10 @@ use super::Training;
 use crate::slm::config::EncoderConfig;
 use crate::slm::weights::{self, LayerWeights};
 use burn::module::{Module, Param, ParamId};
+use burn::nn::{Dropout, DropoutConfig};
 use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::module::layer_norm;
-use burn::tensor::{Device, Tensor, TensorData};
+use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -46,10 +47,26 @@ pub(super) struct Projection {
 
 /// The pair is kept apart from the weight: the gradient of a merged weight would cost as much as the layer itself.
 #[derive(Module, Debug)]
-struct LowRank {
+pub(super) struct LowRank {
     a: Param<Tensor<2>>,
     b: Param<Tensor<2>>,
     scale: f64,
+}
+
+impl LowRank {
+    /// Rows of the pair's product, where `a` is `[rows x rank]` and `b` `[rank x width]`.
+    pub(super) fn rows(&self, index: Tensor<1, Int>) -> Tensor<2> {
+        self.a.val().select(0, index).matmul(self.b.val() * self.scale)
+    }
+
+    /// The pair of such a table: its rows are the adapter file's `lora_B`.
+    pub(super) fn trained_rows(&self, name: &str) -> Vec<Trained> {
+        let pair = [
+            Trained::of(&format!("{name}.lora_A.weight"), &self.b),
+            Trained::of(&format!("{name}.lora_B.weight"), &self.a),
+        ];
+        pair.into_iter().flatten().collect()
+    }
 }
 
 impl Projection {
@@ -111,14 +128,16 @@ pub(super) struct Layer {
     up: Projection,
     down: Projection,
     output_norm: Norm,
+    dropout: Dropout,
 }
 
 impl Layer {
     /// `x` is `[texts * length x hidden]`.
     pub(super) fn forward(&self, x: Tensor<2>, attended: &Attended) -> Tensor<2> {
-        let x = self.attention_norm.forward(x.clone() + self.attention(x, attended));
+        let attention = self.dropout.forward(self.attention(x.clone(), attended));
+        let x = self.attention_norm.forward(x + attention);
         let inner = gelu(self.up.forward(x.clone()));
-        self.output_norm.forward(x + self.down.forward(inner))
+        self.output_norm.forward(x + self.dropout.forward(self.down.forward(inner)))
     }
 
     fn attention(&self, x: Tensor<2>, attended: &Attended) -> Tensor<2> {
@@ -130,7 +149,7 @@ impl Layer {
         let key = split(self.key.forward(x.clone()));
         let value = split(self.value.forward(x));
         let scores = query.matmul(key.swap_dims(2, 3)) + bias.clone();
-        let context = softmax(scores, 3).matmul(value);
+        let context = self.dropout.forward(softmax(scores, 3)).matmul(value);
         self.output.forward(context.swap_dims(1, 2).reshape([tokens, hidden]))
     }
 
@@ -147,14 +166,16 @@ impl Layer {
 pub(super) struct Maker<'a> {
     device: &'a Device,
     training: Training,
+    dropout: Dropout,
     chance: StdRng,
     ids: u64,
 }
 
 impl<'a> Maker<'a> {
-    pub(super) fn new(device: &'a Device, training: Training) -> Self {
+    pub(super) fn new(device: &'a Device, training: Training, dropout: f64) -> Self {
         let seed = if let Training::Lora { seed, .. } = training { seed } else { 0 };
-        Self { device, training, chance: StdRng::seed_from_u64(seed), ids: 0 }
+        let dropout = DropoutConfig::new(dropout).init();
+        Self { device, training, dropout, chance: StdRng::seed_from_u64(seed), ids: 0 }
     }
 
     /// A parameter with a number of its own, so that an optimizer's saved state finds it again.
@@ -213,6 +234,16 @@ impl<'a> Maker<'a> {
         Some(LowRank { a, b, scale: f64::from(alpha) / rank as f64 })
     }
 
+    /// The pair on the word embeddings, whose rows start at zero.
+    pub(super) fn embedding_pair(&mut self, words: usize, width: usize) -> Option<LowRank> {
+        let Training::Lora { embedding_rank: rank @ 1.., alpha, rank: other, .. } = self.training else { return None };
+        let bound = 1.0 / (width as f32).sqrt();
+        let b: Vec<f32> = (0..rank * width).map(|_| self.chance.random_range(-bound..bound)).collect();
+        let a = self.numbered(Tensor::zeros([words, rank], self.device), true);
+        let b = self.param([rank, width], &b, true);
+        Some(LowRank { a, b, scale: f64::from(alpha) / other as f64 })
+    }
+
     pub(super) fn layer(&mut self, layer: &LayerWeights, config: &EncoderConfig) -> Layer {
         Layer {
             query: self.projection(&layer.query),
@@ -223,6 +254,7 @@ impl<'a> Maker<'a> {
             up: self.projection(&layer.up),
             down: self.projection(&layer.down),
             output_norm: self.norm(&layer.output_norm, config.layer_norm_eps),
+            dropout: self.dropout.clone(),
         }
     }
 }

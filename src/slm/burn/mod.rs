@@ -3,7 +3,7 @@
 mod layer;
 
 pub use layer::Trained;
-use layer::{Attended, Layer, Norm, Projection};
+use layer::{Attended, Layer, LowRank, Norm, Projection};
 
 use super::config::{Architecture, EncoderConfig, relative_position_bucket};
 use super::weights::{EncoderWeights, Head, Pooling, linear_names, norm_names};
@@ -28,6 +28,8 @@ pub enum Training {
         rank: usize,
         /// Numerator of the scale.
         alpha: f32,
+        /// Rank of the pair on the word embeddings; 0 for none, else from layer 0 upwards only.
+        embedding_rank: usize,
         /// Seed of the pairs' start.
         seed: u64,
     },
@@ -35,11 +37,19 @@ pub enum Training {
     Full,
 }
 
+impl Training {
+    /// Whether the embeddings belong to the module.
+    pub fn reaches_embeddings(self) -> bool {
+        !matches!(self, Self::Lora { embedding_rank: 0, .. })
+    }
+}
+
 #[derive(Module, Debug)]
 struct Embeddings {
     words: Param<Tensor<2>>,
     positions: Param<Tensor<2>>,
     token_type: Option<Param<Tensor<1>>>,
+    low_rank: Option<LowRank>,
     norm: Norm,
 }
 
@@ -96,17 +106,27 @@ impl Padded {
 }
 
 impl Classifier {
-    /// Builds the module from layer `first_layer` upwards. With `first_layer` 0 and [`Training::Full`] or
-    /// [`Training::Nothing`] the embeddings are part of it ([`Self::forward_ids`]). `head` gives the head's start.
-    pub fn new(weights: &EncoderWeights, head: &Head, first_layer: usize, training: Training, device: &Device) -> Self {
+    /// Builds the module from layer `first_layer` upwards. With `first_layer` 0 the embeddings are part of it
+    /// ([`Self::forward_ids`]), unless low-rank pairs leave them as they are. `head` gives the head's start.
+    /// `dropout`, in 0..1, is applied where BERT has it (attention weights and the output of both halves of a layer), on a
+    /// device with a gradient tape only.
+    pub fn new(
+        weights: &EncoderWeights,
+        head: &Head,
+        first_layer: usize,
+        training: Training,
+        dropout: f64,
+        device: &Device,
+    ) -> Self {
         let config = &weights.config;
-        let mut make = layer::Maker::new(device, training);
+        let mut make = layer::Maker::new(device, training, dropout);
         let h = config.hidden_size;
-        let with_embeddings = first_layer == 0 && !matches!(training, Training::Lora { .. });
+        let with_embeddings = first_layer == 0 && training.reaches_embeddings();
         let embeddings = with_embeddings.then(|| Embeddings {
             words: make.full([config.vocab_size, h], &weights.words),
             positions: make.full([config.max_position_embeddings, h], &weights.positions),
             token_type: (!weights.token_types.is_empty()).then(|| make.full([h], &weights.token_types[..h])),
+            low_rank: make.embedding_pair(config.vocab_size, h),
             norm: make.norm(&weights.embedding_norm, config.layer_norm_eps),
         });
         let layers = weights.layers[first_layer..].iter().map(|layer| make.layer(layer, config)).collect();
@@ -170,7 +190,10 @@ impl Classifier {
             (0..padded.texts).flat_map(|_| (0..padded.length).map(|p| first + p as i32)).collect();
         let positions =
             Tensor::<1, Int>::from_data(TensorData::new(positions, [padded.texts * padded.length]), &device);
-        let mut x = embeddings.words.val().select(0, index) + embeddings.positions.val().select(0, positions);
+        let mut x = embeddings.words.val().select(0, index.clone()) + embeddings.positions.val().select(0, positions);
+        if let Some(pair) = &embeddings.low_rank {
+            x = x + pair.rows(index);
+        }
         if let Some(token_type) = &embeddings.token_type {
             x = x + token_type.val().unsqueeze::<2>();
         }
@@ -200,6 +223,9 @@ impl Classifier {
         if let Some(embeddings) = &self.embeddings {
             all.extend(Trained::of("embeddings.word_embeddings.weight", &embeddings.words));
             all.extend(Trained::of("embeddings.position_embeddings.weight", &embeddings.positions));
+            if let Some(pair) = &embeddings.low_rank {
+                all.extend(pair.trained_rows("embeddings.word_embeddings"));
+            }
             all.extend(embeddings.norm.trained("embeddings.LayerNorm"));
         }
         for (index, layer) in self.layers.iter().enumerate() {
@@ -222,7 +248,7 @@ pub struct BurnEngine {
 impl BurnEngine {
     /// The whole encoder with its head, without a gradient tape.
     pub fn new(weights: &EncoderWeights, head: &Head) -> Self {
-        Self { model: Classifier::new(weights, head, 0, Training::Nothing, &device(false)) }
+        Self { model: Classifier::new(weights, head, 0, Training::Nothing, 0.0, &device(false)) }
     }
 }
 

@@ -4,6 +4,8 @@
 //! inputs without spilling. An output is one accumulator that starts at the bias and takes the inputs in order, wherever
 //! its row lies: results do not depend on tiles, threads or the batch.
 
+use super::dot::{Dot, Plain};
+use super::int8::{self, Int8Product, Int8Rows, Quantize};
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Scalar, Simd};
@@ -86,11 +88,19 @@ pub(super) struct Kernels {
     pub softmax: unsafe fn(&Softmax<'_>, &mut [f32]),
     /// See [`LayerNorm`].
     pub layer_norm: unsafe fn(&LayerNorm<'_>, &mut [f32]),
+    /// See [`Quantize`].
+    pub quantize: unsafe fn(&Quantize<'_>, &mut Int8Rows),
+    /// See [`Int8Product`]; writes to `[rows x panels * width]`.
+    pub int8_product: unsafe fn(&Int8Product<'_>, &mut [f32]),
+    /// What is added to int8 weights when they are packed.
+    pub offset: i8,
+    /// Where an input (0 to 3) of a column stands in a block of half a panel's columns by four inputs.
+    pub place: fn(usize, usize) -> usize,
 }
 
 /// The kernels for an instruction set, compiled with its features.
 macro_rules! kernels {
-    ($table:ident, $module:ident, $simd:ty, $rows:literal $(, $feature:literal)?) => {
+    ($table:ident, $module:ident, $simd:ty, $rows:literal, $dot:ty, $int8_rows:literal $(, $feature:literal)?) => {
         mod $module {
             use super::*;
             $(#[target_feature(enable = $feature)])?
@@ -111,22 +121,54 @@ macro_rules! kernels {
             unsafe fn layer_norm(job: &LayerNorm<'_>, x: &mut [f32]) {
                 unsafe { super::layer_norm::<$simd>(job, x) }
             }
-            pub(in super::super) static TABLE: Kernels =
-                Kernels { panel: 2 * <$simd as Simd>::LANES, product, softmax, layer_norm };
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn quantize(job: &Quantize<'_>, out: &mut Int8Rows) {
+                unsafe { int8::quantize::<$dot>(job, out) }
+            }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn int8_product(job: &Int8Product<'_>, c: &mut [f32]) {
+                unsafe {
+                    match (job.epilogue, job.residual.is_empty()) {
+                        (Epilogue::Plain, true) => int8::product::<$dot, $int8_rows, false, false>(job, c),
+                        (Epilogue::Plain, false) => int8::product::<$dot, $int8_rows, false, true>(job, c),
+                        (Epilogue::Gelu, _) => int8::product::<$dot, $int8_rows, true, false>(job, c),
+                    }
+                }
+            }
+            pub(in super::super) static TABLE: Kernels = Kernels {
+                panel: 2 * <$simd as Simd>::LANES,
+                product,
+                softmax,
+                layer_norm,
+                quantize,
+                int8_product,
+                offset: <$dot as Dot>::OFFSET,
+                place: <$dot as Dot>::place,
+            };
         }
         pub(super) use $module::TABLE as $table;
     };
 }
 
-kernels!(SCALAR, scalar, Scalar, 4);
+kernels!(SCALAR, scalar, Scalar, 4, Plain, 4);
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX2, avx2, Avx2, 6, "avx2,fma");
+use super::dot::{Maddubs256, Maddubs512, Vnni256, Vnni512};
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX512, avx512, Avx512, 8, "avx512f,avx2,fma");
+kernels!(AVX2, avx2, Avx2, 6, Maddubs256, 4, "avx2,fma");
+#[cfg(target_arch = "x86_64")]
+kernels!(AVX_VNNI, avx_vnni, Avx2, 6, Vnni256, 6, "avx2,fma,avxvnni");
+#[cfg(target_arch = "x86_64")]
+kernels!(AVX512, avx512, Avx512, 8, Maddubs512, 8, "avx512f,avx512bw,avx2,fma");
+#[cfg(target_arch = "x86_64")]
+kernels!(AVX512_VNNI, avx512_vnni, Avx512, 8, Vnni512, 6, "avx512f,avx512bw,avx512vnni,avx2,fma");
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-use super::simd::Wasm;
+use super::{dot::Pairs, simd::Wasm};
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-kernels!(SIMD128, simd128, Wasm, 4);
+kernels!(SIMD128, simd128, Wasm, 4, Pairs, 4);
+#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+use super::{dot::RelaxedDot, simd::Relaxed};
+#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+kernels!(RELAXED, relaxed, Relaxed, 4, RelaxedDot, 4);
 
 #[inline(always)]
 unsafe fn product<S: Simd, const ROWS: usize, const GELU: bool, const ADD: bool>(job: &Product<'_>, c: &mut [f32]) {
@@ -219,10 +261,10 @@ unsafe fn exp<S: Simd>(x: S::V) -> S::V {
 
 /// `x / 2 (1 + erf(x / sqrt 2))` by Abramowitz and Stegun 7.1.26 for the complement, which keeps the left tail small.
 #[inline(always)]
-unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
+pub(super) unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
     unsafe {
         let zero = S::splat(0.0);
-        let size = S::max(x, S::sub(zero, x));
+        let size = absolute::<S>(x);
         let z = S::mul(size, S::splat(std::f32::consts::FRAC_1_SQRT_2));
         let t = S::div(S::splat(1.0), S::madd(z, S::splat(0.327_591_1), S::splat(1.0)));
         let mut p = S::splat(1.061_405_4);
@@ -235,9 +277,14 @@ unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
     }
 }
 
-/// The lanes of a vector, summed in order.
 #[inline(always)]
-unsafe fn lanes<S: Simd>(v: S::V, from: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
+pub(super) unsafe fn absolute<S: Simd>(x: S::V) -> S::V {
+    unsafe { S::max(x, S::sub(S::splat(0.0), x)) }
+}
+
+/// The lanes of a vector, folded in order.
+#[inline(always)]
+pub(super) unsafe fn lanes<S: Simd>(v: S::V, from: f32, f: impl Fn(f32, f32) -> f32) -> f32 {
     let mut values = [0.0; 16];
     unsafe { S::store(values.as_mut_ptr(), v) };
     values[..S::LANES].iter().fold(from, |a, b| f(a, *b))

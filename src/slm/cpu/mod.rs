@@ -1,15 +1,19 @@
-//! The CPU engine: an encoder on our own kernels, in f32, natively and in wasm.
+//! The CPU engine: an encoder on our own kernels, in f32 or int8, natively and in wasm.
 //!
 //! The tokens of a batch lie end to end without padding. A batch is cut into groups of whole texts; a group goes through
 //! all layers on one thread, so threads never wait for each other, and what a text gives depends neither on their number
 //! nor on the other texts, bit for bit. Rows of activations are padded with zeros to a panel's width.
 
+mod dot;
+mod int8;
 mod kernels;
 mod simd;
 
 use super::config::{EncoderConfig, relative_position_bucket};
+use super::quant::{GROUP as INT8_GROUP, Int8Matrix};
 use super::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
 use super::{Batch, Engine, SlmError};
+use int8::{Int8Panels, Int8Product, Int8Rows, Quantize};
 use kernels::{Epilogue, Kernels, LayerNorm, Panels, Product, Softmax};
 
 /// The most tokens of a group, where its first text is not longer.
@@ -22,19 +26,24 @@ pub enum Isa {
     Scalar,
     /// x86-64 with AVX2 and FMA.
     Avx2,
-    /// x86-64 with AVX-512F.
+    /// x86-64 with AVX2, FMA and AVX-VNNI.
+    AvxVnni,
+    /// x86-64 with AVX-512F and BW.
     Avx512,
+    /// x86-64 with AVX-512F, BW and VNNI.
+    Avx512Vnni,
     /// WebAssembly SIMD, not relaxed.
     Simd128,
+    /// WebAssembly SIMD with the relaxed instructions.
+    Relaxed,
 }
 
 impl Isa {
     /// What this machine has, the slowest first; never empty.
     pub fn available() -> Vec<Self> {
-        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Simd128]
-            .into_iter()
-            .filter(|isa| isa.kernels().is_some())
-            .collect()
+        let all =
+            [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Avx512Vnni, Self::Simd128, Self::Relaxed];
+        all.into_iter().filter(|isa| isa.kernels().is_some()).collect()
     }
 
     /// The kernels, where the machine can run them.
@@ -46,11 +55,21 @@ impl Isa {
                 (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma")).then_some(&kernels::AVX2)
             }
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                (is_x86_feature_detected!("avx512f") && Self::Avx2.kernels().is_some()).then_some(&kernels::AVX512)
+            Self::AvxVnni => {
+                (is_x86_feature_detected!("avxvnni") && Self::Avx2.kernels().is_some()).then_some(&kernels::AVX_VNNI)
             }
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512 => (is_x86_feature_detected!("avx512f")
+                && is_x86_feature_detected!("avx512bw")
+                && Self::Avx2.kernels().is_some())
+            .then_some(&kernels::AVX512),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => (is_x86_feature_detected!("avx512vnni") && Self::Avx512.kernels().is_some())
+                .then_some(&kernels::AVX512_VNNI),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => Some(&kernels::SIMD128),
+            #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+            Self::Relaxed => Some(&kernels::RELAXED),
             #[allow(unreachable_patterns, reason = "on other targets")]
             _ => None,
         }
@@ -65,37 +84,112 @@ fn default_threads() -> usize {
     1
 }
 
+/// A buffer whose part in use begins at a cache line.
+struct Aligned<T> {
+    values: Vec<T>,
+    start: usize,
+}
+
+impl<T: Copy> Aligned<T> {
+    fn new(value: T, len: usize) -> Self {
+        let line = 64 / size_of::<T>();
+        let values = vec![value; len + line];
+        let start = values.as_ptr().align_offset(64).min(line);
+        Self { values, start }
+    }
+
+    fn get(&self) -> &[T] {
+        &self.values[self.start..]
+    }
+
+    fn get_mut(&mut self) -> &mut [T] {
+        &mut self.values[self.start..]
+    }
+}
+
 /// Linear maps of the same inputs, packed as one.
 struct Packed {
-    values: Vec<f32>,
-    /// Where the values begin: at a cache line.
-    start: usize,
+    weights: PackedWeights,
     bias: Vec<f32>,
     inputs: usize,
     panels: usize,
 }
 
-impl Packed {
-    fn new(maps: &[&Linear], panel: usize) -> Self {
-        const LINE: usize = 64;
-        let (inputs, outputs) = (maps[0].inputs, maps.iter().map(|map| map.outputs).sum::<usize>());
-        let panels = outputs.div_ceil(panel);
-        let mut values = vec![0.0; panels * inputs * panel + LINE / size_of::<f32>()];
-        let start = values.as_ptr().align_offset(LINE).min(LINE / size_of::<f32>());
+enum PackedWeights {
+    F32(Aligned<f32>),
+    Int8 { values: Aligned<u8>, scales: Vec<f32> },
+}
+
+/// The large matrices of an encoder, as the engine takes them.
+trait Matrix: Sized {
+    /// Packs maps of the same inputs one after the other.
+    fn pack(maps: &[&Linear<Self>], inputs: usize, panels: usize, kernels: &Kernels) -> PackedWeights;
+
+    /// The table of word embeddings.
+    fn words(self) -> Words;
+}
+
+/// The word embeddings.
+enum Words {
+    F32(Vec<f32>),
+    Int8(Int8Matrix),
+}
+
+impl Matrix for Vec<f32> {
+    fn pack(maps: &[&Linear], inputs: usize, panels: usize, kernels: &Kernels) -> PackedWeights {
+        let panel = kernels.panel;
+        let mut values = Aligned::new(0.0, panels * inputs * panel);
+        let target = values.get_mut();
         let rows = maps.iter().flat_map(|map| map.weight.chunks_exact(inputs));
         for (output, row) in rows.enumerate() {
-            let at = start + (output / panel) * inputs * panel + output % panel;
+            let at = (output / panel) * inputs * panel + output % panel;
             for (input, weight) in row.iter().enumerate() {
-                values[at + input * panel] = *weight;
+                target[at + input * panel] = *weight;
             }
         }
-        let mut bias: Vec<f32> = maps.iter().flat_map(|map| &map.bias).copied().collect();
-        bias.resize(panels * panel, 0.0);
-        Self { values, start, bias, inputs, panels }
+        PackedWeights::F32(values)
     }
 
-    fn panels(&self) -> Panels<'_> {
-        Panels { values: &self.values[self.start..], bias: &self.bias, inputs: self.inputs, count: self.panels }
+    fn words(self) -> Words {
+        Words::F32(self)
+    }
+}
+
+impl Matrix for Int8Matrix {
+    fn pack(maps: &[&Linear<Self>], inputs: usize, panels: usize, kernels: &Kernels) -> PackedWeights {
+        let (panel, half, quads) = (kernels.panel, kernels.panel / 2, inputs.div_ceil(4));
+        let (offset, groups) = (kernels.offset, inputs.div_ceil(INT8_GROUP));
+        let mut values = Aligned::new(offset as u8, panels * quads * 4 * panel);
+        let target = values.get_mut();
+        let rows = maps.iter().flat_map(|map| map.weight.values.chunks_exact(inputs));
+        for (output, row) in rows.enumerate() {
+            let panel_start = (output / panel) * quads * 4 * panel + output % panel / half * 4 * half;
+            for (input, weight) in row.iter().enumerate() {
+                let at = panel_start + input / 4 * 4 * panel + (kernels.place)(output % half, input % 4);
+                target[at] = weight.wrapping_add(offset) as u8;
+            }
+        }
+        let mut scales = vec![0.0; panels * groups * panel];
+        let rows = maps.iter().flat_map(|map| map.weight.scales.chunks_exact(groups));
+        for (output, row) in rows.enumerate() {
+            let panel_start = (output / panel) * groups * panel + output % panel;
+            row.iter().enumerate().for_each(|(group, scale)| scales[panel_start + group * panel] = *scale);
+        }
+        PackedWeights::Int8 { values, scales }
+    }
+
+    fn words(self) -> Words {
+        Words::Int8(self)
+    }
+}
+
+impl Packed {
+    fn new<M: Matrix>(maps: &[&Linear<M>], kernels: &Kernels) -> Self {
+        let (inputs, outputs) = (maps[0].inputs, maps.iter().map(|map| map.outputs).sum::<usize>());
+        let panels = outputs.div_ceil(kernels.panel);
+        let mut bias: Vec<f32> = maps.iter().flat_map(|map| &map.bias).copied().collect();
+        bias.resize(panels * kernels.panel, 0.0);
+        Self { weights: M::pack(maps, inputs, panels, kernels), bias, inputs, panels }
     }
 }
 
@@ -110,12 +204,12 @@ struct Layer {
 }
 
 impl Layer {
-    fn new(layer: &LayerWeights, panel: usize) -> Self {
+    fn new<M: Matrix>(layer: &LayerWeights<M>, kernels: &Kernels) -> Self {
         Self {
-            qkv: Packed::new(&[&layer.query, &layer.key, &layer.value], panel),
-            output: Packed::new(&[&layer.output], panel),
-            up: Packed::new(&[&layer.up], panel),
-            down: Packed::new(&[&layer.down], panel),
+            qkv: Packed::new(&[&layer.query, &layer.key, &layer.value], kernels),
+            output: Packed::new(&[&layer.output], kernels),
+            up: Packed::new(&[&layer.up], kernels),
+            down: Packed::new(&[&layer.down], kernels),
             attention_norm: layer.attention_norm.clone(),
             output_norm: layer.output_norm.clone(),
         }
@@ -126,7 +220,7 @@ impl Layer {
 struct Model {
     config: EncoderConfig,
     kernels: &'static Kernels,
-    words: Vec<f32>,
+    words: Words,
     positions: Vec<f32>,
     /// The embedding of token type 0, which all tokens have; empty for MPNet.
     token_type: Vec<f32>,
@@ -148,6 +242,7 @@ struct Scratch {
     values: Vec<f32>,
     scores: Vec<f32>,
     mixed: Vec<f32>,
+    quantized: Int8Rows,
 }
 
 /// Whole texts that go through the layers together, and where their hidden states go.
@@ -184,14 +279,20 @@ impl CpuEncoder {
         Self::pack(shell, isa, weights.layers.iter())
     }
 
+    /// Packs int8 weights layer after layer, as [`Self::from_weights`]; activations are quantised row by row.
+    pub fn from_int8(mut weights: EncoderWeights<Int8Matrix>, isa: Option<Isa>) -> Self {
+        let layers = std::mem::take(&mut weights.layers);
+        Self::pack(weights, isa, layers.into_iter())
+    }
+
     /// Packs layer after layer and frees each as soon as it is packed, so that memory holds the weights about once.
     pub fn from_weights(mut weights: EncoderWeights) -> Self {
         let layers = std::mem::take(&mut weights.layers);
         Self::pack(weights, None, layers.into_iter())
     }
 
-    fn pack<L: std::borrow::Borrow<LayerWeights>>(
-        weights: EncoderWeights,
+    fn pack<M: Matrix, L: std::borrow::Borrow<LayerWeights<M>>>(
+        weights: EncoderWeights<M>,
         isa: Option<Isa>,
         layers: impl Iterator<Item = L>,
     ) -> Self {
@@ -201,11 +302,11 @@ impl CpuEncoder {
         token_types.truncate(config.hidden_size);
         let model = Model {
             distances: distances(&config, &relative_bias, kernels.panel),
-            layers: layers.map(|layer| Layer::new(layer.borrow(), kernels.panel)).collect(),
+            layers: layers.map(|layer| Layer::new(layer.borrow(), kernels)).collect(),
             token_type: token_types,
             config,
             kernels,
-            words,
+            words: words.words(),
             positions,
             embedding_norm,
         };
@@ -217,6 +318,14 @@ impl CpuEncoder {
         let threads = if cfg!(target_arch = "wasm32") { 1 } else { threads.max(1) };
         self.scratch.resize_with(threads, Scratch::default);
         self
+    }
+
+    /// `int8` or `f32`.
+    pub fn precision(&self) -> &'static str {
+        match self.model.words {
+            Words::F32(_) => "f32",
+            Words::Int8(_) => "int8",
+        }
     }
 
     /// The encoder's shape.
@@ -329,7 +438,14 @@ impl Model {
         for ((row, id), position) in x.chunks_exact_mut(self.stride(hidden)).zip(group.ids).zip(positions) {
             let (row, pad) = row.split_at_mut(hidden);
             pad.fill(0.0);
-            row.copy_from_slice(&self.words[*id as usize * hidden..][..hidden]);
+            match &self.words {
+                Words::F32(words) => row.copy_from_slice(&words[*id as usize * hidden..][..hidden]),
+                Words::Int8(words) => {
+                    let scale = words.scales[*id as usize];
+                    let values = &words.values[*id as usize * hidden..][..hidden];
+                    row.iter_mut().zip(values).for_each(|(x, value)| *x = f32::from(*value) * scale);
+                }
+            }
             let position = &self.positions[position * hidden..][..hidden];
             for other in [&self.token_type[..], position] {
                 row.iter_mut().zip(other).for_each(|(x, y)| *x += y);
@@ -340,13 +456,13 @@ impl Model {
 
     fn layer(&self, layer: &Layer, lengths: &[usize], tokens: usize, scratch: &mut Scratch) {
         let stride = self.stride(self.config.hidden_size);
-        let Scratch { x, qkv, context, y, inner, keys, values, scores, mixed } = scratch;
+        let Scratch { x, qkv, context, y, inner, keys, values, scores, mixed, quantized } = scratch;
         let x = part(x, tokens * stride);
         let y = part(y, tokens * stride);
         let qkv = part(qkv, tokens * layer.qkv.bias.len());
         let context = part(context, tokens * stride);
         let inner = part(inner, tokens * layer.up.bias.len());
-        self.multiply(x, stride, &layer.qkv, &[], Epilogue::Plain, qkv);
+        self.multiply(x, stride, &layer.qkv, &[], Epilogue::Plain, quantized, qkv);
         let mut first = 0;
         for length in lengths {
             let (from, to) = (first * layer.qkv.bias.len(), (first + length) * layer.qkv.bias.len());
@@ -354,10 +470,10 @@ impl Model {
             self.attend(&qkv[from..to], *length, context, [keys, values, scores, mixed]);
             first += length;
         }
-        self.multiply(context, stride, &layer.output, x, Epilogue::Plain, y);
+        self.multiply(context, stride, &layer.output, x, Epilogue::Plain, quantized, y);
         self.normalise(&layer.attention_norm, y);
-        self.multiply(y, stride, &layer.up, &[], Epilogue::Gelu, inner);
-        self.multiply(inner, layer.up.bias.len(), &layer.down, y, Epilogue::Plain, x);
+        self.multiply(y, stride, &layer.up, &[], Epilogue::Gelu, quantized, inner);
+        self.multiply(inner, layer.up.bias.len(), &layer.down, y, Epilogue::Plain, quantized, x);
         self.normalise(&layer.output_norm, x);
     }
 
@@ -403,10 +519,34 @@ impl Model {
     }
 
     /// `c = epilogue(a W + bias)`, or with a residual added.
-    fn multiply(&self, a: &[f32], stride_a: usize, w: &Packed, residual: &[f32], epilogue: Epilogue, c: &mut [f32]) {
-        let job = Product { a, stride_a, rows: a.len() / stride_a, b: w.panels(), residual, epilogue };
-        // SAFETY: as in `product`.
-        unsafe { (self.kernels.product)(&job, c) }
+    #[allow(clippy::too_many_arguments, reason = "a product has that many operands")]
+    fn multiply(
+        &self,
+        a: &[f32],
+        stride_a: usize,
+        w: &Packed,
+        residual: &[f32],
+        epilogue: Epilogue,
+        quantized: &mut Int8Rows,
+        c: &mut [f32],
+    ) {
+        let (rows, count) = (a.len() / stride_a, w.panels);
+        match &w.weights {
+            PackedWeights::F32(values) => {
+                let b = Panels { values: values.get(), bias: &w.bias, inputs: w.inputs, count };
+                let job = Product { a, stride_a, rows, b, residual, epilogue };
+                // SAFETY: as in `product`.
+                unsafe { (self.kernels.product)(&job, c) }
+            }
+            PackedWeights::Int8 { values, scales } => {
+                let b = Int8Panels { values: values.get(), scales, bias: &w.bias, inputs: w.inputs, count };
+                // SAFETY: as in `product`.
+                unsafe { (self.kernels.quantize)(&Quantize { x: a, stride: stride_a, inputs: w.inputs }, quantized) };
+                let job = Int8Product { a: quantized, rows, b, residual, epilogue };
+                // SAFETY: as in `product`.
+                unsafe { (self.kernels.int8_product)(&job, c) }
+            }
+        }
     }
 
     fn softmax(&self, head: usize, tokens: usize, stride: usize, scores: &mut [f32]) {
@@ -468,7 +608,7 @@ impl Engine for CpuEngine {
     }
 
     fn precision(&self) -> &'static str {
-        "f32"
+        self.encoder.precision()
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {

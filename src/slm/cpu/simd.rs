@@ -96,6 +96,10 @@ pub(super) struct Avx2;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 pub(super) struct Wasm;
 
+/// WebAssembly SIMD with fused multiply-adds where the machine has them: engines may differ in the last bit.
+#[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
+pub(super) struct Relaxed;
+
 /// Implements [`Simd`] by intrinsics: a list of `method(arguments) = expression`.
 #[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
 macro_rules! simd {
@@ -166,6 +170,8 @@ mod x86 {
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 #[allow(unused_unsafe, reason = "on wasm all but loads and stores are safe")]
 mod wasm {
+    #[cfg(target_feature = "relaxed-simd")]
+    use super::Relaxed;
     use super::{Simd, Wasm};
     use std::arch::wasm32::*;
 
@@ -180,6 +186,22 @@ mod wasm {
         madd(a, b, c) = f32x4_add(f32x4_mul(a, b), c);
         max(a, b) = f32x4_pmax(b, a);
         min(a, b) = f32x4_pmin(b, a);
+        round(a) = f32x4_nearest(a);
+        exp2i(a) = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(a), i32x4_splat(127)), 23);
+    }
+
+    #[cfg(target_feature = "relaxed-simd")]
+    simd! { Relaxed, v128, 4,
+        load(p) = v128_load(p.cast());
+        store(p, v) = v128_store(p.cast(), v);
+        splat(x) = f32x4_splat(x);
+        add(a, b) = f32x4_add(a, b);
+        sub(a, b) = f32x4_sub(a, b);
+        mul(a, b) = f32x4_mul(a, b);
+        div(a, b) = f32x4_div(a, b);
+        madd(a, b, c) = f32x4_relaxed_madd(a, b, c);
+        max(a, b) = f32x4_relaxed_max(a, b);
+        min(a, b) = f32x4_relaxed_min(a, b);
         round(a) = f32x4_nearest(a);
         exp2i(a) = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(a), i32x4_splat(127)), 23);
     }

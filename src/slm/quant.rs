@@ -1,0 +1,124 @@
+//! Int8 weights: symmetric, a scale for each group of a row.
+
+use super::weights::{EncoderWeights, LayerWeights, Linear};
+
+/// The largest value of a weight: 7 bits with the sign, so that sums of two products with 8-bit activations fit in 16 bits,
+/// which is what wasm's relaxed dot product and AVX2 need.
+pub const WEIGHT_LEVELS: u8 = 63;
+
+/// Inputs of a linear map that share a scale, in weights and in activations. Scales by group keep the outliers of single
+/// inputs, which transformers are known for (arXiv 2208.07339), from taking the precision of all others.
+pub const GROUP: usize = 64;
+
+/// The largest value of an embedding.
+pub const EMBEDDING_LEVELS: u8 = 127;
+
+/// A matrix by rows in int8: an element is its value times the scale of its group.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Int8Matrix {
+    /// Row by row.
+    pub values: Vec<i8>,
+    /// Row by row, one a group; each is a half-precision number.
+    pub scales: Vec<f32>,
+}
+
+impl Int8Matrix {
+    /// Quantises rows of `inputs` finite values to `-levels..=levels` in groups of `group`. Of some scales below the one
+    /// that fits the largest value, each group takes that of the least squared error.
+    pub fn quantize(rows: &[f32], inputs: usize, group: usize, levels: u8) -> Self {
+        let mut matrix = Self { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
+        let levels = f32::from(levels);
+        for values in rows.chunks_exact(inputs.max(1)).flat_map(|row| row.chunks(group.max(1))) {
+            let scale = best_scale(values, levels);
+            matrix.scales.push(scale);
+            matrix.values.extend(values.iter().map(|x| level(*x, scale, levels) as i8));
+        }
+        matrix
+    }
+}
+
+/// The nearest level of a value; with a scale of 0 all are 0.
+fn level(x: f32, scale: f32, levels: f32) -> f32 {
+    if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even().clamp(-levels, levels) }
+}
+
+fn best_scale(row: &[f32], levels: f32) -> f32 {
+    let largest = row.iter().fold(0.0f32, |max, x| max.max(x.abs())) / levels;
+    let error = |scale: f32| -> f32 {
+        let difference = |x: &f32| x - scale * level(*x, scale, levels);
+        row.iter().map(|x| difference(x) * difference(x)).sum()
+    };
+    let candidates = (0..=8).map(|step| half::f16::from_f32(largest * (1.0 - 0.05 * step as f32)).to_f32());
+    let scored = candidates.map(|scale| (error(scale), scale));
+    scored.reduce(|best, other| if other.0 < best.0 { other } else { best }).map_or(0.0, |(_, scale)| scale)
+}
+
+impl EncoderWeights {
+    /// The word embeddings and linear maps in int8.
+    pub fn quantize(&self) -> EncoderWeights<Int8Matrix> {
+        EncoderWeights {
+            config: self.config.clone(),
+            words: Int8Matrix::quantize(
+                &self.words,
+                self.config.hidden_size,
+                self.config.hidden_size,
+                EMBEDDING_LEVELS,
+            ),
+            positions: self.positions.clone(),
+            token_types: self.token_types.clone(),
+            embedding_norm: self.embedding_norm.clone(),
+            layers: self.layers.iter().map(quantize_layer).collect(),
+            relative_bias: self.relative_bias.clone(),
+        }
+    }
+}
+
+fn quantize_layer(layer: &LayerWeights) -> LayerWeights<Int8Matrix> {
+    let linear = |linear: &Linear| Linear {
+        weight: Int8Matrix::quantize(&linear.weight, linear.inputs, GROUP, WEIGHT_LEVELS),
+        bias: linear.bias.clone(),
+        outputs: linear.outputs,
+        inputs: linear.inputs,
+    };
+    LayerWeights {
+        query: linear(&layer.query),
+        key: linear(&layer.key),
+        value: linear(&layer.value),
+        output: linear(&layer.output),
+        attention_norm: layer.attention_norm.clone(),
+        up: linear(&layer.up),
+        down: linear(&layer.down),
+        output_norm: layer.output_norm.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_row_of_zeros_stays_zero() {
+        let matrix = Int8Matrix::quantize(&[0.0; 4], 4, 4, 63);
+        assert_eq!(matrix, Int8Matrix { values: vec![0; 4], scales: vec![0.0] });
+    }
+
+    proptest! {
+        #[test]
+        fn an_error_is_at_most_that_of_the_scale_that_fits_the_largest(
+            rows in proptest::collection::vec(-3.0f32..3.0, 1..80), group in 1usize..90,
+        ) {
+            for levels in [WEIGHT_LEVELS, EMBEDDING_LEVELS] {
+                let matrix = Int8Matrix::quantize(&rows, rows.len(), group, levels);
+                prop_assert!(matrix.values.iter().all(|value| value.unsigned_abs() <= levels));
+                prop_assert_eq!(matrix.scales.len(), rows.len().div_ceil(group));
+                for ((row, values), scale) in rows.chunks(group).zip(matrix.values.chunks(group)).zip(&matrix.scales) {
+                    let naive = row.iter().fold(0.0f32, |max, x| max.max(x.abs())) / f32::from(levels);
+                    let bound = row.len() as f32 * naive * naive / 4.0;
+                    let error: f32 = row.iter().zip(values).map(|(x, q)| (x - f32::from(*q) * scale).powi(2)).sum();
+                    prop_assert!(error <= bound * 1.01 + 1e-12, "{error} {bound}");
+                }
+            }
+        }
+    }
+}
