@@ -184,7 +184,7 @@ pub(super) use wasm::*;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 #[allow(unused_unsafe, reason = "on wasm all but loads and stores are safe")]
 mod wasm {
-    use super::super::simd::{Simd, Wasm};
+    use super::super::simd::Wasm;
     use super::Dot;
     use std::arch::wasm32::*;
 
