@@ -153,13 +153,9 @@ export async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
 /** Shards that are fetched at once. */
 const AT_ONCE = 2;
 
-/**
- * Brings an SLM: hands its shards to `push` in order, each checked and then let go of, and gives its tokenizer.
- * `tokenizers`: those that are here already, by their SHA-256.
- */
+/** Brings an SLM: hands its shards to `push` in order, each checked and then let go of, and gives its tokenizer. */
 export async function bringSlm(
   slm: SlmManifest,
-  tokenizers: Map<string, Promise<Uint8Array<ArrayBuffer>>>,
   onBytes: (bytes: number) => void,
   push: (shard: Uint8Array<ArrayBuffer>) => Promise<void>,
   tools?: Tools,
@@ -177,11 +173,7 @@ export async function bringSlm(
     return bytes;
   };
   const last = files.length - 1;
-  const kept = tokenizers.get(slm.tokenizer.sha256);
-  const tokenizer = kept ?? start(last);
-  if (kept) here[last] = slm.tokenizer.bytes;
-  else tokenizers.set(slm.tokenizer.sha256, tokenizer);
-  tokenizer.catch(() => tokenizers.delete(slm.tokenizer.sha256));
+  const tokenizer = start(last);
   const coming = Array.from({ length: Math.min(AT_ONCE, last) }, (_, at) => start(at));
   for (let at = 0; at < last; at++) {
     const shard = await (coming.shift() as Promise<Uint8Array<ArrayBuffer>>);

@@ -159,7 +159,7 @@ export class Pool {
       const { ms, build } = await remote.call<Loaded>('load', { slm, manifest }, (here: number) => {
         set({ here, state: here >= bytesOf(manifest) ? 'loading' : 'downloading' });
       });
-      tell('load', start, performance.now(), { slm: manifest.id, worker });
+      tell('load', start, performance.now(), { slm: manifest.id, worker, ms });
       this.#events.loaded(build);
       this.#scheduler.loaded(worker, ms);
       set({ state: 'ready', here: bytesOf(manifest) });

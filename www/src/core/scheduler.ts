@@ -82,7 +82,7 @@ export class Scheduler<V> {
 
   constructor(slms: Known[], workers: number, memory: number) {
     this.#slms = slms.map((known) => ({
-      known,
+      known: { ...known },
       ms: 0,
       rows: 0,
       place: 0,

@@ -272,7 +272,9 @@ export class Session {
   async choosePrecision(precision: Precision): Promise<void> {
     if (!this.project.value) return;
     await this.save({ ...this.project.value, precision });
-    await this.#makePlan();
+    const plan = this.plan.value;
+    const choice = plan?.choices.find((one) => one.precision === precision);
+    if (plan && choice) this.plan.value = { ...plan, choice };
   }
 
   async chooseReviewer(reviewTo: ReviewTo): Promise<void> {
@@ -376,6 +378,7 @@ export class Session {
     if (before.state === 'ready') await (await db()).clear('file');
     this.#startClock();
     const pool = await this.#hire(manifests);
+    if (this.project.value?.state !== 'running') return this.#stopPool(); // paused or left meanwhile
     const todo: number[] = [];
     for (let block = 0; block < columns.blocks; block++) if (!columns.doneBlocks[block]) todo.push(block);
     this.reviewing.wake();
@@ -387,12 +390,12 @@ export class Session {
   /** The workers for these SLMs; those there are, where they hold the same. */
   async #hire(manifests: SlmManifest[]): Promise<Pool> {
     if (this.#pool?.holds(manifests)) return this.#pool;
-    this.#stopPool();
     const cached = await Promise.all(manifests.map(cachedBytes));
     const missing = manifests.map((slm, at) => bytesOf(slm) - (cached[at] ?? 0));
     const room = await roomProblem(missing.reduce((sum, bytes) => sum + bytes, 0));
     if (room) this.notify({ code: 'quota-models', kind: 'warn', text: room });
     const rates = await Promise.all(manifests.map(async (slm) => (await db()).get('measured', rateKey(slm))));
+    this.#stopPool();
     this.#pool = new Pool(manifests, rates, missing.map((bytes) => bytes === 0), this.loads, {
       whole: (block, votes) => this.#settle(block, votes),
       loaded: (build) => (this.build.value = build),

@@ -10,8 +10,6 @@ import type { SlmManifest } from '../core/types';
 import { type Engine, engine } from './engine';
 
 const slms = new Map<number, Slm>();
-/** Tokenizers by their SHA-256: SLMs of one family share theirs. */
-const tokenizers = new Map<string, Promise<Uint8Array<ArrayBuffer>>>();
 
 function loaded(slm: number): Slm {
   const found = slms.get(slm);
@@ -56,7 +54,7 @@ serve({
       ms += performance.now() - start;
       return result;
     };
-    const tokenizer = await bringSlm(manifest, tokenizers, progress, async (shard) => {
+    const tokenizer = await bringSlm(manifest, progress, async (shard) => {
       loader ??= new Loader(await compiled);
       timed(() => loader?.push(shard));
     });
