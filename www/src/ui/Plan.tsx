@@ -249,7 +249,7 @@ function Models({ session, choice }: { session: Session; choice: Choice }) {
           </li>
         ))}
       </ul>
-      <p class="quiet small">in WebAssembly with {session.build.value} SIMD</p>
+      <p class="quiet small">WebAssembly, {session.build.value} SIMD</p>
     </>
   );
 }
@@ -276,7 +276,7 @@ function Precisions({ session, choices, chosen, project }: { session: Session; c
               {PRECISION_WORDS[choice.precision]}
               <span class="quiet small">
                 {bytes(choice.total)}
-                {choice.download === 0 ? ', on this device' : ''}, {seconds === undefined ? 'time not measured yet' : `about ${duration(seconds)}`}
+                {choice.download === 0 ? ', on this device' : ''}, {seconds === undefined ? 'not timed yet' : `about ${duration(seconds)}`}
               </span>
             </span>
           </label>
