@@ -9,8 +9,13 @@ declare module '#wasm' {
     rule: string;
   }
   export function builtInSpec(task: string): Spec;
+  export class SlmLoader {
+    constructor(version: string);
+    push(bytes: Uint8Array): void;
+    finish(tokenizer: Uint8Array): Slm;
+    free(): void;
+  }
   export class Slm {
-    static load(packed: Uint8Array, tokenizer: Uint8Array): Slm;
     readonly id: string;
     readonly version: string;
     readonly labels: string[];

@@ -164,9 +164,11 @@ impl Matrix for Int8Matrix {
         let rows = maps.iter().flat_map(|map| map.weight.values.chunks_exact(inputs));
         for (output, row) in rows.enumerate() {
             let panel_start = (output / panel) * quads * 4 * panel + output % panel / half * 4 * half;
-            for (input, weight) in row.iter().enumerate() {
-                let at = panel_start + input / 4 * 4 * panel + (kernels.place)(output % half, input % 4);
-                target[at] = weight.wrapping_add(offset) as u8;
+            let places: [usize; 4] = std::array::from_fn(|input| (kernels.place)(output % half, input));
+            for (block, weights) in target[panel_start..].chunks_mut(4 * panel).zip(row.chunks(4)) {
+                for (place, weight) in places.iter().zip(weights) {
+                    block[*place] = weight.wrapping_add(offset) as u8;
+                }
             }
         }
         let mut scales = vec![0.0; panels * groups * panel];

@@ -9,7 +9,7 @@ export type Build = 'plain' | 'relaxed';
 
 export interface Engine {
   build: Build;
-  Slm: typeof plain.Slm;
+  SlmLoader: typeof plain.SlmLoader;
 }
 
 let ready: Promise<Engine> | undefined;
@@ -28,11 +28,11 @@ async function choose(): Promise<Engine> {
     try {
       const relaxed = await import('#wasm-relaxed');
       await instantiate(relaxed.default, relaxedUrl);
-      return { build: 'relaxed', Slm: relaxed.Slm };
+      return { build: 'relaxed', SlmLoader: relaxed.SlmLoader };
     } catch (error) {
       if (codeOf(error) !== 'wasm-compile') throw error;
     }
   }
   await wasm();
-  return { build: 'plain', Slm: plain.Slm };
+  return { build: 'plain', SlmLoader: plain.SlmLoader };
 }

@@ -1,5 +1,5 @@
 // SLMs that vote: brings their weights, then votes on rows. One wasm instance holds them all.
-import type { Slm } from '#wasm';
+import type { Slm, SlmLoader } from '#wasm';
 import { db } from '../core/db';
 import { bringSlm } from '../core/download';
 import type { Loaded, Voted } from '../core/pool';
@@ -7,7 +7,7 @@ import { voters } from '../core/results';
 import { PageError, serve } from '../core/rpc';
 import type { Task } from '../core/scheduler';
 import type { SlmManifest } from '../core/types';
-import { type Engine, engine } from './engine';
+import { engine } from './engine';
 
 const slms = new Map<number, Slm>();
 
@@ -17,36 +17,12 @@ function loaded(slm: number): Slm {
   return found;
 }
 
-/** Takes a packed file shard by shard. */
-class Loader {
-  readonly #Slm: Engine['Slm'];
-  #shards: Uint8Array[] = [];
-
-  constructor({ Slm }: Engine) {
-    this.#Slm = Slm;
-  }
-
-  push(shard: Uint8Array): void {
-    this.#shards.push(shard);
-  }
-
-  finish(tokenizer: Uint8Array): Slm {
-    const packed = new Uint8Array(this.#shards.reduce((sum, shard) => sum + shard.length, 0));
-    let at = 0;
-    for (const shard of this.#shards) {
-      packed.set(shard, at);
-      at += shard.length;
-    }
-    return this.#Slm.load(packed, tokenizer);
-  }
-}
-
 serve({
   /** Brings and loads an SLM; progress is the number of bytes that are here. */
   async load({ slm, manifest }: { slm: number; manifest: SlmManifest }, progress): Promise<Loaded> {
     const compiled = engine(); // while the weights come
     compiled.catch(() => undefined);
-    let loader: Loader | undefined;
+    let loader: SlmLoader | undefined;
     let ms = 0;
     const timed = <T>(work: () => T): T => {
       const start = performance.now();
@@ -55,14 +31,12 @@ serve({
       return result;
     };
     const tokenizer = await bringSlm(manifest, progress, async (shard) => {
-      loader ??= new Loader(await compiled);
+      // The shards were checked against the manifest, so the version is the manifest's.
+      loader ??= new (await compiled).SlmLoader(manifest.version);
       timed(() => loader?.push(shard));
     });
     const model = timed(() => loader?.finish(tokenizer));
-    if (model?.version !== manifest.version) {
-      model?.free();
-      throw new PageError('slm-version', `${manifest.id} is version ${model?.version}, not ${manifest.version}; run \`autoannotator pack\` again, then reload`);
-    }
+    if (!model) throw new PageError('slm-empty', `${manifest.id} has no files in the server's index; run \`autoannotator pack\` again, then reload`);
     slms.get(slm)?.free();
     slms.set(slm, model);
     return { ms, build: (await compiled).build };
