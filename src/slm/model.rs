@@ -66,6 +66,11 @@ impl Slm {
         Ok(self.run(texts)?.0)
     }
 
+    /// Raw logits `[texts x labels]` of texts that are token ids already, special ones included.
+    pub fn logits_of_tokens(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        self.engine.logits(batch)
+    }
+
     /// One vote a text, in the order of the texts. A text's vote does not depend on the others.
     pub fn vote(&mut self, texts: &[&str]) -> Result<Vec<Vote>, SlmError> {
         let (mut values, truncated) = self.run(texts)?;

@@ -1,7 +1,7 @@
 //! One small language model in a worker.
 
 use super::{thrown, to_js};
-use crate::slm::model;
+use crate::slm::{Batch, model};
 use wasm_bindgen::prelude::*;
 
 /// One small language model: its tokenizer and weights, on the CPU engine.
@@ -57,6 +57,13 @@ impl Slm {
     /// Raw logits before the temperature, texts x labels: to hold this build against another.
     pub fn logits(&mut self, texts: Vec<String>) -> Result<Vec<f32>, JsValue> {
         self.inner.logits(&views(&texts)).map_err(thrown)
+    }
+
+    /// Raw logits, texts x labels, of texts that are token ids already: all ids end to end, and the number of each text's.
+    #[wasm_bindgen(js_name = logitsOfTokens)]
+    pub fn logits_of_tokens(&mut self, ids: Vec<u32>, lengths: &[u32]) -> Result<Vec<f32>, JsValue> {
+        let batch = Batch { ids, lengths: lengths.iter().map(|length| *length as usize).collect() };
+        self.inner.logits_of_tokens(&batch).map_err(thrown)
     }
 
     /// The token ids of a text, special ones included: to hold this tokenizer against another.

@@ -112,6 +112,15 @@ test('a text’s logits do not depend on its batch, bit for bit', () => {
   });
 });
 
+test('token ids give the logits of their texts; ids and lengths that do not fit are an error', () => {
+  const ids = texts.map((text) => [...slm.tokenize(text)]);
+  const lengths = Uint32Array.from(ids, (text) => text.length);
+  assert.deepEqual(slm.logitsOfTokens(Uint32Array.from(ids.flat()), lengths), slm.logits(texts));
+  for (const [wrong, sizes] of [[[2, 99, 3], [3]], [[2, 3], [3]], [[2, 3], [2, 0]], [Array(13).fill(5), [17]]]) {
+    assert.throws(() => slm.logitsOfTokens(Uint32Array.from(wrong), Uint32Array.from(sizes)), { code: 'slm-input' });
+  }
+});
+
 test('a file that is cut or foreign is an error with a code, and the module goes on', () => {
   const before = slm.logits(texts);
   for (const size of [0, 7, 100, packed.length - 1]) {
