@@ -74,11 +74,13 @@ $(STAMPS)/npm-%: %/package-lock.json $(STAMPS)/tools
 wasm: $(STAMPS)/tools $(STAMPS)/npm-xtask
 	cargo xtask wasm
 
-pkg/wasm/plain/autoannotator_bg.wasm: wasm ;
+WASM := pkg/wasm/plain/autoannotator_bg.wasm pkg/wasm/relaxed/autoannotator_bg.wasm
+
+$(WASM): wasm ;
 
 page: www/dist/index.html
 
-www/dist/index.html: pkg/wasm/plain/autoannotator_bg.wasm $(STAMPS)/npm-www $(PAGE_SOURCES)
+www/dist/index.html: $(WASM) $(STAMPS)/npm-www $(PAGE_SOURCES)
 	npm --prefix www run build
 	@touch $@
 

@@ -19,11 +19,11 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Builds the wasm module and its JavaScript into pkg/wasm/<variant>.
+    /// Builds the wasm modules and their JavaScript into pkg/wasm/<variant>.
     Wasm {
-        /// The variant to build.
-        #[arg(long, default_value = "plain", value_parser = wasm::VARIANTS.map(|variant| variant.name))]
-        variant: String,
+        /// The variant to build; all where none is named.
+        #[arg(long, value_parser = wasm::VARIANTS.map(|variant| variant.name))]
+        variant: Option<String>,
     },
     /// Compiles every named build of the crate.
     Builds,
@@ -35,7 +35,8 @@ enum Task {
 
 fn main() -> Result<()> {
     match Args::parse().task {
-        Task::Wasm { variant } => wasm::build(wasm::variant(&variant)?),
+        Task::Wasm { variant: Some(variant) } => wasm::build(wasm::variant(&variant)?),
+        Task::Wasm { variant: None } => wasm::VARIANTS.iter().try_for_each(wasm::build),
         Task::Builds => builds::all(),
         Task::Licences => licences::check(),
         Task::ClippyWasm => builds::clippy_wasm(),

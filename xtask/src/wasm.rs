@@ -19,8 +19,15 @@ pub struct Variant {
 }
 
 /// The variants, by name.
-pub const VARIANTS: [Variant; 1] =
-    [Variant { name: "plain", target_features: &["+simd128"], features: &[], opt_features: &["--enable-simd"] }];
+pub const VARIANTS: [Variant; 2] = [
+    Variant { name: "plain", target_features: &["+simd128"], features: &[], opt_features: &["--enable-simd"] },
+    Variant {
+        name: "relaxed",
+        target_features: &["+simd128", "+relaxed-simd"],
+        features: &[],
+        opt_features: &["--enable-simd", "--enable-relaxed-simd"],
+    },
+];
 
 /// On by default in rustc's wasm32-unknown-unknown.
 const DEFAULT_OPT_FEATURES: [&str; 6] = [
