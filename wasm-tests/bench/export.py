@@ -8,6 +8,7 @@ fused operators, or quantised otherwise: whatever is fastest counts for onnxrunt
 import argparse
 import hashlib
 import json
+import logging
 import struct
 import sys
 from pathlib import Path
@@ -242,6 +243,7 @@ def export(manifest, home, out):
     if (target / ".stamp").is_file() and (target / ".stamp").read_text() == stamp:
         return
     print(f"{manifest['id']} {manifest['version']}: to ONNX", file=sys.stderr)
+    logging.getLogger().setLevel(logging.ERROR)  # the quantiser advises shape inference, which changes nothing here
     packed = Packed(b"".join((source / shard["name"]).read_bytes() for shard in manifest["shards"]))
     (target / "onnx").mkdir(parents=True, exist_ok=True)
     for name, data in hub_files(packed, (source / manifest["tokenizer"]["name"]).read_bytes()).items():
