@@ -4,7 +4,13 @@ import { availableParallelism } from 'node:os';
 import { serve } from '../page/servers.mjs';
 import { launch, memory, threadSeconds } from './tab.mjs';
 
-/** The page with `texts` opened as a file, ready to start. */
+/** Waits for a selector; a problem that the page tells of ends the bench. */
+async function until(page, selector) {
+  const found = await page.waitForSelector(`${selector}, .notice.error`);
+  if (await found.evaluate((element) => element.classList.contains('error'))) throw new Error(`the page says: ${await found.textContent()}`);
+}
+
+/** The page with `file` opened, ready to start. */
 async function opened(tab, server, file) {
   const page = await tab.open(server.url);
   await page.waitForSelector('.drop');
@@ -12,7 +18,7 @@ async function opened(tab, server, file) {
   await page.waitForSelector('.what');
   await page.check('input[value=sentiment]');
   await page.check('input[value=person]');
-  await page.waitForSelector('.models');
+  await until(page, '.models');
   return page;
 }
 
@@ -33,10 +39,12 @@ async function withPage(texts, folder, work) {
 export function pageMemory(texts, folder) {
   return withPage(texts, folder, async (tab, page) => {
     await page.click('.what button.primary');
+    await until(page, '.run-count');
     const done = (least) => Number(document.querySelector('.run-count strong')?.textContent.replaceAll(',', '')) >= least;
     await page.waitForFunction(done, texts.length / 2);
     await page.click('button:text-is("Pause")');
     await page.waitForTimeout(3000);
+    if (page.workers().length < 4) throw new Error('the run was over before it could be paused; give it more texts');
     return memory(tab, page);
   });
 }
@@ -48,7 +56,7 @@ export function pageMemory(texts, folder) {
 export function makespan(texts, folder) {
   return withPage(texts, folder, async (tab, page) => {
     await page.click('.what button:text-is("Only measure the time")');
-    await page.waitForSelector('.what button.primary:enabled:text-is("Start")');
+    await until(page, '.what button.primary:enabled:text-is("Start")');
     const pid = tab.process();
     const before = threadSeconds(pid, 'DedicatedWorker');
     const after = new Map();
@@ -56,7 +64,7 @@ export function makespan(texts, folder) {
     const clock = setInterval(look, 100);
     const start = performance.now();
     await page.click('.what button.primary');
-    await page.waitForSelector('.pill.done');
+    await until(page, '.pill.done');
     const wall = (performance.now() - start) / 1000;
     clearInterval(clock);
     const work = [...after].reduce((sum, [thread, seconds]) => sum + seconds - (before.get(thread) ?? 0), 0);
