@@ -4,10 +4,9 @@ use crate::annotate::journal::{Entry, Pins, Progress};
 use crate::annotate::report::{Report, ReviewReport, Score, Tally};
 use crate::annotate::{self, BLOCK, Voter};
 use crate::data::{DataError, Format, ReadOptions, Reader, Row, Writer, find_column};
+use crate::hub::{Home, packing};
 use crate::review::client::review_blocking;
 use crate::sample::{Annotation, Review, Sample};
-use crate::slm::model::Slm;
-use crate::slm::pack::{Assembler, Index};
 use crate::spec::{ExportFormat, ReviewTo, Spec};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -53,6 +52,9 @@ pub(super) struct Args {
     /// Where to write the report, one JSON object.
     #[arg(long)]
     report: Option<PathBuf>,
+    /// What the SLMs compute in: int8, or f32, the reference, which is slower.
+    #[arg(long, default_value = "int8", value_parser = ["int8", "f32"])]
+    precision: String,
     /// Threads; without it, one a core.
     #[arg(long)]
     threads: Option<usize>,
@@ -160,40 +162,22 @@ fn review_url(args: &Args, spec: &Spec) -> anyhow::Result<Option<String>> {
 
 /// The packed SLMs of the spec, in its order.
 fn load(args: &Args, spec: &Spec) -> anyhow::Result<Vec<Box<dyn Voter>>> {
-    let home = args.home.clone().or_else(|| dirs::cache_dir().map(|cache| cache.join("autoannotator")));
-    let packed = home.context("there is no cache folder here; set AUTOANNOTATOR_HOME")?.join("packed");
-    let advice = "run `autoannotator pull && autoannotator pack` (or `make run`) first";
-    let path = packed.join("index.json");
-    let json = fs::read(&path).with_context(|| format!("there are no packed SLMs: {}; {advice}", path.display()))?;
-    let index = Index::from_json(&json)?;
+    let home = Home::find(args.home.as_deref())?;
     let threads = match args.threads {
         Some(0) => bail!("--threads is 0; expected at least 1"),
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let mut voters: Vec<Box<dyn Voter>> = Vec::with_capacity(spec.slms.len());
-    for id in &spec.slms {
-        let there = || index.slms.iter().map(|slm| slm.id.as_str()).collect::<Vec<_>>().join(", ");
-        let manifest =
-            index.get(id).with_context(|| format!("the SLM '{id}' is not packed; there are: {}; {advice}", there()))?;
-        let labels = spec.task.labels.names();
-        if manifest.labels != labels {
-            bail!("the SLM '{id}' names the labels {:?}, the spec {labels:?}; they must be the same", manifest.labels);
+    let labels = spec.task.labels.names();
+    let load = |id: &String| -> anyhow::Result<Box<dyn Voter>> {
+        let slm = packing::load(&home, id, &args.precision, threads)?;
+        let found = &slm.meta().labels;
+        if *found != labels {
+            bail!("the SLM '{id}' names the labels {found:?}, the spec {labels:?}; they must be the same");
         }
-        let folder = packed.join(id).join(&manifest.version);
-        let read = |name: &str| {
-            let path = folder.join(name);
-            fs::read(&path).with_context(|| format!("cannot read {}; {advice}", path.display()))
-        };
-        let mut assembler = Assembler::new(manifest)?;
-        for shard in &manifest.shards {
-            assembler.push(&read(&shard.name)?)?;
-        }
-        let tokenizer = read(&manifest.tokenizer.name)?;
-        manifest.tokenizer.verify(&tokenizer, id)?;
-        voters.push(Box::new(Slm::load(&assembler.finish()?, &tokenizer, threads)?));
-    }
-    Ok(voters)
+        Ok(Box::new(slm))
+    };
+    spec.slms.iter().map(load).collect()
 }
 
 /// SHA-256 of a file, hexadecimal.

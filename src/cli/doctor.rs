@@ -77,7 +77,7 @@ fn slms(args: &Args, home: &Home, lines: &mut Vec<Line>) -> anyhow::Result<bool>
         Ok(models) => {
             lines.push(line("models", true, models.display().to_string()));
             for folder in packing::folders(&models)? {
-                if index.get(&folder.slm.id).is_none() {
+                if index.get(&folder.slm.id, "int8").is_none() {
                     let detail = format!("get it: autoannotator pack {}", folder.slm.id);
                     lines.push(line(format!("SLM {}", folder.slm.id), false, detail));
                 }

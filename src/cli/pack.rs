@@ -10,15 +10,15 @@ use std::path::PathBuf;
 #[command(after_help = "Examples:
   autoannotator pack                             every SLM in models/ (bases are pulled where they are missing)
   autoannotator pack sentiment-minilm-l3         one SLM
-  autoannotator pack --precision f32             without rounding, at twice the size
+  autoannotator pack --precision f32             without rounding, at twice the size of f16
 
 An SLM whose files have not changed is left as it is. Earlier versions are kept: a server may be serving them.")]
 pub(super) struct Args {
     /// Ids of SLMs; none means all in models/.
     slms: Vec<String>,
-    /// How the numbers are stored: f16 or f32.
-    #[arg(long, default_value = "f16", value_parser = precision)]
-    precision: Precision,
+    /// How the numbers are stored: int8 (which computes in int8), f16 or f32 (which compute in f32); several by commas.
+    #[arg(long, default_value = "int8,f16", value_delimiter = ',')]
+    precision: Vec<Precision>,
     /// The folder with one folder an SLM [default: $AUTOANNOTATOR_MODELS, or models/ here or above].
     #[arg(long)]
     models: Option<PathBuf>,
@@ -27,19 +27,11 @@ pub(super) struct Args {
     home: Option<PathBuf>,
 }
 
-fn precision(text: &str) -> Result<Precision, String> {
-    match text {
-        "f16" => Ok(Precision::F16),
-        "f32" => Ok(Precision::F32),
-        _ => Err("expected f16 or f32".to_owned()),
-    }
-}
-
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let home = Home::find(args.home.as_deref())?;
     let models = models_dir(args.models.as_deref())?;
     let bar = ProgressBar::new_spinner();
-    let packed = packing::pack(&models, &args.slms, args.precision, &home, &bar)?;
+    let packed = packing::pack(&models, &args.slms, &args.precision, &home, &bar)?;
     bar.finish_and_clear();
     if packed.is_empty() {
         anyhow::bail!(
@@ -50,7 +42,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     for slm in packed {
         let state = if slm.written { "packed" } else { "unchanged" };
         let slm = slm.manifest;
-        println!("{} {}: {state}, {} in {} shards", slm.id, slm.version, HumanBytes(slm.bytes), slm.shards.len());
+        let (size, precision) = (HumanBytes(slm.bytes), slm.precision.name());
+        println!("{} {precision} {}: {state}, {size} in {} shards", slm.id, slm.version, slm.shards.len());
     }
     println!("in {}", home.packed().display());
     Ok(())

@@ -2,7 +2,6 @@
 
 use crate::hub::{self, Home};
 use crate::slm::adapter::Method;
-use crate::slm::model::Slm;
 use crate::task::Task;
 use crate::tune::dataset::{Columns, DataFile};
 use crate::tune::train::{BaseModel, Options, Places, Teacher, train};
@@ -172,8 +171,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn load_teacher(id: &str, home: &Home) -> anyhow::Result<Teacher> {
-    let files = hub::packing::load(home, id)?;
-    let slm = Slm::load(&files.packed, &files.tokenizer, rayon::current_num_threads())?;
+    let slm = hub::packing::load(home, id, "f32", rayon::current_num_threads())?;
     Ok(Teacher { name: format!("{id} {}", slm.version()), slm })
 }
 

@@ -3,9 +3,14 @@
 use super::{Home, HubError, HubSettings, disk, write_atomically};
 use crate::hub::Catalogue;
 use crate::slm::adapter::{SlmFolder, sha256_hex};
+use crate::slm::model::Slm;
 use crate::slm::pack::{
-    Assembler, FORMAT, Index, PackedMeta, Precision, SlmManifest, flops_per_token, plain_tokenizer, shards, write,
+    Assembler, FORMAT, Index, PackedMeta, PackedWeights, Precision, SlmManifest, flops_per_token, plain_tokenizer,
+    shards, write,
 };
+use crate::slm::quant::Int8Matrix;
+use crate::slm::tokenize::Tokenizer;
+use crate::slm::weights::EncoderWeights;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -58,12 +63,12 @@ pub struct Packed {
     pub written: bool,
 }
 
-/// Packs SLMs of `models` into `<home>/packed/` and writes its index; `ids` empty means all. SLMs packed before stay in
-/// the index, and no file of an earlier version is removed: somebody may be reading it.
+/// Packs SLMs of `models` into `<home>/packed/`, in each of the precisions, and writes its index; `ids` empty means all.
+/// SLMs packed before stay in the index, and no file of an earlier version is removed: somebody may be reading it.
 pub fn pack(
     models: &Path,
     ids: &[String],
-    precision: Precision,
+    precisions: &[Precision],
     home: &Home,
     bar: &ProgressBar,
 ) -> Result<Vec<Packed>, HubError> {
@@ -76,13 +81,15 @@ pub fn pack(
     let _lock = home.lock("pack")?;
     let mut done = Vec::new();
     for folder in all.iter().filter(|folder| ids.is_empty() || ids.contains(&folder.slm.id)) {
-        done.push(pack_one(folder, precision, home, &catalogue, &settings, bar)?);
+        for precision in precisions {
+            done.push(pack_one(folder, *precision, home, &catalogue, &settings, bar)?);
+        }
     }
     let made = all_made(home)?;
     let index = Index::new(made.into_iter().map(|made| (made.manifest, made.cost)).collect());
     write_json(&home.packed().join("index.json"), &index)?;
     for packed in &mut done {
-        if let Some(manifest) = index.get(&packed.manifest.id) {
+        if let Some(manifest) = index.slms.iter().find(|slm| slm.version == packed.manifest.version) {
             packed.manifest = manifest.clone();
         }
     }
@@ -107,20 +114,22 @@ fn pack_one(
             format!("base_sha256 is {}, but the base '{}' has {}", slm.base_sha256, entry.id, entry.tensors_sha256);
         return Err(HubError::File { file, problem });
     }
+    let calibration = if precision == Precision::Int8 { sha256_hex(CALIBRATION) } else { String::new() };
     let parts = [
         FORMAT.to_string(),
         precision.name().to_owned(),
+        calibration,
         entry.tensors_sha256.clone(),
         entry.tokenizer_sha256.clone(),
         sha256_hex(folder.toml.as_bytes()),
         sha256_hex(&adapter),
     ];
     let inputs = sha256_hex(parts.join(" ").as_bytes());
-    let record = record_path(home, &slm.id);
+    let record = record_path(home, &slm.id, precision);
     if let Some(made) = read_made(&record, home).filter(|made| made.inputs == inputs) {
         return Ok(Packed { manifest: made.manifest, written: false });
     }
-    bar.set_message(format!("packing {}", slm.id));
+    bar.set_message(format!("packing {} in {}", slm.id, precision.name()));
     let base = catalogue.base(&slm.base, home, settings, bar)?;
     let mut weights = base.weights()?;
     let head = slm.merge(&adapter, &mut weights)?;
@@ -136,8 +145,12 @@ fn pack_one(
         max_length: slm.max_length,
         precision,
     };
-    let bytes = write(&meta, &weights, &head)?;
     let tokenizer = plain_tokenizer(&base.tokenizer_json, "tokenizer.json")?;
+    let weights = match precision {
+        Precision::Int8 => PackedWeights::Int8(quantize(&weights, &tokenizer, &meta, bar)?),
+        Precision::F16 | Precision::F32 => PackedWeights::F32(weights),
+    };
+    let bytes = write(&meta, &weights, &head)?;
     let manifest = SlmManifest::new(&meta, &bytes, &tokenizer, Some(slm.validation.clone()));
     let target = version_dir(home, &manifest);
     for (part, shard) in shards(&bytes) {
@@ -148,8 +161,30 @@ fn pack_one(
     Ok(Packed { manifest, written: true })
 }
 
-fn record_path(home: &Home, id: &str) -> PathBuf {
-    home.0.join("packing").join(format!("{id}.json"))
+/// The texts that int8 weights are calibrated by, in the column `text`: the page's sample file.
+const CALIBRATION: &[u8] = include_bytes!("../../www/public/sample-tweets.csv");
+
+fn quantize(
+    weights: &EncoderWeights,
+    tokenizer: &[u8],
+    meta: &PackedMeta,
+    bar: &ProgressBar,
+) -> Result<EncoderWeights<Int8Matrix>, HubError> {
+    let fail = |e: csv::Error| HubError::File { file: "sample-tweets.csv".to_owned(), problem: e.to_string() };
+    let tokenizer = Tokenizer::from_json(tokenizer, meta.max_length)?;
+    let mut reader = csv::Reader::from_reader(CALIBRATION);
+    let column = reader.headers().map_err(fail)?.iter().position(|name| name == "text").unwrap_or(0);
+    let mut texts = Vec::new();
+    for record in reader.records() {
+        texts.push(tokenizer.encode(record.map_err(fail)?.get(column).unwrap_or_default())?.ids);
+    }
+    let layers = meta.config.num_hidden_layers;
+    let told = |layer| bar.set_message(format!("packing {} in int8, layer {layer} of {layers}", meta.id));
+    Ok(weights.quantize_for(&texts, told)?)
+}
+
+fn record_path(home: &Home, id: &str, precision: Precision) -> PathBuf {
+    home.0.join("packing").join(format!("{id}.{}.json", precision.name()))
 }
 
 fn version_dir(home: &Home, manifest: &SlmManifest) -> PathBuf {
@@ -176,7 +211,11 @@ fn all_made(home: &Home) -> Result<Vec<Made>, HubError> {
         return Ok(Vec::new());
     }
     let entries = std::fs::read_dir(&folder).map_err(disk(&folder))?.flatten();
-    let mut made: Vec<Made> = entries.filter_map(|entry| read_made(&entry.path(), home)).collect();
+    // A record of another name is one of an earlier version.
+    let of = |path: PathBuf| {
+        read_made(&path, home).filter(|made| path == record_path(home, &made.manifest.id, made.manifest.precision))
+    };
+    let mut made: Vec<Made> = entries.filter_map(|entry| of(entry.path())).collect();
     made.sort_by(|a, b| a.cost.total_cmp(&b.cost).then_with(|| a.manifest.id.cmp(&b.manifest.id)));
     Ok(made)
 }
@@ -195,23 +234,15 @@ pub fn index(home: &Home) -> Result<Index, HubError> {
     }
 }
 
-/// A packed SLM's bytes, put together from its shards and verified.
-#[derive(Debug, Clone, PartialEq)]
-pub struct PackedFiles {
-    /// Its manifest.
-    pub manifest: SlmManifest,
-    /// The packed file.
-    pub packed: Vec<u8>,
-    /// The tokenizer.
-    pub tokenizer: Vec<u8>,
-}
-
-/// Reads a packed SLM from `<home>/packed/`, every byte verified.
-pub fn load(home: &Home, id: &str) -> Result<PackedFiles, HubError> {
+/// Loads a packed SLM from `<home>/packed/`, every byte verified. `precision` is what its engine is to compute in, `int8`
+/// or `f32`; `threads` are those of the engine.
+pub fn load(home: &Home, id: &str, precision: &str, threads: usize) -> Result<Slm, HubError> {
     let index = index(home)?;
-    let manifest = index.get(id).ok_or_else(|| {
-        let known = index.slms.iter().map(|slm| slm.id.as_str()).collect::<Vec<_>>().join(", ");
-        HubError::UnknownSlm { id: id.to_owned(), known: format!("{known} (run `autoannotator pack` to pack others)") }
+    let manifest = index.get(id, precision).ok_or_else(|| {
+        let names = index.slms.iter().map(|slm| format!("{} ({})", slm.id, slm.precision.computes_in()));
+        let known = names.collect::<Vec<_>>().join(", ");
+        let advice = "run `autoannotator pull && autoannotator pack` to pack others";
+        HubError::UnknownSlm { id: format!("{id} ({precision})"), known: format!("{known} ({advice})") }
     })?;
     let folder = version_dir(home, manifest);
     let read = |name: &str| std::fs::read(folder.join(name)).map_err(disk(&folder.join(name)));
@@ -219,8 +250,7 @@ pub fn load(home: &Home, id: &str) -> Result<PackedFiles, HubError> {
     for part in &manifest.shards {
         assembler.push(&read(&part.name)?)?;
     }
-    let packed = assembler.finish()?;
     let tokenizer = read(&manifest.tokenizer.name)?;
     manifest.tokenizer.verify(&tokenizer, id)?;
-    Ok(PackedFiles { manifest: manifest.clone(), packed, tokenizer })
+    Ok(Slm::from_packed(assembler.finish()?, manifest.version.clone(), &tokenizer, threads)?)
 }

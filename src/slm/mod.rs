@@ -7,6 +7,8 @@
 pub mod adapter;
 #[cfg(feature = "burn")]
 pub mod burn;
+#[cfg(feature = "native")]
+mod calibrate;
 pub mod config;
 pub mod cpu;
 pub mod model;

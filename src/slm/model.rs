@@ -1,11 +1,12 @@
 //! An SLM ready to vote: tokenizer, engine and what the packed file says of it.
 
 use super::cpu::{CpuEncoder, CpuEngine};
-use super::pack::{self, PackedMeta, PackedSlm};
+use super::pack::{self, PackedMeta, PackedSlm, PackedWeights};
 use super::tokenize::Tokenizer;
 use super::{Batch, Engine, SlmError, plan_batches, probabilities};
 use crate::sample::Vote;
 use crate::vote::argmax;
+use std::collections::HashMap;
 
 /// Tokens that go through the engine together: enough to keep its panels in use, little enough to stay in the cache.
 const TOKENS: usize = 2048;
@@ -22,8 +23,18 @@ impl Slm {
     /// Loads a packed SLM (see [`pack`]) with its `tokenizer.json` on the CPU engine. `threads` are those of the engine;
     /// in wasm it is always one.
     pub fn load(packed: &[u8], tokenizer_json: &[u8], threads: usize) -> Result<Self, SlmError> {
-        let version = pack::version(packed);
-        let PackedSlm { meta, weights, head } = PackedSlm::read(packed, "the packed SLM")?;
+        let read = PackedSlm::read(packed, "the packed SLM")?;
+        Self::from_packed(read, pack::version(packed), tokenizer_json, threads)
+    }
+
+    /// As [`Self::load`], of a packed SLM that was read and is known to have this version.
+    pub fn from_packed(
+        packed: PackedSlm,
+        version: String,
+        tokenizer_json: &[u8],
+        threads: usize,
+    ) -> Result<Self, SlmError> {
+        let PackedSlm { meta, weights, head } = packed;
         let tokenizer = Tokenizer::from_json(tokenizer_json, meta.max_length)?;
         if tokenizer.vocabulary() > meta.config.vocab_size {
             return Err(SlmError::Tokenizer(format!(
@@ -32,7 +43,11 @@ impl Slm {
                 meta.config.vocab_size
             )));
         }
-        let engine = CpuEngine::from_encoder(CpuEncoder::from_weights(weights).threads(threads), head);
+        let encoder = match weights {
+            PackedWeights::F32(weights) => CpuEncoder::from_weights(weights),
+            PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, None),
+        };
+        let engine = CpuEngine::from_encoder(encoder.threads(threads), head);
         Ok(Self { meta, version, tokenizer, engine })
     }
 
@@ -81,17 +96,28 @@ impl Slm {
 
     fn run(&mut self, texts: &[&str]) -> Result<(Vec<f32>, Vec<bool>), SlmError> {
         let encoded = texts.iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
-        let lengths: Vec<usize> = encoded.iter().map(|text| text.ids.len()).collect();
+        // Texts of the same tokens are computed once.
+        let mut places: HashMap<&[u32], usize> = HashMap::with_capacity(texts.len());
+        let mut distinct: Vec<&[u32]> = Vec::with_capacity(texts.len());
+        let place_of = |ids| {
+            *places.entry(ids).or_insert_with(|| {
+                distinct.push(ids);
+                distinct.len() - 1
+            })
+        };
+        let place: Vec<usize> = encoded.iter().map(|text| text.ids.as_slice()).map(place_of).collect();
+        let lengths: Vec<usize> = distinct.iter().map(|ids| ids.len()).collect();
         let labels = self.meta.labels.len();
-        let mut values = vec![0.0; texts.len() * labels];
+        let mut computed = vec![0.0; distinct.len() * labels];
         for group in plan_batches(&lengths, TOKENS, usize::MAX) {
-            let batch = Batch::new(group.iter().map(|text| encoded[*text].ids.as_slice()));
+            let batch = Batch::new(group.iter().map(|text| distinct[*text]));
             let rows = self.engine.logits(&batch)?;
             for (text, row) in group.iter().zip(rows.chunks_exact(labels)) {
-                values[text * labels..][..labels].copy_from_slice(row);
+                computed[text * labels..][..labels].copy_from_slice(row);
             }
         }
-        Ok((values, encoded.into_iter().map(|text| text.truncated).collect()))
+        let values = place.iter().flat_map(|place| &computed[place * labels..][..labels]).copied().collect();
+        Ok((values, encoded.iter().map(|text| text.truncated).collect()))
     }
 
     fn as_vote(&self, probabilities: &[f32], truncated: bool) -> Vote {

@@ -1,17 +1,26 @@
 //! A packed SLM: what a browser downloads and what `annotate` loads, so that both vote with the same bits of weights.
 //!
 //! One safetensors file holds the merged encoder under the hub's names, `head.weight` and `head.bias`, and, under
-//! `__metadata__["autoannotator"]`, the JSON of [`PackedMeta`]. Its version is the start of its SHA-256. It travels in
-//! shards of at most [`SHARD_BYTES`], listed in a [`SlmManifest`], and all manifests stand in one [`Index`].
+//! `__metadata__["autoannotator"]`, the JSON of [`PackedMeta`]. In int8 a large matrix `x` is stored as I8, with F16
+//! tensors `x.scales` and, for linear maps that were calibrated, `x.multipliers` (see [`Int8Matrix`]); all else is F32.
+//! Its version is the start of its SHA-256. It travels in shards of at most [`SHARD_BYTES`], listed in a [`SlmManifest`],
+//! and all manifests stand in one [`Index`].
 
 use super::SlmError;
-use super::adapter::{Metrics, sha256_hex};
+use super::adapter::{Metrics, hex, sha256_hex};
 use super::config::EncoderConfig;
-use super::weights::{EncoderWeights, Head, Linear, Pooling, SafetensorsSource, TensorSource};
-use safetensors::{Dtype, SafeTensors, View};
+use super::quant::Int8Matrix;
+use super::weights::{
+    EncoderWeights, Head, Linear, Part, Pooling, ShapedTensor, TensorSource, multipliers_name, scales_name, to_f32,
+    to_int8,
+};
+use safetensors::tensor::Metadata;
+use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::borrow::Cow;
-use std::collections::{BTreeSet, HashMap};
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// The format this code reads and writes.
 pub const FORMAT: u32 = 1;
@@ -28,20 +37,40 @@ const META_KEY: &str = "autoannotator";
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// IEEE half precision: two bytes a value.
+    /// Large matrices in int8 with scales, which the engine computes with; the rest in single precision.
     #[default]
+    Int8,
+    /// IEEE half precision, two bytes a value; the engine computes in f32.
     F16,
-    /// IEEE single precision: four bytes a value.
+    /// IEEE single precision, four bytes a value.
     F32,
 }
 
 impl Precision {
-    /// Its name, as in the file: `f16` or `f32`.
+    /// Its name, as in the file: `int8`, `f16` or `f32`.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Int8 => "int8",
             Self::F16 => "f16",
             Self::F32 => "f32",
         }
+    }
+
+    /// The precision that the engine computes in, as votes record it: `int8` or `f32`.
+    pub fn computes_in(self) -> &'static str {
+        match self {
+            Self::Int8 => "int8",
+            Self::F16 | Self::F32 => "f32",
+        }
+    }
+}
+
+impl std::str::FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let all = [Self::Int8, Self::F16, Self::F32];
+        all.into_iter().find(|one| one.name() == text).ok_or_else(|| "expected int8, f16 or f32".to_owned())
     }
 }
 
@@ -105,13 +134,22 @@ fn check_name(what: &str, name: &str, file: &str) -> Result<(), SlmError> {
     Ok(())
 }
 
+/// An encoder's weights as they are stored.
+#[derive(Debug, Clone, PartialEq)]
+pub enum PackedWeights {
+    /// Of a file in [`Precision::F16`] or [`Precision::F32`].
+    F32(EncoderWeights),
+    /// Of a file in [`Precision::Int8`].
+    Int8(EncoderWeights<Int8Matrix>),
+}
+
 /// A packed SLM, read and checked.
 #[derive(Debug, Clone, PartialEq)]
 pub struct PackedSlm {
     /// What it says of itself.
     pub meta: PackedMeta,
     /// The encoder, adapter merged in.
-    pub weights: EncoderWeights,
+    pub weights: PackedWeights,
     /// The head.
     pub head: Head,
 }
@@ -120,43 +158,201 @@ impl PackedSlm {
     /// Reads a packed SLM and checks all of it: header, format, every tensor's presence, shape and values, and that there
     /// is nothing else in it. `file` names it in errors.
     pub fn read(bytes: &[u8], file: &str) -> Result<Self, SlmError> {
-        let source = SafetensorsSource::new(bytes, file)?;
-        let meta = read_meta(bytes, file)?;
-        meta.check(file)?;
-        let weights = EncoderWeights::read(&meta.config, &source)?;
+        let mut unpacker = Unpacker::new(file);
+        unpacker.push(bytes)?;
+        unpacker.finish()
+    }
+
+    fn from_tensors(meta: PackedMeta, source: &Tensors) -> Result<Self, SlmError> {
+        let weights = match meta.precision {
+            Precision::Int8 => PackedWeights::Int8(EncoderWeights::read(&meta.config, source)?),
+            Precision::F16 | Precision::F32 => PackedWeights::F32(EncoderWeights::read(&meta.config, source)?),
+        };
         let (labels, hidden) = (meta.labels.len(), meta.config.hidden_size);
         let linear = Linear {
-            weight: head_tensor(&source, "head.weight", vec![labels, hidden])?,
-            bias: head_tensor(&source, "head.bias", vec![labels])?,
+            weight: head_tensor(source, "head.weight", vec![labels, hidden])?,
+            bias: head_tensor(source, "head.bias", vec![labels])?,
             outputs: labels,
             inputs: hidden,
         };
-        let mut unknown: BTreeSet<String> = source.names().into_iter().collect();
-        let known = weights.tensors().into_iter().map(|(name, ..)| name);
-        for name in known.chain(["head.weight".to_owned(), "head.bias".to_owned()]) {
-            unknown.remove(&name);
+        let fail = |problem: String| Err(SlmError::File { file: source.file.clone(), problem });
+        if let Some((name, _)) = source.left.borrow().first_key_value() {
+            return fail(format!("tensor '{name}' belongs to no part of the model; pack it again"));
         }
-        if let Some(name) = unknown.first() {
-            let problem = format!("tensor '{name}' belongs to no part of the model; pack it again");
-            return Err(SlmError::File { file: file.to_owned(), problem });
+        if let PackedWeights::Int8(weights) = &weights {
+            let differ = |[query, key, value, ..]: [&Linear<Int8Matrix>; 6]| {
+                [key, value].iter().any(|map| map.weight.multipliers != query.weight.multipliers)
+            };
+            if weights.layers.iter().any(|layer| differ(layer.linears())) {
+                return fail("query, key and value of a layer differ in their multipliers; pack it again".to_owned());
+            }
         }
         let head = Head { pooling: meta.pooling, linear, temperature: meta.temperature };
         Ok(Self { meta, weights, head })
     }
 }
 
-fn read_meta(bytes: &[u8], file: &str) -> Result<PackedMeta, SlmError> {
+/// The most bytes of a header: a thousand tensors take a tenth of it.
+const MAX_HEADER: u64 = 1 << 20;
+
+/// Room that is taken at once for a tensor; a larger one grows as its bytes arrive, whatever the header says.
+const RESERVE: usize = 64 << 20;
+
+/// Reads a packed SLM from its bytes in order, in pieces of any size. The file is never in memory as a whole: each tensor
+/// is put together by itself and goes as soon as the model has taken it.
+pub struct Unpacker {
+    file: String,
+    /// Bytes of the header, then of the tensor that is being read.
+    buffer: Vec<u8>,
+    header: Option<Header>,
+    read: BTreeMap<String, Raw>,
+}
+
+struct Header {
+    meta: PackedMeta,
+    /// The tensors that are still to come, in the order of their bytes.
+    next: VecDeque<(String, Dtype, Vec<usize>, usize)>,
+}
+
+/// A tensor as it is stored.
+struct Raw {
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Unpacker {
+    /// Starts; `file` names the file in errors.
+    pub fn new(file: &str) -> Self {
+        Self { file: file.to_owned(), buffer: Vec::new(), header: None, read: BTreeMap::new() }
+    }
+
+    fn fail(&self, problem: impl Into<String>) -> SlmError {
+        SlmError::File { file: self.file.clone(), problem: problem.into() }
+    }
+
+    /// Takes the next bytes.
+    pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), SlmError> {
+        while !bytes.is_empty() || self.is_tensor_whole() {
+            let wanted = self.wanted()?;
+            let taken = wanted.saturating_sub(self.buffer.len()).min(bytes.len());
+            if self.buffer.is_empty() {
+                let room = wanted.min(RESERVE);
+                self.buffer.try_reserve_exact(room).map_err(|_| self.fail(format!("no memory for {room} bytes")))?;
+            }
+            self.buffer.extend_from_slice(&bytes[..taken]);
+            bytes = &bytes[taken..];
+            if self.buffer.len() == wanted {
+                self.take_whole()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the next tensor is there although no byte is to come: it has none.
+    fn is_tensor_whole(&self) -> bool {
+        let next = self.header.as_ref().and_then(|header| header.next.front());
+        next.is_some_and(|(.., len)| *len == self.buffer.len())
+    }
+
+    /// The bytes of what is being read: the header's length, the header, or a tensor.
+    fn wanted(&self) -> Result<usize, SlmError> {
+        if let Some(header) = &self.header {
+            let next = header.next.front().map(|(.., len)| *len);
+            return next.ok_or_else(|| self.fail("bytes after its last tensor; download it again"));
+        }
+        let Some(length) = self.buffer.first_chunk::<8>() else { return Ok(8) };
+        match u64::from_le_bytes(*length) {
+            length @ 1..=MAX_HEADER => Ok(8 + length as usize),
+            length => Err(self.fail(format!("not a safetensors file (a header of {length} bytes)"))),
+        }
+    }
+
+    fn take_whole(&mut self) -> Result<(), SlmError> {
+        if let Some(header) = &mut self.header {
+            if let Some((name, dtype, shape, _)) = header.next.pop_front() {
+                self.read.insert(name, Raw { dtype, shape, bytes: std::mem::take(&mut self.buffer) });
+            }
+        } else if self.buffer.len() > 8 {
+            self.header = Some(read_header(&self.buffer, &self.file)?);
+            self.buffer = Vec::new();
+        }
+        Ok(())
+    }
+
+    /// The SLM, once all bytes are there.
+    pub fn finish(self) -> Result<PackedSlm, SlmError> {
+        let file = self.file;
+        let cut = |part: &str| {
+            let problem = format!("it ends before the end of {part}; download it again");
+            Err(SlmError::File { file: file.clone(), problem })
+        };
+        let Some(Header { meta, next }) = self.header else { return cut("its header") };
+        if let Some((name, ..)) = next.front() {
+            return cut(&format!("tensor '{name}'"));
+        }
+        PackedSlm::from_tensors(meta, &Tensors { file, left: RefCell::new(self.read) })
+    }
+}
+
+/// Reads a header, the eight bytes of its length in front.
+fn read_header(bytes: &[u8], file: &str) -> Result<Header, SlmError> {
     let fail = |problem: String| SlmError::File { file: file.to_owned(), problem };
-    let (_, header) = SafeTensors::read_metadata(bytes).map_err(|e| fail(format!("not a safetensors file ({e})")))?;
+    let header = bytes.get(8..).unwrap_or_default();
+    // This checks the tensors' offsets and lengths, too.
+    let header: Metadata = serde_json::from_slice(header).map_err(|e| fail(format!("not a safetensors file ({e})")))?;
     let json = header.metadata().as_ref().and_then(|map| map.get(META_KEY)).ok_or_else(|| {
         fail(format!(
             "its header has no '{META_KEY}' entry, so it is not a packed SLM; write one with `autoannotator pack`"
         ))
     })?;
-    serde_json::from_str(json).map_err(|e| fail(format!("header '{META_KEY}': {e}")))
+    let meta: PackedMeta = serde_json::from_str(json).map_err(|e| fail(format!("header '{META_KEY}': {e}")))?;
+    meta.check(file)?;
+    let next = header.offset_keys().into_iter().filter_map(|name| {
+        let info = header.info(&name)?;
+        let (start, end) = info.data_offsets;
+        Some((name, info.dtype, info.shape.clone(), end - start))
+    });
+    Ok(Header { meta, next: next.collect() })
 }
 
-fn head_tensor(source: &SafetensorsSource<'_>, tensor: &str, expected: Vec<usize>) -> Result<Vec<f32>, SlmError> {
+/// Tensors that go as they are asked for.
+struct Tensors {
+    file: String,
+    left: RefCell<BTreeMap<String, Raw>>,
+}
+
+impl Tensors {
+    fn take<T>(
+        &self,
+        name: &str,
+        read: impl Fn(Dtype, Vec<u8>) -> Result<T, String>,
+    ) -> Result<Option<(Vec<usize>, T)>, SlmError> {
+        let Some(raw) = self.left.borrow_mut().remove(name) else { return Ok(None) };
+        let fail = |problem| SlmError::File { file: self.file.clone(), problem: format!("tensor '{name}' {problem}") };
+        Ok(Some((raw.shape, read(raw.dtype, raw.bytes).map_err(fail)?)))
+    }
+}
+
+impl TensorSource for Tensors {
+    fn file(&self) -> &str {
+        &self.file
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.left.borrow().contains_key(name)
+    }
+
+    fn tensor(&self, name: &str) -> Result<Option<ShapedTensor>, SlmError> {
+        self.take(name, |dtype, bytes| to_f32(dtype, &bytes))
+    }
+
+    fn int8(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<i8>)>, SlmError> {
+        self.take(name, to_int8)
+    }
+}
+
+fn head_tensor(source: &Tensors, tensor: &str, expected: Vec<usize>) -> Result<Vec<f32>, SlmError> {
     let (file, tensor) = (source.file().to_owned(), tensor.to_owned());
     let Some((found, values)) = source.tensor(&tensor)? else {
         return Err(SlmError::MissingTensor { file, tensor, expected });
@@ -173,15 +369,39 @@ fn head_tensor(source: &SafetensorsSource<'_>, tensor: &str, expected: Vec<usize
 /// One tensor on its way into the file; its bytes are made when they are written, one tensor at a time.
 struct Stored<'a> {
     shape: Vec<usize>,
-    values: &'a [f32],
-    precision: Precision,
+    values: Values<'a>,
+}
+
+enum Values<'a> {
+    F16(&'a [f32]),
+    F32(&'a [f32]),
+    Int8(&'a [i8]),
+}
+
+impl Values<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::F16(values) | Self::F32(values) => values.len(),
+            Self::Int8(values) => values.len(),
+        }
+    }
+
+    /// The first value that cannot be stored.
+    fn unfit(&self) -> Option<usize> {
+        match self {
+            Self::F16(values) => values.iter().position(|value| !half::f16::from_f32(*value).is_finite()),
+            Self::F32(values) => values.iter().position(|value| !value.is_finite()),
+            Self::Int8(_) => None,
+        }
+    }
 }
 
 impl View for Stored<'_> {
     fn dtype(&self) -> Dtype {
-        match self.precision {
-            Precision::F16 => Dtype::F16,
-            Precision::F32 => Dtype::F32,
+        match self.values {
+            Values::F16(_) => Dtype::F16,
+            Values::F32(_) => Dtype::F32,
+            Values::Int8(_) => Dtype::I8,
         }
     }
 
@@ -190,53 +410,87 @@ impl View for Stored<'_> {
     }
 
     fn data(&self) -> Cow<'_, [u8]> {
-        Cow::Owned(match self.precision {
-            Precision::F16 => self.values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
-            Precision::F32 => self.values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+        Cow::Owned(match self.values {
+            Values::F16(values) => values.iter().flat_map(|v| half::f16::from_f32(*v).to_le_bytes()).collect(),
+            Values::F32(values) => values.iter().flat_map(|v| v.to_le_bytes()).collect(),
+            Values::Int8(values) => values.iter().map(|v| *v as u8).collect(),
         })
     }
 
     fn data_len(&self) -> usize {
-        match self.precision {
-            Precision::F16 => 2 * self.values.len(),
-            Precision::F32 => 4 * self.values.len(),
+        match self.values {
+            Values::F16(values) => 2 * values.len(),
+            Values::F32(values) => 4 * values.len(),
+            Values::Int8(values) => values.len(),
         }
     }
 }
 
+/// The tensors of an int8 encoder, as they are stored.
+fn int8_tensors(weights: &EncoderWeights<Int8Matrix>) -> Vec<(String, Stored<'_>)> {
+    let mut all = Vec::new();
+    for (name, shape, part) in weights.parts() {
+        match part {
+            Part::Values(values) => all.push((name, Stored { shape, values: Values::F32(values) })),
+            Part::Matrix(matrix) => {
+                let (rows, columns) = (shape[0], shape[1]);
+                let scales = Stored {
+                    shape: vec![rows, matrix.scales.len() / rows.max(1)],
+                    values: Values::F16(&matrix.scales),
+                };
+                all.push((scales_name(&name), scales));
+                if !matrix.multipliers.is_empty() {
+                    let values = Values::F16(&matrix.multipliers);
+                    all.push((multipliers_name(&name), Stored { shape: vec![columns], values }));
+                }
+                all.push((name, Stored { shape, values: Values::Int8(&matrix.values) }));
+            }
+        }
+    }
+    all
+}
+
 /// Writes a packed SLM. The same arguments give the same bytes. A value that is not finite in the precision asked for, or
 /// parts that do not fit each other, are errors.
-pub fn write(meta: &PackedMeta, weights: &EncoderWeights, head: &Head) -> Result<Vec<u8>, SlmError> {
+pub fn write(meta: &PackedMeta, weights: &PackedWeights, head: &Head) -> Result<Vec<u8>, SlmError> {
     let file = format!("{} (to be packed)", meta.id);
     let fail = |problem: String| SlmError::File { file: file.clone(), problem };
     meta.check(&file)?;
-    if meta.config != weights.config || meta.pooling != head.pooling || meta.temperature != head.temperature {
+    let config = match weights {
+        PackedWeights::F32(weights) => &weights.config,
+        PackedWeights::Int8(weights) => &weights.config,
+    };
+    if meta.config != *config || meta.pooling != head.pooling || meta.temperature != head.temperature {
         return Err(fail("its header differs from the weights in config, pooling or temperature".to_owned()));
     }
-    let mut tensors = weights.tensors();
+    let values: fn(&[f32]) -> Values<'_> = match meta.precision {
+        Precision::F16 => |values| Values::F16(values),
+        Precision::F32 | Precision::Int8 => |values| Values::F32(values),
+    };
+    let mut tensors = match weights {
+        PackedWeights::F32(weights) if meta.precision != Precision::Int8 => {
+            let tensors = weights.tensors().into_iter();
+            tensors.map(|(name, shape, part)| (name, Stored { shape, values: values(part) })).collect()
+        }
+        PackedWeights::Int8(weights) if meta.precision == Precision::Int8 => int8_tensors(weights),
+        _ => return Err(fail(format!("its header says {}, its weights are not", meta.precision.name()))),
+    };
     let (labels, hidden) = (meta.labels.len(), meta.config.hidden_size);
-    tensors.push(("head.weight".to_owned(), vec![labels, hidden], &head.linear.weight));
-    tensors.push(("head.bias".to_owned(), vec![labels], &head.linear.bias));
-    for (name, shape, values) in &tensors {
+    let mut add = |name: &str, shape, part| tensors.push((name.to_owned(), Stored { shape, values: values(part) }));
+    add("head.weight", vec![labels, hidden], &head.linear.weight[..]);
+    add("head.bias", vec![labels], &head.linear.bias[..]);
+    for (name, Stored { shape, values }) in &tensors {
         if values.len() != shape.iter().product::<usize>() {
             let found = vec![values.len()];
             return Err(SlmError::Shape { file, tensor: name.clone(), found, expected: shape.clone() });
         }
-        let storable = |value: f32| match meta.precision {
-            Precision::F16 => half::f16::from_f32(value).is_finite(),
-            Precision::F32 => value.is_finite(),
-        };
-        if let Some(index) = values.iter().position(|value| !storable(*value)) {
+        if let Some(index) = values.unfit() {
             return Err(SlmError::NotFinite { file, tensor: name.clone(), index });
         }
     }
     let json = serde_json::to_string(meta).map_err(|e| fail(e.to_string()))?;
-    let stored = tensors.into_iter().map(|(name, shape, values)| {
-        let precision = meta.precision;
-        (name, Stored { shape, values, precision })
-    });
     let header = HashMap::from([(META_KEY.to_owned(), json)]);
-    safetensors::serialize(stored, Some(header)).map_err(|e| fail(e.to_string()))
+    safetensors::serialize(tensors, Some(header)).map_err(|e| fail(e.to_string()))
 }
 
 /// The version of a packed SLM: the first 12 hexadecimal digits of its SHA-256.
@@ -369,18 +623,19 @@ pub fn shards(packed: &[u8]) -> impl Iterator<Item = (FilePart, &[u8])> {
     })
 }
 
-/// Puts the shards of a packed SLM together again, in order, each verified as it arrives.
+/// Reads a packed SLM from its shards, in order, each verified as it arrives.
 pub struct Assembler<'a> {
     manifest: &'a SlmManifest,
     next: usize,
-    packed: Vec<u8>,
+    hash: Sha256,
+    unpacker: Unpacker,
 }
 
 impl<'a> Assembler<'a> {
     /// Starts with a manifest, after checking it.
     pub fn new(manifest: &'a SlmManifest) -> Result<Self, SlmError> {
         manifest.check()?;
-        Ok(Self { manifest, next: 0, packed: Vec::new() })
+        Ok(Self { manifest, next: 0, hash: Sha256::new(), unpacker: Unpacker::new(&manifest.id) })
     }
 
     /// Takes the next shard.
@@ -389,36 +644,29 @@ impl<'a> Assembler<'a> {
         let fail = |problem: String| SlmError::File { file: id.clone(), problem };
         let part = self.manifest.shards.get(self.next).ok_or_else(|| fail("a shard too many".to_owned()))?;
         part.verify(shard, id)?;
-        if self.next == 0 {
-            // All at once, so that a large model is not copied while it grows.
-            let wanted = usize::try_from(self.manifest.bytes).unwrap_or(usize::MAX);
-            self.packed
-                .try_reserve_exact(wanted)
-                .map_err(|_| fail(format!("there is no memory for {wanted} bytes")))?;
-        }
-        self.packed.extend_from_slice(shard);
+        self.hash.update(shard);
         self.next += 1;
-        Ok(())
+        self.unpacker.push(shard)
     }
 
-    /// The packed file, once all shards are there and the whole has its hash.
-    pub fn finish(self) -> Result<Vec<u8>, SlmError> {
+    /// The SLM, once all shards are there and the whole has its hash.
+    pub fn finish(self) -> Result<PackedSlm, SlmError> {
         let fail = |problem: String| Err(SlmError::File { file: self.manifest.id.clone(), problem });
         if self.next != self.manifest.shards.len() {
             return fail(format!("{} of {} shards", self.next, self.manifest.shards.len()));
         }
-        let found = sha256_hex(&self.packed);
+        let found = hex(&self.hash.finalize());
         if found != self.manifest.sha256 {
             return fail(format!("SHA-256 is {found}, expected {}; download it again", self.manifest.sha256));
         }
-        Ok(self.packed)
+        self.unpacker.finish()
     }
 }
 
 /// `index.json`: the packed SLMs of a server or folder.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Index {
-    /// One manifest an SLM.
+    /// One manifest an SLM and precision.
     pub slms: Vec<SlmManifest>,
 }
 
@@ -441,9 +689,9 @@ impl Index {
         Ok(index)
     }
 
-    /// The SLM of this id.
-    pub fn get(&self, id: &str) -> Option<&SlmManifest> {
-        self.slms.iter().find(|slm| slm.id == id)
+    /// The SLM of this id whose engine computes in `precision`: `int8` or `f32`.
+    pub fn get(&self, id: &str, precision: &str) -> Option<&SlmManifest> {
+        self.slms.iter().find(|slm| slm.id == id && slm.precision.computes_in() == precision)
     }
 }
 

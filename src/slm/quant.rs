@@ -13,20 +13,23 @@ pub const GROUP: usize = 64;
 /// The largest value of an embedding.
 pub const EMBEDDING_LEVELS: u8 = 127;
 
-/// A matrix by rows in int8: an element is its value times the scale of its group.
+/// A matrix by rows in int8: an element is its value times the scale of its group times the multiplier of its input.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Int8Matrix {
     /// Row by row.
     pub values: Vec<i8>,
     /// Row by row, one a group; each is a half-precision number.
     pub scales: Vec<f32>,
+    /// What each input is multiplied by before it is quantised, so that no single input takes the precision of its group
+    /// (SmoothQuant, arXiv 2211.10438); empty for ones.
+    pub multipliers: Vec<f32>,
 }
 
 impl Int8Matrix {
     /// Quantises rows of `inputs` finite values to `-levels..=levels` in groups of `group`. Of some scales below the one
     /// that fits the largest value, each group takes that of the least squared error.
     pub fn quantize(rows: &[f32], inputs: usize, group: usize, levels: u8) -> Self {
-        let mut matrix = Self { values: Vec::with_capacity(rows.len()), scales: Vec::new() };
+        let mut matrix = Self { values: Vec::with_capacity(rows.len()), ..Self::default() };
         let levels = f32::from(levels);
         for values in rows.chunks_exact(inputs.max(1)).flat_map(|row| row.chunks(group.max(1))) {
             let scale = best_scale(values, levels);
@@ -38,11 +41,11 @@ impl Int8Matrix {
 }
 
 /// The nearest level of a value; with a scale of 0 all are 0.
-fn level(x: f32, scale: f32, levels: f32) -> f32 {
+pub(super) fn level(x: f32, scale: f32, levels: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even().clamp(-levels, levels) }
 }
 
-fn best_scale(row: &[f32], levels: f32) -> f32 {
+pub(super) fn best_scale(row: &[f32], levels: f32) -> f32 {
     let largest = row.iter().fold(0.0f32, |max, x| max.max(x.abs())) / levels;
     let error = |scale: f32| -> f32 {
         let difference = |x: &f32| x - scale * level(*x, scale, levels);
@@ -54,40 +57,42 @@ fn best_scale(row: &[f32], levels: f32) -> f32 {
 }
 
 impl EncoderWeights {
-    /// The word embeddings and linear maps in int8.
+    /// The word embeddings and linear maps in int8, each number rounded by itself. See `calibrate` for what is better
+    /// where there are texts to measure by.
     pub fn quantize(&self) -> EncoderWeights<Int8Matrix> {
+        let round = |map: &Linear| Int8Matrix::quantize(&map.weight, map.inputs, GROUP, WEIGHT_LEVELS);
+        let layers = self.layers.iter().map(|layer| quantized_layer(layer, layer.linears().map(round)));
+        self.quantized(layers.collect())
+    }
+
+    /// With these layers, and the word embeddings in int8.
+    pub(super) fn quantized(&self, layers: Vec<LayerWeights<Int8Matrix>>) -> EncoderWeights<Int8Matrix> {
+        let hidden = self.config.hidden_size;
         EncoderWeights {
             config: self.config.clone(),
-            words: Int8Matrix::quantize(
-                &self.words,
-                self.config.hidden_size,
-                self.config.hidden_size,
-                EMBEDDING_LEVELS,
-            ),
+            words: Int8Matrix::quantize(&self.words, hidden, hidden, EMBEDDING_LEVELS),
             positions: self.positions.clone(),
             token_types: self.token_types.clone(),
             embedding_norm: self.embedding_norm.clone(),
-            layers: self.layers.iter().map(quantize_layer).collect(),
+            layers,
             relative_bias: self.relative_bias.clone(),
         }
     }
 }
 
-fn quantize_layer(layer: &LayerWeights) -> LayerWeights<Int8Matrix> {
-    let linear = |linear: &Linear| Linear {
-        weight: Int8Matrix::quantize(&linear.weight, linear.inputs, GROUP, WEIGHT_LEVELS),
-        bias: linear.bias.clone(),
-        outputs: linear.outputs,
-        inputs: linear.inputs,
-    };
+/// A layer with other matrices, in the order of [`LayerWeights::linears`].
+pub(super) fn quantized_layer(layer: &LayerWeights, matrices: [Int8Matrix; 6]) -> LayerWeights<Int8Matrix> {
+    let [query, key, value, output, up, down] = matrices;
+    let linear =
+        |map: &Linear, weight| Linear { weight, bias: map.bias.clone(), outputs: map.outputs, inputs: map.inputs };
     LayerWeights {
-        query: linear(&layer.query),
-        key: linear(&layer.key),
-        value: linear(&layer.value),
-        output: linear(&layer.output),
+        query: linear(&layer.query, query),
+        key: linear(&layer.key, key),
+        value: linear(&layer.value, value),
+        output: linear(&layer.output, output),
         attention_norm: layer.attention_norm.clone(),
-        up: linear(&layer.up),
-        down: linear(&layer.down),
+        up: linear(&layer.up, up),
+        down: linear(&layer.down, down),
         output_norm: layer.output_norm.clone(),
     }
 }
@@ -100,7 +105,7 @@ mod tests {
     #[test]
     fn a_row_of_zeros_stays_zero() {
         let matrix = Int8Matrix::quantize(&[0.0; 4], 4, 4, 63);
-        assert_eq!(matrix, Int8Matrix { values: vec![0; 4], scales: vec![0.0] });
+        assert_eq!(matrix, Int8Matrix { values: vec![0; 4], scales: vec![0.0], multipliers: Vec::new() });
     }
 
     proptest! {

@@ -2,6 +2,7 @@
 
 use super::SlmError;
 use super::config::{Architecture, EncoderConfig};
+use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, WEIGHT_LEVELS};
 use safetensors::{Dtype, SafeTensors};
 
 /// A tensor's shape and values.
@@ -12,8 +13,18 @@ pub trait TensorSource {
     /// The file's name, for errors.
     fn file(&self) -> &str;
 
+    /// Whether it has a tensor of this name.
+    fn has(&self, name: &str) -> bool {
+        matches!(self.tensor(name), Ok(Some(_)))
+    }
+
     /// The shape and values of a tensor, or none where it has no such tensor.
     fn tensor(&self, name: &str) -> Result<Option<ShapedTensor>, SlmError>;
+
+    /// As [`Self::tensor`], of one that is stored in int8.
+    fn int8(&self, _name: &str) -> Result<Option<(Vec<usize>, Vec<i8>)>, SlmError> {
+        Ok(None)
+    }
 }
 
 /// A safetensors file in memory: f32, f16 and bf16 tensors.
@@ -43,25 +54,46 @@ impl TensorSource for SafetensorsSource<'_> {
         &self.file
     }
 
+    fn has(&self, name: &str) -> bool {
+        self.tensors.tensor(name).is_ok()
+    }
+
     fn tensor(&self, name: &str) -> Result<Option<ShapedTensor>, SlmError> {
         let Ok(view) = self.tensors.tensor(name) else { return Ok(None) };
-        let values = to_f32(view.dtype(), view.data()).ok_or_else(|| SlmError::File {
-            file: self.file.clone(),
-            problem: format!("tensor '{name}' is {:?}, expected F32, F16 or BF16", view.dtype()),
-        })?;
+        let values = to_f32(view.dtype(), view.data()).map_err(|problem| self.wrong(name, &problem))?;
+        Ok(Some((view.shape().to_vec(), values)))
+    }
+
+    fn int8(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<i8>)>, SlmError> {
+        let Ok(view) = self.tensors.tensor(name) else { return Ok(None) };
+        let values = to_int8(view.dtype(), view.data().to_vec()).map_err(|problem| self.wrong(name, &problem))?;
         Ok(Some((view.shape().to_vec(), values)))
     }
 }
 
-/// Little-endian bytes of a float type as f32; none for another type.
-fn to_f32(dtype: Dtype, bytes: &[u8]) -> Option<Vec<f32>> {
+impl SafetensorsSource<'_> {
+    fn wrong(&self, tensor: &str, problem: &str) -> SlmError {
+        SlmError::File { file: self.file.clone(), problem: format!("tensor '{tensor}' {problem}") }
+    }
+}
+
+/// Little-endian bytes of a float type as f32; another type is an error.
+pub(super) fn to_f32(dtype: Dtype, bytes: &[u8]) -> Result<Vec<f32>, String> {
     let pairs = || bytes.chunks_exact(2).map(|b| [b[0], b[1]]);
-    Some(match dtype {
+    Ok(match dtype {
         Dtype::F32 => bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
         Dtype::F16 => pairs().map(|b| half::f16::from_le_bytes(b).to_f32()).collect(),
         Dtype::BF16 => pairs().map(|b| half::bf16::from_le_bytes(b).to_f32()).collect(),
-        _ => return None,
+        _ => return Err(format!("is {dtype:?}, expected F32, F16 or BF16")),
     })
+}
+
+/// Bytes of int8 numbers, in place; another type is an error.
+pub(super) fn to_int8(dtype: Dtype, bytes: Vec<u8>) -> Result<Vec<i8>, String> {
+    match dtype {
+        Dtype::I8 => Ok(bytes.into_iter().map(|byte| byte as i8).collect()),
+        _ => Err(format!("is {dtype:?}, expected I8")),
+    }
 }
 
 /// A linear map, `y = W x + b`.
@@ -166,6 +198,9 @@ fn layer_names(architecture: Architecture) -> ([&'static str; 6], [&'static str;
     }
 }
 
+/// Group and largest value of int8 weights.
+const WEIGHTS: (usize, u8) = (GROUP, WEIGHT_LEVELS);
+
 /// Reads tensors of known shape, whatever prefix (`bert.`, `mpnet.`) the file gives them.
 struct Reader<'a> {
     source: &'a dyn TensorSource,
@@ -173,33 +208,37 @@ struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    fn new(source: &'a dyn TensorSource) -> Result<Self, SlmError> {
+    fn new(source: &'a dyn TensorSource) -> Self {
         for prefix in ["", "bert.", "mpnet."] {
-            if source.tensor(&format!("{prefix}embeddings.LayerNorm.weight"))?.is_some() {
-                return Ok(Self { source, prefix });
+            if source.has(&format!("{prefix}embeddings.LayerNorm.weight")) {
+                return Self { source, prefix };
             }
         }
-        Ok(Self { source, prefix: "" })
+        Self { source, prefix: "" }
     }
 
     fn tensor(&self, name: &str, expected: &[usize]) -> Result<Vec<f32>, SlmError> {
         let tensor = format!("{}{name}", self.prefix);
-        let file = || self.source.file().to_owned();
-        let Some((found, values)) = self.source.tensor(&tensor)? else {
-            return Err(SlmError::MissingTensor { file: file(), tensor, expected: expected.to_vec() });
-        };
-        if found != expected {
-            return Err(SlmError::Shape { file: file(), tensor, found, expected: expected.to_vec() });
+        let values = self.checked(self.source.tensor(&tensor)?, &tensor, expected)?;
+        match values.iter().position(|value| !value.is_finite()) {
+            Some(index) => Err(SlmError::NotFinite { file: self.source.file().to_owned(), tensor, index }),
+            None => Ok(values),
         }
-        if let Some(index) = values.iter().position(|value| !value.is_finite()) {
-            return Err(SlmError::NotFinite { file: file(), tensor, index });
-        }
-        Ok(values)
     }
 
-    fn linear(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear, SlmError> {
+    /// The values of a tensor that is there and has the shape.
+    fn checked<T>(&self, found: Option<(Vec<usize>, T)>, tensor: &str, expected: &[usize]) -> Result<T, SlmError> {
+        let (file, tensor, expected) = (self.source.file().to_owned(), tensor.to_owned(), expected.to_vec());
+        match found {
+            None => Err(SlmError::MissingTensor { file, tensor, expected }),
+            Some((found, _)) if found != expected => Err(SlmError::Shape { file, tensor, found, expected }),
+            Some((_, values)) => Ok(values),
+        }
+    }
+
+    fn linear<M: ReadMatrix>(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear<M>, SlmError> {
         Ok(Linear {
-            weight: self.tensor(&format!("{name}.weight"), &[outputs, inputs])?,
+            weight: M::read(self, &format!("{name}.weight"), [outputs, inputs], WEIGHTS)?,
             bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
             outputs,
             inputs,
@@ -213,7 +252,7 @@ impl<'a> Reader<'a> {
         })
     }
 
-    fn layer(&self, config: &EncoderConfig, index: usize) -> Result<LayerWeights, SlmError> {
+    fn layer<M: ReadMatrix>(&self, config: &EncoderConfig, index: usize) -> Result<LayerWeights<M>, SlmError> {
         let [q, k, v, o, up, down] = linear_names(config, index);
         let [attention_norm, output_norm] = norm_names(config, index);
         let (h, i) = (config.hidden_size, config.intermediate_size);
@@ -230,14 +269,65 @@ impl<'a> Reader<'a> {
     }
 }
 
-impl EncoderWeights {
+/// A large matrix that can be read: f32 values, or int8 with its scales and multipliers beside it.
+trait ReadMatrix: Sized {
+    /// Reads a tensor of this shape. In int8 it has a scale for each group of columns, and a largest value.
+    fn read(reader: &Reader<'_>, name: &str, shape: [usize; 2], int8: (usize, u8)) -> Result<Self, SlmError>;
+}
+
+impl ReadMatrix for Vec<f32> {
+    fn read(reader: &Reader<'_>, name: &str, shape: [usize; 2], _: (usize, u8)) -> Result<Self, SlmError> {
+        reader.tensor(name, &shape)
+    }
+}
+
+impl ReadMatrix for Int8Matrix {
+    fn read(
+        reader: &Reader<'_>,
+        name: &str,
+        [rows, columns]: [usize; 2],
+        (group, levels): (usize, u8),
+    ) -> Result<Self, SlmError> {
+        let tensor = format!("{}{name}", reader.prefix);
+        let values = reader.checked(reader.source.int8(&tensor)?, &tensor, &[rows, columns])?;
+        if let Some(value) = values.iter().find(|value| value.unsigned_abs() > levels) {
+            let problem = format!("tensor '{tensor}' holds {value}, expected -{levels} to {levels}; pack it again");
+            return Err(SlmError::File { file: reader.source.file().to_owned(), problem });
+        }
+        let multipliers = multipliers_name(name);
+        let has_multipliers = reader.source.has(&format!("{}{multipliers}", reader.prefix));
+        Ok(Self {
+            values,
+            scales: reader.tensor(&scales_name(name), &[rows, columns.div_ceil(group)])?,
+            multipliers: if has_multipliers { reader.tensor(&multipliers, &[columns])? } else { Vec::new() },
+        })
+    }
+}
+
+/// The name of the scales of an int8 tensor.
+pub(super) fn scales_name(tensor: &str) -> String {
+    format!("{tensor}.scales")
+}
+
+/// The name of the multipliers of an int8 tensor.
+pub(super) fn multipliers_name(tensor: &str) -> String {
+    format!("{tensor}.multipliers")
+}
+
+#[allow(private_bounds, reason = "the matrices are these two")]
+impl<M: ReadMatrix> EncoderWeights<M> {
     /// Reads an encoder in the hub's naming. A missing tensor, a wrong shape or a value that is not finite is an error.
     pub fn read(config: &EncoderConfig, source: &dyn TensorSource) -> Result<Self, SlmError> {
-        let reader = Reader::new(source)?;
+        let reader = Reader::new(source);
         let h = config.hidden_size;
         let bert = config.architecture == Architecture::Bert;
         Ok(Self {
-            words: reader.tensor("embeddings.word_embeddings.weight", &[config.vocab_size, h])?,
+            words: M::read(
+                &reader,
+                "embeddings.word_embeddings.weight",
+                [config.vocab_size, h],
+                (h, EMBEDDING_LEVELS),
+            )?,
             positions: reader.tensor("embeddings.position_embeddings.weight", &[config.max_position_embeddings, h])?,
             token_types: if bert {
                 reader.tensor("embeddings.token_type_embeddings.weight", &[config.type_vocab_size, h])?
@@ -255,26 +345,45 @@ impl EncoderWeights {
             config: config.clone(),
         })
     }
+}
 
-    /// All tensors by their names on the hub, with shapes: what [`Self::read`] reads, in a fixed order.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>, &[f32])> {
-        let mut values: Vec<&[f32]> = vec![&self.words, &self.positions];
+/// A part of an encoder: a large matrix, or other values.
+pub(super) enum Part<'a, M> {
+    Matrix(&'a M),
+    Values(&'a [f32]),
+}
+
+impl<M> EncoderWeights<M> {
+    /// All parts by their names on the hub, with shapes: what [`Self::read`] reads, in a fixed order.
+    pub(super) fn parts(&self) -> Vec<(String, Vec<usize>, Part<'_, M>)> {
+        use Part::{Matrix, Values};
+        let mut parts = vec![Matrix(&self.words), Values(&self.positions)];
         if !self.token_types.is_empty() {
-            values.push(&self.token_types);
+            parts.push(Values(&self.token_types));
         }
-        values.extend([&self.embedding_norm.gamma[..], &self.embedding_norm.beta]);
+        parts.extend([Values(&self.embedding_norm.gamma), Values(&self.embedding_norm.beta)]);
         for layer in &self.layers {
-            values.extend(layer.linears().into_iter().flat_map(|linear| [&linear.weight[..], &linear.bias]));
-            values.extend(layer.norms().into_iter().flat_map(|norm| [&norm.gamma[..], &norm.beta]));
+            parts.extend(layer.linears().into_iter().flat_map(|map| [Matrix(&map.weight), Values(&map.bias)]));
+            parts.extend(layer.norms().into_iter().flat_map(|norm| [Values(&norm.gamma), Values(&norm.beta)]));
         }
         if !self.relative_bias.is_empty() {
-            values.push(&self.relative_bias);
+            parts.push(Values(&self.relative_bias));
         }
-        tensor_shapes(&self.config)
-            .into_iter()
-            .zip(values)
-            .map(|((name, shape), values)| (name, shape, values))
-            .collect()
+        let shapes = tensor_shapes(&self.config).into_iter();
+        shapes.zip(parts).map(|((name, shape), part)| (name, shape, part)).collect()
+    }
+}
+
+impl EncoderWeights {
+    /// All tensors by their names on the hub, with shapes: what [`Self::read`] reads, in a fixed order.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>, &[f32])> {
+        fn values<'a>(part: Part<'a, Vec<f32>>) -> &'a [f32] {
+            match part {
+                Part::Matrix(matrix) => matrix,
+                Part::Values(values) => values,
+            }
+        }
+        self.parts().into_iter().map(|(name, shape, part)| (name, shape, values(part))).collect()
     }
 
     /// As [`Self::tensors`], to be changed in place.

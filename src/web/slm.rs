@@ -12,7 +12,7 @@ pub struct Slm {
 
 #[wasm_bindgen]
 impl Slm {
-    /// Loads the packed file, its shards joined, and its `tokenizer.json`. Both are copied.
+    /// Loads the packed file, its shards joined, and its `tokenizer.json`. Both are copied; see `SlmLoader` for less.
     pub fn load(packed: &[u8], tokenizer: &[u8]) -> Result<Self, JsValue> {
         // One thread: a module without shared memory has no more.
         Ok(Self { inner: model::Slm::load(packed, tokenizer, 1).map_err(thrown)? })

@@ -58,6 +58,8 @@ pub(super) struct Quantize<'a> {
     pub stride: usize,
     /// Values of a row that count.
     pub inputs: usize,
+    /// What each input is multiplied by first; as long as a row, up to whole vectors.
+    pub multipliers: &'a [f32],
 }
 
 #[inline(always)]
@@ -67,7 +69,7 @@ pub(super) unsafe fn quantize<D: Dot>(job: &Quantize<'_>, out: &mut Int8Rows) {
         let (rows, quads) = (job.x.len() / job.stride, job.inputs.div_ceil(4));
         // Whole vectors are read and stored; a row of the result is followed by the next one, or by room for a vector.
         let whole = job.inputs.next_multiple_of(lanes_n);
-        assert!(whole <= job.stride && GROUP.is_multiple_of(lanes_n));
+        assert!(whole <= job.stride && GROUP.is_multiple_of(lanes_n) && job.multipliers.len() >= whole);
         let row_bytes = 4 * quads * D::WIDTH;
         let size = rows * row_bytes + lanes_n * D::WIDTH;
         if out.values.len() < size {
@@ -75,20 +77,21 @@ pub(super) unsafe fn quantize<D: Dot>(job: &Quantize<'_>, out: &mut Int8Rows) {
         }
         out.scales.clear();
         out.starts.clear();
+        let multipliers = job.multipliers.as_ptr();
         for (index, row) in job.x.chunks_exact(job.stride).enumerate() {
             let target = out.values.as_mut_ptr().add(index * row_bytes);
             for first in (0..job.inputs).step_by(GROUP) {
                 let end = (first + GROUP).min(whole);
-                let p = row.as_ptr();
+                let value = |j: usize| D::S::mul(D::S::load(row.as_ptr().add(j)), D::S::load(multipliers.add(j)));
                 let mut largest = D::S::splat(0.0);
                 for j in (first..end).step_by(lanes_n) {
-                    largest = D::S::max(absolute::<D::S>(D::S::load(p.add(j))), largest);
+                    largest = D::S::max(absolute::<D::S>(value(j)), largest);
                 }
                 let largest = lanes::<D::S>(largest, 1e-30, f32::max);
                 let inverse = D::S::splat(LEVELS / largest);
                 let mut sum = D::S::splat(0.0);
                 for j in (first..end).step_by(lanes_n) {
-                    let q = D::S::round(D::S::mul(D::S::load(p.add(j)), inverse));
+                    let q = D::S::round(D::S::mul(value(j), inverse));
                     sum = D::S::add(sum, q);
                     D::store(target.add(j * D::WIDTH), q);
                 }

@@ -117,12 +117,12 @@ struct Packed {
 
 enum PackedWeights {
     F32(Aligned<f32>),
-    Int8 { values: Aligned<u8>, scales: Vec<f32> },
+    Int8 { values: Aligned<u8>, scales: Vec<f32>, multipliers: Vec<f32> },
 }
 
 /// The large matrices of an encoder, as the engine takes them.
 trait Matrix: Sized {
-    /// Packs maps of the same inputs one after the other.
+    /// Packs maps of the same inputs, and of the same multipliers, one after the other.
     fn pack(maps: &[&Linear<Self>], inputs: usize, panels: usize, kernels: &Kernels) -> PackedWeights;
 
     /// The table of word embeddings.
@@ -175,7 +175,10 @@ impl Matrix for Int8Matrix {
             let panel_start = (output / panel) * groups * panel + output % panel;
             row.iter().enumerate().for_each(|(group, scale)| scales[panel_start + group * panel] = *scale);
         }
-        PackedWeights::Int8 { values, scales }
+        let mut multipliers = maps[0].weight.multipliers.clone();
+        multipliers.resize(inputs, 1.0);
+        multipliers.resize(inputs.next_multiple_of(panel), 0.0);
+        PackedWeights::Int8 { values, scales, multipliers }
     }
 
     fn words(self) -> Words {
@@ -347,6 +350,72 @@ impl CpuEncoder {
         run(groups(batch, &mut out, limit), scratch, |group, scratch| model.encode(group, layers, scratch));
         Ok(out)
     }
+}
+
+/// What goes into the linear maps of a layer, `[tokens x inputs]` each.
+#[cfg(feature = "native")]
+pub(crate) struct LayerInputs {
+    /// Into query, key and value.
+    pub qkv: Vec<f32>,
+    /// Into the attention's output.
+    pub output: Vec<f32>,
+    /// Into the feed-forward part's first map.
+    pub up: Vec<f32>,
+    /// Into its second.
+    pub down: Vec<f32>,
+}
+
+#[cfg(feature = "native")]
+impl CpuEncoder {
+    /// Runs a batch on one thread and hands over what goes into each layer's linear maps.
+    pub(crate) fn layer_inputs(
+        &mut self,
+        batch: &Batch,
+        mut each: impl FnMut(usize, LayerInputs),
+    ) -> Result<(), SlmError> {
+        let Self { model, scratch } = self;
+        batch.check(model.config.vocab_size, model.config.max_length())?;
+        let Some(scratch) = scratch.first_mut() else { return Ok(()) };
+        let (tokens, hidden, inner) = (batch.ids.len(), model.config.hidden_size, model.config.intermediate_size);
+        let mut out = vec![0.0; tokens * hidden];
+        model.encode(Group { ids: &batch.ids, lengths: &batch.lengths, out: &mut out }, 0, scratch);
+        let rows = |buffer: &[f32], width: usize| -> Vec<f32> {
+            buffer.chunks_exact(model.stride(width)).take(tokens).flat_map(|row| &row[..width]).copied().collect()
+        };
+        for (index, layer) in model.layers.iter().enumerate() {
+            let qkv = rows(&scratch.x, hidden);
+            model.layer(layer, &batch.lengths, tokens, scratch);
+            let output = rows(&scratch.context, hidden);
+            each(index, LayerInputs { qkv, output, up: rows(&scratch.y, hidden), down: rows(&scratch.inner, inner) });
+        }
+        Ok(())
+    }
+}
+
+/// `a b^T` for `a` of rows of `inner` values and `b` of `columns` such rows, on the best kernels and all threads; rows of
+/// the result are `columns` long.
+#[cfg(feature = "native")]
+pub(crate) fn times_transposed(a: &[f32], b: &[f32], columns: usize, inner: usize) -> Vec<f32> {
+    use rayon::prelude::*;
+    const ROWS: usize = 96;
+    let Some(kernels) = Isa::available().into_iter().rev().find_map(Isa::kernels) else { return Vec::new() };
+    let panels = columns.div_ceil(kernels.panel);
+    let map = Linear { weight: b.to_vec(), bias: vec![0.0; columns], outputs: columns, inputs: inner };
+    let PackedWeights::F32(values) = Matrix::pack(&[&map], inner, panels, kernels) else { return Vec::new() };
+    let stride = panels * kernels.panel;
+    let mut out = vec![0.0; a.len() / inner * columns];
+    out.par_chunks_mut(ROWS * columns).zip(a.par_chunks(ROWS * inner)).for_each(|(out, a)| {
+        let rows = a.len() / inner;
+        let b = Panels { values: values.get(), bias: &[], inputs: inner, count: panels };
+        let job = Product { a, stride_a: inner, rows, b, residual: &[], epilogue: Epilogue::Plain };
+        let mut c = vec![0.0; rows * stride];
+        // SAFETY: `Isa::kernels` gives only kernels that the machine can run; they check their slices.
+        unsafe { (kernels.product)(&job, &mut c) };
+        for (out, c) in out.chunks_exact_mut(columns).zip(c.chunks_exact(stride)) {
+            out.copy_from_slice(&c[..columns]);
+        }
+    });
+    out
 }
 
 /// Cuts a checked batch into groups of whole texts of about `limit` tokens.
@@ -538,10 +607,11 @@ impl Model {
                 // SAFETY: as in `product`.
                 unsafe { (self.kernels.product)(&job, c) }
             }
-            PackedWeights::Int8 { values, scales } => {
+            PackedWeights::Int8 { values, scales, multipliers } => {
                 let b = Int8Panels { values: values.get(), scales, bias: &w.bias, inputs: w.inputs, count };
+                let job = Quantize { x: a, stride: stride_a, inputs: w.inputs, multipliers };
                 // SAFETY: as in `product`.
-                unsafe { (self.kernels.quantize)(&Quantize { x: a, stride: stride_a, inputs: w.inputs }, quantized) };
+                unsafe { (self.kernels.quantize)(&job, quantized) };
                 let job = Int8Product { a: quantized, rows, b, residual, epilogue };
                 // SAFETY: as in `product`.
                 unsafe { (self.kernels.int8_product)(&job, c) }

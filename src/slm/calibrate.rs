@@ -1,0 +1,213 @@
+//! Int8 weights that are rounded with an eye on what goes into them: texts run through the f32 encoder, and each matrix
+//! is rounded so that its products with their hidden states change least (GPTQ, arXiv 2210.17323), after inputs of large
+//! values have handed some of their size to their weights (SmoothQuant, arXiv 2211.10438).
+
+use super::cpu::{CpuEncoder, times_transposed};
+use super::quant::{GROUP, Int8Matrix, WEIGHT_LEVELS, best_scale, level, quantized_layer};
+use super::weights::{EncoderWeights, LayerWeights, Linear};
+use super::{Batch, SlmError};
+use rayon::prelude::*;
+
+/// The most tokens that are looked at: enough for the widest matrix, few enough for a short wait.
+const TOKENS: usize = 4096;
+
+/// Rows that are rounded together, so that a row of the Cholesky factor is read once for all of them.
+const ROWS: usize = 8;
+
+/// Rows and columns of a block of the Cholesky decomposition.
+const BLOCK: usize = 64;
+
+/// What goes into one linear map, over all tokens: the largest size of each input, and their products `[inputs x inputs]`.
+struct Statistics {
+    largest: Vec<f32>,
+    products: Vec<f32>,
+}
+
+impl Statistics {
+    /// Of `x`, `[tokens x inputs]`.
+    fn new(x: &[f32], inputs: usize) -> Self {
+        let tokens = x.len() / inputs;
+        let mut largest = vec![0.0f32; inputs];
+        let mut columns = vec![0.0; x.len()];
+        for (token, row) in x.chunks_exact(inputs).enumerate() {
+            for (input, value) in row.iter().enumerate() {
+                largest[input] = largest[input].max(value.abs());
+                columns[input * tokens + token] = *value;
+            }
+        }
+        Self { largest, products: times_transposed(&columns, &columns, inputs, tokens) }
+    }
+}
+
+impl EncoderWeights {
+    /// The word embeddings and linear maps in int8, fitted to what `texts` (token ids) put into each map. `progress` is
+    /// told of each layer that is done. Token ids or lengths that the model cannot take are an error.
+    pub fn quantize_for(
+        &self,
+        texts: &[Vec<u32>],
+        mut progress: impl FnMut(usize),
+    ) -> Result<EncoderWeights<Int8Matrix>, SlmError> {
+        let mut tokens = 0;
+        let texts = texts.iter().take_while(|ids| {
+            tokens += ids.len();
+            tokens <= TOKENS
+        });
+        let batch = Batch::new(texts.map(Vec::as_slice));
+        if batch.ids.is_empty() {
+            return Err(SlmError::Input("there are no texts to calibrate by".to_owned()));
+        }
+        let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
+        let mut layers = Vec::with_capacity(self.layers.len());
+        CpuEncoder::new(self).layer_inputs(&batch, |index, inputs| {
+            let [qkv, output, up] = [inputs.qkv, inputs.output, inputs.up].map(|x| Statistics::new(&x, hidden));
+            let down = Statistics::new(&inputs.down, inner);
+            layers.push(quantize_layer(&self.layers[index], [&qkv, &output, &up, &down]));
+            progress(index + 1);
+        })?;
+        Ok(self.quantized(layers))
+    }
+}
+
+fn quantize_layer(layer: &LayerWeights, inputs: [&Statistics; 4]) -> LayerWeights<Int8Matrix> {
+    let [qkv, output, up, down] = inputs;
+    let matrices = [
+        quantize(&[&layer.query, &layer.key, &layer.value], qkv),
+        quantize(&[&layer.output], output),
+        quantize(&[&layer.up], up),
+        quantize(&[&layer.down], down),
+    ];
+    let mut matrices = matrices.into_iter().flatten();
+    quantized_layer(layer, std::array::from_fn(|_| matrices.next().unwrap_or_default()))
+}
+
+/// Rounds maps of the same inputs.
+fn quantize(maps: &[&Linear], statistics: &Statistics) -> Vec<Int8Matrix> {
+    let inputs = maps[0].inputs;
+    let weights: Vec<f32> = maps.iter().flat_map(|map| &map.weight).copied().collect();
+    let multipliers = multipliers(&statistics.largest, &weights);
+    let weights: Vec<f32> =
+        weights.chunks_exact(inputs).flat_map(|row| row.iter().zip(&multipliers).map(|(w, m)| w / m)).collect();
+    let mut products = statistics.products.clone();
+    for (row, m) in products.chunks_exact_mut(inputs).zip(&multipliers) {
+        row.iter_mut().zip(&multipliers).for_each(|(value, other)| *value *= m * other);
+    }
+    let (factor, order) = factor(&products, inputs);
+    let (values, scales) = round(&weights, &factor, &order);
+    let groups = inputs.div_ceil(GROUP);
+    let mut from = 0;
+    let part = |map: &&Linear| {
+        let rows = from..from + map.outputs;
+        from = rows.end;
+        Int8Matrix {
+            values: values[rows.start * inputs..rows.end * inputs].to_vec(),
+            scales: scales[rows.start * groups..rows.end * groups].to_vec(),
+            multipliers: multipliers.clone(),
+        }
+    };
+    maps.iter().map(part).collect()
+}
+
+/// The square root of largest weight over largest value, input by input, in half precision; about 1 in the middle.
+fn multipliers(largest: &[f32], weights: &[f32]) -> Vec<f32> {
+    let mut largest_weight = vec![0.0f32; largest.len()];
+    for row in weights.chunks_exact(largest.len()) {
+        largest_weight.iter_mut().zip(row).for_each(|(max, w)| *max = max.max(w.abs()));
+    }
+    let ratio = |(x, w): (&f32, &f32)| (w.max(1e-5) / x.max(1e-5)).sqrt();
+    let raw: Vec<f32> = largest.iter().zip(&largest_weight).map(ratio).collect();
+    let mean = (raw.iter().map(|m| m.ln()).sum::<f32>() / raw.len() as f32).exp();
+    raw.iter().map(|m| half::f16::from_f32((m / mean).clamp(1e-3, 1e3)).to_f32()).collect()
+}
+
+/// The lower Cholesky factor of the products, inputs in the returned order (those that matter most last), with as much
+/// added to the diagonal as it takes.
+fn factor(products: &[f32], inputs: usize) -> (Vec<f32>, Vec<usize>) {
+    let mut order: Vec<usize> = (0..inputs).collect();
+    order.sort_by(|a, b| products[a * inputs + a].total_cmp(&products[b * inputs + b]));
+    let mean = order.iter().map(|i| products[i * inputs + i]).sum::<f32>() / inputs as f32;
+    let mut damping = 0.01 * mean.max(1e-20);
+    loop {
+        let mut matrix: Vec<f32> =
+            order.iter().flat_map(|row| order.iter().map(move |column| products[row * inputs + column])).collect();
+        (0..inputs).for_each(|i| matrix[i * inputs + i] += damping);
+        if cholesky(&mut matrix, inputs) {
+            return (matrix, order);
+        }
+        damping *= 10.0;
+    }
+}
+
+/// Replaces the lower triangle of a symmetric matrix by its Cholesky factor, block of columns by block; false where it is
+/// not positive definite.
+fn cholesky(matrix: &mut [f32], n: usize) -> bool {
+    for first in (0..n).step_by(BLOCK) {
+        let end = (first + BLOCK).min(n);
+        let rows = &mut matrix[first * n..];
+        if first > 0 {
+            let left: Vec<f32> = rows.chunks_exact(n).flat_map(|row| &row[..first]).copied().collect();
+            let done = times_transposed(&left, &left[..(end - first) * first], end - first, first);
+            for (row, done) in rows.chunks_exact_mut(n).zip(done.chunks_exact(end - first)) {
+                row[first..end].iter_mut().zip(done).for_each(|(value, done)| *value -= done);
+            }
+        }
+        let (block, below) = rows.split_at_mut((end - first) * n);
+        for row in 0..end - first {
+            let (before, rest) = block.split_at_mut(row * n);
+            let row_values = &mut rest[first..end];
+            for column in 0..=row {
+                let other = before.get(column * n + first..column * n + end);
+                let dot = |other: &[f32]| other[..column].iter().zip(&row_values[..column]).map(|(a, b)| a * b).sum();
+                let sum: f32 = match other {
+                    Some(other) => dot(other),
+                    None => dot(row_values),
+                };
+                let value = row_values[column] - sum;
+                row_values[column] = match other {
+                    Some(other) => value / other[column],
+                    None if value > 0.0 => value.sqrt(),
+                    None => return false,
+                };
+            }
+        }
+        let block = &*block;
+        below.par_chunks_exact_mut(n).for_each(|row| {
+            for column in 0..end - first {
+                let other = &block[column * n + first..][..=column];
+                let sum: f32 = other[..column].iter().zip(&row[first..]).map(|(a, b)| a * b).sum();
+                row[first + column] = (row[first + column] - sum) / other[column];
+            }
+        });
+    }
+    true
+}
+
+/// Rounds rows of weights, input by input from the last of the order: each takes over what the inputs rounded before it
+/// left of the error that `factor` measures. Returns values and scales, in the inputs' own order.
+///
+/// It is Babai's nearest plane, which GPTQ amounts to (arXiv 2507.18553).
+fn round(weights: &[f32], factor: &[f32], order: &[usize]) -> (Vec<i8>, Vec<f32>) {
+    let (inputs, levels) = (order.len(), f32::from(WEIGHT_LEVELS));
+    let groups = inputs.div_ceil(GROUP);
+    let scales: Vec<f32> = weights
+        .par_chunks_exact(inputs)
+        .flat_map_iter(|row| row.chunks(GROUP).map(|group| best_scale(group, levels)))
+        .collect();
+    let mut values = vec![0i8; weights.len()];
+    let rows = values.par_chunks_mut(ROWS * inputs).zip(weights.par_chunks(ROWS * inputs));
+    rows.zip(scales.par_chunks(ROWS * groups)).for_each(|((values, weights), scales)| {
+        let mut carried = vec![0.0f32; weights.len()];
+        for (place, input) in order.iter().enumerate().rev() {
+            let line = &factor[place * inputs..][..=place];
+            for row in 0..weights.len() / inputs {
+                let scale = scales[row * groups + input / GROUP];
+                let weight = weights[row * inputs + input];
+                let carried = &mut carried[row * inputs..][..=place];
+                let value = level(weight + carried[place] / line[place], scale, levels);
+                values[row * inputs + input] = value as i8;
+                let error = weight - value * scale;
+                carried.iter_mut().zip(line).for_each(|(carried, factor)| *carried += error * factor);
+            }
+        }
+    });
+    (values, scales)
+}
