@@ -44,7 +44,7 @@ export function pageMemory(texts, folder) {
     await page.waitForFunction(done, texts.length / 2);
     await page.click('button:text-is("Pause")');
     await page.waitForTimeout(3000);
-    if (page.workers().length < 4) throw new Error('the run was over before it could be paused; give it more texts');
+    if (page.workers().length < 2) throw new Error('the run was over before it could be paused; give it more texts');
     return memory(tab, page);
   });
 }
