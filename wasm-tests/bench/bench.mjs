@@ -96,6 +96,7 @@ const packed = (id, int8) => index.find((slm) => slm.id === id && (slm.precision
 const texts = readTexts();
 const onnx = exported();
 const scratch = mkdtempSync(path.join(tmpdir(), 'autoannotator-bench-'));
+process.on('exit', () => rmSync(scratch, { recursive: true, force: true }));
 const server = await files({
   '/wasm/': path.join(root, 'pkg/wasm'),
   '/models/': path.join(home, 'packed'),
@@ -298,7 +299,6 @@ if (parts.includes('makespan')) {
 }
 
 server.stop();
-rmSync(scratch, { recursive: true, force: true });
 const over = (value, name) => mean(results.shapes.map((row) => row[value] / row.of(name)).filter(Number.isFinite));
 const shares = (key) => {
   const found = results.quality.map((row) => row[key]).filter((share) => share !== null);
