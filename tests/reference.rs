@@ -3,7 +3,7 @@
 use autoannotator::slm::config::{EncoderConfig, relative_position_bucket};
 use autoannotator::slm::cpu::{CpuEncoder, CpuEngine, Isa};
 use autoannotator::slm::model::Slm;
-use autoannotator::slm::pack::{self, FORMAT, PackedMeta, Precision};
+use autoannotator::slm::pack::{self, FORMAT, PackedMeta, PackedWeights, Precision};
 use autoannotator::slm::tokenize::Tokenizer;
 use autoannotator::slm::weights::{EncoderWeights, Head, Linear, Pooling, SafetensorsSource};
 use autoannotator::slm::{Batch, Engine, SlmError};
@@ -184,7 +184,8 @@ fn meta(case: &Case, cases: &Cases, precision: Precision) -> PackedMeta {
 fn a_packed_slm_votes_as_the_reference_does() {
     let all = cases();
     for case in all.cases.iter().filter(|case| !case.votes.is_empty()) {
-        let packed = pack::write(&meta(case, &all, Precision::F32), &case.weights(), &case.head()).expect("packed");
+        let packed = pack::write(&meta(case, &all, Precision::F32), &PackedWeights::F32(case.weights()), &case.head())
+            .expect("packed");
         let mut slm = Slm::load(&packed, &bytes(&format!("{}/tokenizer.json", case.model)), 1).expect("loaded");
         let texts: Vec<&str> = case.votes.iter().map(|vote| vote.text.as_str()).collect();
         let logits: Vec<f64> = case.votes.iter().flat_map(|vote| vote.logits.clone()).collect();
@@ -204,7 +205,8 @@ fn a_packed_slm_votes_as_the_reference_does() {
 fn a_tokenizer_of_another_model_is_refused() {
     let all = cases();
     let case = &all.cases[0];
-    let packed = pack::write(&meta(case, &all, Precision::F16), &case.weights(), &case.head()).expect("packed");
+    let packed = pack::write(&meta(case, &all, Precision::F16), &PackedWeights::F32(case.weights()), &case.head())
+        .expect("packed");
     let mut json: serde_json::Value = serde_json::from_slice(&bytes("bert/tokenizer.json")).expect("JSON");
     for id in 200..400 {
         json["model"]["vocab"][format!("more{id}")] = id.into();

@@ -34,6 +34,8 @@ export default defineConfig({
     alias: [
       { find: /^#wasm-bg/, replacement: at('../pkg/wasm/plain/autoannotator_bg.wasm') },
       { find: /^#wasm$/, replacement: at('../pkg/wasm/plain/autoannotator.js') },
+      { find: /^#wasm-relaxed-bg/, replacement: at('../pkg/wasm/relaxed/autoannotator_bg.wasm') },
+      { find: /^#wasm-relaxed$/, replacement: at('../pkg/wasm/relaxed/autoannotator.js') },
     ],
   },
   build: { target: 'es2022', assetsInlineLimit: 0, modulePreload: { polyfill: false }, chunkSizeWarningLimit: 800 },

@@ -58,6 +58,18 @@ pub enum HubError {
         /// The ids there are.
         known: String,
     },
+    /// No packed SLM has this id and precision.
+    #[error(
+        "hub-not-packed: the SLM '{id}' is not packed in {precision} (there are: {known}); run `autoannotator pull && autoannotator pack` (or `make run`) first"
+    )]
+    NotPacked {
+        /// The id asked for.
+        id: String,
+        /// What its engine was to compute in.
+        precision: String,
+        /// The SLMs there are.
+        known: String,
+    },
     /// Every source of a base failed.
     #[error(
         "hub-sources: no source has the base '{id}':{tried}\nCheck the network (HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE and pip's own configuration are honoured) and run `autoannotator pull {id}` again"

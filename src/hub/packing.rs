@@ -240,9 +240,8 @@ pub fn load(home: &Home, id: &str, precision: &str, threads: usize) -> Result<Sl
     let index = index(home)?;
     let manifest = index.get(id, precision).ok_or_else(|| {
         let names = index.slms.iter().map(|slm| format!("{} ({})", slm.id, slm.precision.computes_in()));
-        let known = names.collect::<Vec<_>>().join(", ");
-        let advice = "run `autoannotator pull && autoannotator pack` to pack others";
-        HubError::UnknownSlm { id: format!("{id} ({precision})"), known: format!("{known} ({advice})") }
+        let known = names.reduce(|all, name| format!("{all}, {name}")).unwrap_or_else(|| "none".to_owned());
+        HubError::NotPacked { id: id.to_owned(), precision: precision.to_owned(), known }
     })?;
     let folder = version_dir(home, manifest);
     let read = |name: &str| std::fs::read(folder.join(name)).map_err(disk(&folder.join(name)));

@@ -211,3 +211,71 @@ fn round(weights: &[f32], factor: &[f32], order: &[usize]) -> (Vec<i8>, Vec<f32>
     });
     (values, scales)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Repeatable numbers in -1..1.
+    fn values(n: usize, mut state: u64) -> Vec<f32> {
+        let next = || {
+            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
+        };
+        std::iter::repeat_with(next).take(n).collect()
+    }
+
+    #[test]
+    fn a_cholesky_factor_times_its_transpose_is_the_matrix() {
+        for n in [1, 2, 5, BLOCK, BLOCK + 1, 3 * BLOCK - 7] {
+            let x = values(n * (n + 3), n as u64);
+            let matrix = times_transposed(&x, &x, n, n + 3);
+            let mut factor = matrix.clone();
+            assert!(cholesky(&mut factor, n), "{n}");
+            for i in 0..n {
+                for j in 0..=i {
+                    let sum: f64 = (0..=j).map(|k| f64::from(factor[i * n + k]) * f64::from(factor[j * n + k])).sum();
+                    assert!((sum - f64::from(matrix[i * n + j])).abs() < 1e-4 * (n + 3) as f64, "{n} {i} {j}");
+                }
+            }
+        }
+        assert!(!cholesky(&mut [1.0, 2.0, 2.0, 1.0], 2), "not positive definite");
+    }
+
+    /// The squared error of the products of `x` with a rounded matrix.
+    fn error(x: &[f32], map: &Linear, rounded: &Int8Matrix) -> f64 {
+        let (inputs, groups) = (map.inputs, map.inputs.div_ceil(GROUP));
+        let off = |output: usize, input: usize| {
+            let multiplier = rounded.multipliers.get(input).copied().unwrap_or(1.0);
+            let scale = rounded.scales[output * groups + input / GROUP];
+            let index = output * inputs + input;
+            f64::from(f32::from(rounded.values[index]) * scale * multiplier - map.weight[index])
+        };
+        let mut sum = 0.0;
+        for row in x.chunks_exact(inputs) {
+            for output in 0..map.outputs {
+                let error: f64 = row.iter().enumerate().map(|(input, x)| f64::from(*x) * off(output, input)).sum();
+                sum += error * error;
+            }
+        }
+        sum
+    }
+
+    #[test]
+    fn products_with_what_was_looked_at_are_nearer_than_by_rounding_alone() {
+        for (outputs, inputs) in [(7, 20), (24, 64), (40, 150)] {
+            // Inputs that go together, and one that is far larger than the others.
+            let hidden = values(300 * 6, 1);
+            let mix = values(inputs * 6, 2);
+            let mut x = times_transposed(&hidden, &mix, inputs, 6);
+            x.iter_mut().zip(values(300 * inputs, 3)).for_each(|(x, noise)| *x += 0.1 * noise);
+            x.chunks_exact_mut(inputs).for_each(|row| row[inputs / 2] *= 30.0);
+            let map = Linear { weight: values(outputs * inputs, 4), bias: vec![0.0; outputs], outputs, inputs };
+            let fitted = quantize(&[&map], &Statistics::new(&x, inputs)).remove(0);
+            assert!(fitted.values.iter().all(|value| value.unsigned_abs() <= WEIGHT_LEVELS));
+            let plain = Int8Matrix::quantize(&map.weight, inputs, GROUP, WEIGHT_LEVELS);
+            let (fitted, plain) = (error(&x, &map, &fitted), error(&x, &map, &plain));
+            assert!(fitted < 0.5 * plain, "{outputs} x {inputs}: {fitted} {plain}");
+        }
+    }
+}

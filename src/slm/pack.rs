@@ -771,9 +771,10 @@ mod tests {
         }
     }
 
-    fn model(architecture: Architecture, precision: Precision, seed: u64) -> (PackedMeta, EncoderWeights, Head) {
+    fn model(architecture: Architecture, precision: Precision, seed: u64) -> (PackedMeta, PackedWeights, Head) {
         let config = config(architecture);
-        let weights = EncoderWeights::read(&config, &Made { seed, config: config.clone() }).expect("made");
+        let weights: EncoderWeights =
+            EncoderWeights::read(&config, &Made { seed, config: config.clone() }).expect("made");
         let weight = weights.words[..24].to_vec();
         let linear = Linear { weight, bias: vec![0.5, -0.25, 0.0], outputs: 3, inputs: 8 };
         let head = Head { pooling: Pooling::Mean, linear, temperature: 1.25 };
@@ -789,30 +790,53 @@ mod tests {
             max_length: 12,
             precision,
         };
+        let weights = match precision {
+            Precision::Int8 => PackedWeights::Int8(int8(&weights)),
+            Precision::F16 | Precision::F32 => PackedWeights::F32(weights),
+        };
         (meta, weights, head)
     }
 
-    fn packed() -> (PackedMeta, Vec<u8>) {
-        let (meta, weights, head) = model(Architecture::Bert, Precision::F16, 3);
-        let bytes = write(&meta, &weights, &head).expect("packed");
-        (meta, bytes)
+    /// Int8 weights, those of the first layer with multipliers.
+    fn int8(weights: &EncoderWeights) -> EncoderWeights<Int8Matrix> {
+        let mut int8 = weights.quantize();
+        let first = &mut int8.layers[0];
+        for map in [&mut first.query, &mut first.key, &mut first.value, &mut first.down] {
+            map.weight.multipliers = (0..map.inputs).map(|input| 0.5 + input as f32 / 4.0).collect();
+        }
+        int8
+    }
+
+    const PRECISIONS: [Precision; 3] = [Precision::Int8, Precision::F16, Precision::F32];
+
+    fn packed(precision: Precision) -> Vec<u8> {
+        let (meta, weights, head) = model(Architecture::Bert, precision, 3);
+        write(&meta, &weights, &head).expect("packed")
     }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(24))]
 
         #[test]
-        fn what_is_written_is_read_back(seed: u64, mpnet: bool, half: bool) {
+        fn what_is_written_is_read_back(seed: u64, mpnet: bool, stored in 0..3usize, piece in 1..3000usize) {
             let architecture = if mpnet { Architecture::Mpnet } else { Architecture::Bert };
-            let precision = if half { Precision::F16 } else { Precision::F32 };
-            let (meta, weights, head) = model(architecture, precision, seed);
+            let (meta, weights, head) = model(architecture, PRECISIONS[stored], seed);
             let bytes = write(&meta, &weights, &head).expect("written");
             prop_assert_eq!(&bytes, &write(&meta, &weights, &head).expect("written again"));
-            let found = PackedSlm::read(&bytes, "x").expect("read");
+            let mut unpacker = Unpacker::new("x");
+            bytes.chunks(piece).try_for_each(|piece| unpacker.push(piece)).expect("pushed");
+            let found = unpacker.finish().expect("read");
+            prop_assert_eq!(&found, &PackedSlm::read(&bytes, "x").expect("read at once"));
             prop_assert_eq!(&found.meta, &meta);
-            for ((name, _, expected), (_, _, values)) in weights.tensors().iter().zip(found.weights.tensors()) {
-                let rounded = |v: &f32| if half { half::f16::from_f32(*v).to_f32() } else { *v };
-                prop_assert!(expected.iter().map(rounded).eq(values.iter().copied()), "{}", name);
+            match (&weights, &found.weights) {
+                (PackedWeights::F32(weights), PackedWeights::F32(found)) => {
+                    for ((name, _, expected), (_, _, values)) in weights.tensors().iter().zip(found.tensors()) {
+                        let half = stored == 1;
+                        let rounded = |v: &f32| if half { half::f16::from_f32(*v).to_f32() } else { *v };
+                        prop_assert!(expected.iter().map(rounded).eq(values.iter().copied()), "{}", name);
+                    }
+                }
+                (expected, found) => prop_assert_eq!(expected, found),
             }
             prop_assert_eq!(&found.head.linear.bias, &head.linear.bias);
             // What was rounded once is not rounded again.
@@ -820,8 +844,10 @@ mod tests {
         }
 
         #[test]
-        fn damaged_files_are_refused_or_read_but_never_a_panic(at: prop::sample::Index, byte: u8, cut: prop::sample::Index) {
-            let (_, good) = packed();
+        fn damaged_files_are_refused_or_read_but_never_a_panic(
+            stored in 0..3usize, at: prop::sample::Index, byte: u8, cut: prop::sample::Index,
+        ) {
+            let good = packed(PRECISIONS[stored]);
             let mut bad = good.clone();
             let index = at.index(bad.len());
             bad[index] = byte;
@@ -833,7 +859,7 @@ mod tests {
 
     #[test]
     fn headers_that_lie_are_refused_with_what_was_expected() {
-        let (_, bytes) = packed();
+        let bytes = packed(Precision::F16);
         let replaced = |from: &str, to: &str| {
             assert_eq!(from.len(), to.len(), "keep the header's length");
             let at = bytes.windows(from.len()).position(|w| w == from.as_bytes()).expect(from);
@@ -869,23 +895,50 @@ mod tests {
 
     #[test]
     fn a_value_too_large_for_f16_is_an_error_not_infinity() {
-        let (mut meta, mut weights, head) = model(Architecture::Bert, Precision::F16, 1);
+        let (mut meta, weights, head) = model(Architecture::Bert, Precision::F16, 1);
+        let PackedWeights::F32(mut weights) = weights else { panic!("f32") };
+        let with = |meta: &PackedMeta, weights: &EncoderWeights| {
+            write(meta, &PackedWeights::F32(weights.clone()), &head).map_err(|error| error.to_string())
+        };
         weights.words[5] = 70_000.0;
-        let error = write(&meta, &weights, &head).expect_err("too large").to_string();
+        let error = with(&meta, &weights).expect_err("too large");
         assert!(error.contains("word_embeddings") && error.contains("index 5"), "{error}");
         meta.precision = Precision::F32;
-        assert!(write(&meta, &weights, &head).is_ok());
+        assert!(with(&meta, &weights).is_ok());
         weights.words[5] = f32::NAN;
-        assert!(write(&meta, &weights, &head).is_err());
+        assert!(with(&meta, &weights).is_err());
+        meta.precision = Precision::Int8;
+        assert!(with(&meta, &weights).expect_err("f32 weights").contains("int8"));
+    }
+
+    #[test]
+    fn int8_that_the_kernels_cannot_take_is_refused() {
+        let (meta, weights, head) = model(Architecture::Bert, Precision::Int8, 1);
+        let PackedWeights::Int8(good) = weights else { panic!("int8") };
+        let read = |change: fn(&mut EncoderWeights<Int8Matrix>)| -> Result<PackedSlm, String> {
+            let mut weights = good.clone();
+            change(&mut weights);
+            let bytes = write(&meta, &PackedWeights::Int8(weights), &head).map_err(|error| error.to_string())?;
+            PackedSlm::read(&bytes, "x").map_err(|error| error.to_string())
+        };
+        assert!(read(|_| ()).is_ok());
+        let error = read(|weights| weights.layers[1].up.weight.values[3] = 64).expect_err("8 bits");
+        assert!(error.contains("intermediate.dense.weight") && error.contains("64"), "{error}");
+        let error = read(|weights| weights.layers[0].key.weight.multipliers[0] = 9.0).expect_err("multipliers");
+        assert!(error.contains("multipliers"), "{error}");
+        let error = read(|weights| weights.layers[0].down.weight.scales[0] = f32::NAN).expect_err("not finite");
+        assert!(error.contains("output.dense.weight.scales"), "{error}");
+        let error = read(|weights| weights.layers[0].down.weight.scales.truncate(1)).expect_err("too few");
+        assert!(error.contains("output.dense.weight.scales"), "{error}");
     }
 
     /// A manifest over plain bytes; packing 50 MB of weights would be slow.
     fn manifest_of(bytes: &[u8]) -> SlmManifest {
-        SlmManifest::new(&packed().0, bytes, b"{}", None)
+        SlmManifest::new(&model(Architecture::Bert, Precision::F16, 3).0, bytes, b"{}", None)
     }
 
     #[test]
-    fn shards_come_together_again_and_damage_is_found() {
+    fn shards_are_of_a_size_that_hosts_serve() {
         let bytes: Vec<u8> = (0..SHARD_BYTES * 2 + 77).map(|i| ((i * i) >> 7) as u8).collect();
         let manifest = manifest_of(&bytes);
         assert_eq!(
@@ -893,19 +946,25 @@ mod tests {
             [SHARD_BYTES as u64, SHARD_BYTES as u64, 77]
         );
         assert_eq!(manifest.version, version(&bytes));
+        assert_eq!(shards(&bytes).flat_map(|(_, piece)| piece).copied().collect::<Vec<u8>>(), bytes);
+    }
+
+    #[test]
+    fn shards_are_read_in_order_and_damage_is_found() {
+        let bytes = packed(Precision::Int8);
+        let mut manifest = manifest_of(&bytes);
+        let mut pieces: Vec<Vec<u8>> = bytes.chunks(bytes.len().div_ceil(3)).map(<[u8]>::to_vec).collect();
+        manifest.shards = pieces.iter().zip(["a", "b", "c"]).map(|(piece, name)| FilePart::of(name, piece)).collect();
         let mut assembler = Assembler::new(&manifest).expect("sound");
-        let mut pieces: Vec<Vec<u8>> = shards(&bytes).map(|(_, piece)| piece.to_vec()).collect();
-        for piece in &pieces {
-            assembler.push(piece).expect("sound");
-        }
+        pieces.iter().try_for_each(|piece| assembler.push(piece)).expect("sound");
         assert!(assembler.push(&pieces[0]).is_err(), "one too many");
-        assert_eq!(assembler.finish().expect("sound"), bytes);
+        assert_eq!(assembler.finish().expect("sound"), PackedSlm::read(&bytes, "x").expect("sound"));
 
         let mut assembler = Assembler::new(&manifest).expect("sound");
         assert!(assembler.push(&pieces[2]).is_err(), "out of order");
         pieces[0][9] ^= 1;
         let error = assembler.push(&pieces[0]).expect_err("damaged").to_string();
-        assert!(error.contains("weights-001-of-003.bin") && error.contains("download it again"), "{error}");
+        assert!(error.contains("/a: ") && error.contains("download it again"), "{error}");
         assert!(assembler.finish().is_err(), "shards missing");
     }
 
@@ -915,7 +974,8 @@ mod tests {
         let read = |slm: &SlmManifest| {
             Index::from_json(&serde_json::to_vec(&Index { slms: vec![slm.clone()] }).expect("json"))
         };
-        assert_eq!(read(&good).expect("sound").get("sentiment-tiny"), Some(&good));
+        assert_eq!(read(&good).expect("sound").get("sentiment-tiny", "f32"), Some(&good));
+        assert_eq!(read(&good).expect("sound").get("sentiment-tiny", "int8"), None);
         let mut bad = good.clone();
         bad.shards[0].name = "../../etc/passwd".into();
         assert!(read(&bad).is_err());

@@ -4,7 +4,7 @@
 
 use autoannotator::slm::SlmError;
 use autoannotator::slm::config::{Architecture, EncoderConfig};
-use autoannotator::slm::pack::{self, Index, PackedMeta, Precision, SlmManifest};
+use autoannotator::slm::pack::{self, Index, PackedMeta, PackedWeights, Precision, SlmManifest};
 use autoannotator::slm::weights::{EncoderWeights, Head, Linear, Pooling, TensorSource};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -138,7 +138,7 @@ fn meta(id: &str) -> PackedMeta {
         pooling: Pooling::Mean,
         temperature: 1.0,
         max_length: 64,
-        precision: Precision::F32,
+        precision: Precision::Int8,
     }
 }
 
@@ -175,7 +175,8 @@ impl TensorSource for Noise {
 }
 
 fn packed(id: &str, seed: u64) -> Vec<u8> {
-    let weights = EncoderWeights::read(&config(), &Noise).expect("weights");
+    let weights: EncoderWeights = EncoderWeights::read(&config(), &Noise).expect("weights");
+    let weights = PackedWeights::Int8(weights.quantize());
     // The same encoder under heads that are close to each other, so that the three agree on some rows and not on others.
     let mut head = Random(99).many(3 * 16);
     let other = Random(seed + 7).many(3 * 16);

@@ -63,6 +63,11 @@ async function open(context, url = front.url) {
   const page = await context.newPage();
   page.on('pageerror', (error) => assert.fail(`the page threw: ${error.stack}`));
   page.on('dialog', (dialog) => assert.fail(`a dialog: ${dialog.message()}`));
+  await page.addInitScript(() => {
+    globalThis.timeline = [];
+    const take = (list) => globalThis.timeline.push(...list.getEntries().map(({ name, startTime, duration, detail }) => ({ name, startTime, duration, ...detail })));
+    new PerformanceObserver(take).observe({ type: 'measure' });
+  });
   await page.goto(url);
   return page;
 }
@@ -85,6 +90,26 @@ const notice = (page, code) => page.waitForSelector(`[data-code="${code}"]`, { t
 async function exported(page, format = 'jsonl') {
   const [download] = await Promise.all([page.waitForEvent('download'), page.click(`button[aria-label="Export ${format.toUpperCase()}"]`)]);
   return readFile(await download.path(), 'utf8');
+}
+
+/** Each SLM voted on `texts` texts, and the workers that hold the dearest one ended together. */
+async function shared(page, texts) {
+  const { timeline, cores } = await page.evaluate(() => ({ timeline: globalThis.timeline, cores: navigator.hardwareConcurrency }));
+  const votes = timeline.filter((entry) => entry.name === 'vote');
+  const voted = {};
+  const cost = {};
+  for (const { slm, duration, texts: some } of votes) {
+    voted[slm] = (voted[slm] ?? 0) + some;
+    cost[slm] = (cost[slm] ?? 0) + duration;
+  }
+  assert.deepEqual(Object.values(voted), [texts, texts, texts], 'each SLM votes on each text once');
+  assert.ok(new Set(votes.map((vote) => vote.worker)).size >= Math.min(cores, 2), 'several cores vote');
+  const [dearest] = Object.keys(cost).sort((a, b) => cost[b] - cost[a]);
+  const ends = votes.filter((vote) => vote.slm === dearest).reduce((ends, vote) => ends.set(vote.worker, Math.max(ends.get(vote.worker) ?? 0, vote.startTime + vote.duration)), new Map());
+  const last = Math.max(...ends.values());
+  const wall = last - Math.min(...votes.map((vote) => vote.startTime));
+  const idle = last - Math.min(...ends.values());
+  assert.ok(idle <= 0.2 * wall, `a worker had nothing to do for the last ${idle.toFixed(0)} of ${wall.toFixed(0)} ms`);
 }
 
 /** Waits until the LLM was asked about everything it is to be asked about. */
@@ -120,6 +145,7 @@ test('every row ends labelled or in the queue, as the companion has it, and noth
   took = (performance.now() - from) / 1000;
   const rows = lines(await exported(page));
   same(rows, expected);
+  await shared(page, rows.filter((row) => row.verdict !== 'set-aside').length);
   const { accepted, hard } = apart(rows);
   assert.ok(accepted.length > 0 && hard.length > 0, 'the sample has both');
   assert.ok(rows.length >= 200);
@@ -285,8 +311,7 @@ test('a spoilt file, a broken download and a dead worker are told, and the run g
   front.fault = undefined;
   await page.click('[data-code="run-stopped"] button');
   await page.waitForFunction(() => Number(document.querySelector('.run-count strong')?.textContent) > 0, undefined, { timeout: LONG });
-  const worker = page.workers().filter((one) => one.url().includes('slm')).at(-1);
-  assert.ok(worker, 'an SLM has its worker');
+  const worker = await holderOfTwo(page);
   await worker.evaluate(() => void setTimeout(() => reportError(new Error('killed by the test'))));
   await notice(page, 'worker-restarted');
   await page.click('.run button:text("Pause")');
@@ -314,6 +339,47 @@ test('a spoilt file, a broken download and a dead worker are told, and the run g
   assert.ok(rows.some((row) => row.source === 'llm'));
   const keys = front.seen.filter((request) => request.url === '/v1/review').map((request) => [request.headers['idempotency-key'], request.body]);
   assert.equal(new Set(keys.map(([key]) => key)).size, new Set(keys.map(([, body]) => body)).size, 'a batch keeps its key however often it is sent');
+  await context.close();
+});
+
+/** A worker that holds two SLMs. */
+async function holderOfTwo(page) {
+  const handle = await page.waitForFunction(
+    () => {
+      const held = globalThis.timeline.filter((entry) => entry.name === 'load').map((entry) => entry.worker);
+      const worker = held.find((one, at) => held.indexOf(one) < at);
+      return worker !== undefined && `slm-${worker}`;
+    },
+    undefined,
+    { timeout: LONG },
+  );
+  const name = await handle.jsonValue();
+  for (const worker of page.workers()) if ((await worker.evaluate(() => globalThis.name)) === name) return worker;
+  return assert.fail(`no worker ${name}`);
+}
+
+test('int8 votes unless f32 is chosen, and the run keeps to its choice', { timeout: 4 * LONG }, async (t) => {
+  const { slms } = await (await fetch(`${server.url}/models/index.json`)).json();
+  const versions = (int8) => slms.filter((slm) => slm.task === 'sentiment' && (slm.precision === 'int8') === int8).map((slm) => [slm.id, slm.version]);
+  if (versions(true).length === 0) return t.skip('the models are packed in one precision only');
+  const file = path.join(folder, 'short.csv');
+  await writeFile(file, 'text\nI love it\nIt is a phone\nIt broke on day one\n');
+  const context = await fresh();
+  const page = await open(context);
+  for (const precision of ['int8', 'f32']) {
+    await choose(page, file);
+    assert.equal(await page.isChecked('input[value=int8]'), true, 'int8 is the default');
+    await page.check(`input[value=${precision}]`);
+    await start(page);
+    await done(page);
+    const rows = lines(await exported(page));
+    assert.equal(rows.length, 3);
+    for (const [id, version] of versions(precision === 'int8')) {
+      for (const row of rows) assert.deepEqual([row[`${id}.version`], row[`${id}.precision`]], [version, precision]);
+    }
+    await page.click('button:text("New file")');
+    await page.click('dialog[open] .danger');
+  }
   await context.close();
 });
 

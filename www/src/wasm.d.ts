@@ -1,4 +1,4 @@
-// The part of the crate's wasm surface that the page uses. The files are built by `cargo xtask wasm` into pkg/wasm/plain.
+// The part of the crate's wasm surface that the page uses. `cargo xtask wasm` builds it into pkg/wasm, in two variants.
 declare module '#wasm' {
   import type { Annotation, Format, Row, Verdict, Vote } from './core/types';
 
@@ -38,7 +38,17 @@ declare module '#wasm' {
   };
 }
 
+declare module '#wasm-relaxed' {
+  export * from '#wasm';
+  export { default } from '#wasm';
+}
+
 declare module '#wasm-bg?url' {
+  const url: string;
+  export default url;
+}
+
+declare module '#wasm-relaxed-bg?url' {
   const url: string;
   export default url;
 }

@@ -1,6 +1,7 @@
 import { createHash } from 'node:crypto';
 import { expect, test, vi } from 'vitest';
-import { bring, type Tools } from '../src/core/download';
+import { bring, bringSlm, filesOf, type Tools } from '../src/core/download';
+import type { SlmManifest } from '../src/core/types';
 
 const good = new Uint8Array([1, 2, 3, 4, 5]);
 const bad = new Uint8Array([1, 2, 3, 4, 6]);
@@ -66,4 +67,68 @@ test('a file the server no longer has is not asked for again', async () => {
   const gone = tools([404]);
   await expect(bring('/f', file, gone as Tools, nothing)).rejects.toMatchObject({ code: 'model-missing' });
   expect(gone.calls.length).toBe(1);
+});
+
+/** An SLM of five shards, its files by address, and a network that answers when it is told to. */
+function distant() {
+  const shaOf = (bytes: Uint8Array) => createHash('sha256').update(bytes).digest('hex');
+  const part = (name: string, bytes: Uint8Array<ArrayBuffer>) => ({ name, bytes: bytes.length, sha256: shaOf(bytes) });
+  const contents = [0, 1, 2, 3, 4].map((at) => new Uint8Array(10 + at).fill(at));
+  const tokenizer = new Uint8Array([9, 9]);
+  const slm = { id: 'm', version: 'v', shards: contents.map((bytes, at) => part(`${at}.bin`, bytes)), tokenizer: part('tokenizer.json', tokenizer) } as SlmManifest;
+  const bodies = new Map(filesOf(slm).map(({ url }, at) => [url, contents[at] ?? tokenizer]));
+  const open = new Map<string, (answer: Response) => void>();
+  const fetch = (url: string) => new Promise<Response>((resolve) => open.set(url, resolve));
+  const own = { fetch: fetch as unknown as typeof globalThis.fetch, wait: async () => undefined, cache: cacheOf(new Map()) } as Tools;
+  const settle = () => new Promise((resolve) => setTimeout(resolve, 5));
+  const answer = async (url: string, response = new Response(bodies.get(url))) => {
+    const resolve = open.get(url);
+    open.delete(url);
+    resolve?.(response);
+    await settle();
+  };
+  const shard = (at: number) => filesOf(slm)[at]?.url as string;
+  return { slm, contents, tokenizer, own, open, answer, shard, settle };
+}
+
+test('shards are handed over in order, two on their way at once, beside the tokenizer', async () => {
+  const { slm, contents, tokenizer, own, open, answer, shard, settle } = distant();
+  const pushed: number[] = [];
+  let told = 0;
+  const brought = bringSlm(slm, (bytes) => (told = bytes), async (bytes) => void pushed.push(bytes[0] as number), own);
+  await settle();
+  expect([...open.keys()].sort()).toEqual([shard(0), shard(1), shard(5)]);
+  await answer(shard(1)); // out of order: it waits for its turn
+  expect(pushed).toEqual([]);
+  expect([...open.keys()]).toContain(shard(0));
+  expect([...open.keys()]).not.toContain(shard(2));
+  await answer(shard(0));
+  expect(pushed).toEqual([0, 1]);
+  for (const at of [3, 2, 4, 5]) await answer(shard(at));
+  expect(await brought).toEqual(tokenizer);
+  expect(pushed).toEqual([0, 1, 2, 3, 4]);
+  expect(told).toBe(contents.reduce((sum, bytes) => sum + bytes.length, tokenizer.length));
+});
+
+test('a second time nothing is fetched', async () => {
+  const { slm, tokenizer, own, answer, shard, settle } = distant();
+  const first = bringSlm(slm, nothing, async () => undefined, own);
+  await settle();
+  for (const at of [0, 1, 2, 3, 4, 5]) await answer(shard(at));
+  await first;
+  let told = 0;
+  expect(await bringSlm(slm, (bytes) => (told = bytes), async () => undefined, { ...own, fetch: undefined as never })).toEqual(tokenizer);
+  expect(told).toBe(62);
+});
+
+test('a shard that cannot be had ends it, and nothing after it is handed over', async () => {
+  const { slm, own, answer, shard, settle } = distant();
+  const pushed: number[] = [];
+  const lost = expect(bringSlm(slm, nothing, async (bytes) => void pushed.push(bytes[0] as number), own)).rejects.toMatchObject({ code: 'model-missing' });
+  await settle();
+  await answer(shard(0));
+  await answer(shard(2));
+  await answer(shard(1), new Response('', { status: 404 }));
+  await lost;
+  expect(pushed).toEqual([0]);
 });

@@ -1,14 +1,16 @@
+import { setFlagsFromString } from 'node:v8';
 import { expect, test } from 'vitest';
 import { bytes, duration, estimateSeconds, Pace, percent, thin } from '../src/core/estimate';
 import { guessTextColumn } from '../src/core/guess';
-import { chooseSlms, readStatus, sentence } from '../src/core/session';
-import { simd } from '../src/core/simd';
+import { memoryBudget, memoryOf, workersOf } from '../src/core/pool';
+import { choicesOf, chooseSlms, readStatus, sentence } from '../src/core/session';
+import { relaxedSimd, simd } from '../src/core/simd';
 import type { Row, SlmManifest } from '../src/core/types';
 import { pastedName } from '../src/ui/App';
 import { keysOf } from '../src/ui/keys';
 
-test('the slowest SLM decides, or the cores where they are too few', () => {
-  expect(estimateSeconds(100, [100, 50, 10], 4)).toBe(10);
+test('the cores share the work of all SLMs', () => {
+  expect(estimateSeconds(100, [100, 50, 10], 4)).toBe(3.25);
   expect(estimateSeconds(100, [10, 10, 10], 2)).toBe(15);
   expect(estimateSeconds(100, [], 2)).toBeUndefined();
   expect(estimateSeconds(100, [10, 0], 2)).toBeUndefined();
@@ -45,12 +47,34 @@ test('the text column is found by name, else by length', () => {
   expect(guessTextColumn([], [])).toBe('');
 });
 
+const slm = (id: string, task: string, relative_cost: number, precision = 'f16') => ({ id, task, relative_cost, precision, version: `${id}-${precision}` }) as SlmManifest;
+
 test('SLMs come in the order of the spec, else by cost', () => {
-  const slm = (id: string, task: string, cost: number) => ({ id, task, relative_cost: cost }) as SlmManifest;
   const all = [slm('m', 's', 9), slm('l', 's', 1), slm('t', 'x', 1)];
-  expect(chooseSlms(all, 's', ['l', 'm', 'gone']).map((one) => one.id)).toEqual(['l', 'm']);
-  expect(chooseSlms(all, 's', ['p', 'q']).map((one) => one.id)).toEqual(['l', 'm']);
-  expect(chooseSlms(all, 's', ['t'])).toHaveLength(2); // of the right task only
+  const ids = (wanted: string[]) => chooseSlms(all, 's', wanted, 'int8').map((one) => one.id);
+  expect(ids(['l', 'm', 'gone'])).toEqual(['l', 'm']);
+  expect(ids(['p', 'q'])).toEqual(['l', 'm']);
+  expect(ids(['t'])).toHaveLength(2); // of the right task only
+});
+
+test('both precisions can be chosen where both are there, int8 first', () => {
+  const versions = (all: SlmManifest[], wanted = ['m', 'l']) => choicesOf(all, 's', wanted).map(({ precision, slms }) => [precision, ...slms.map((one) => one.version)]);
+  const half = [slm('m', 's', 9), slm('l', 's', 1)];
+  const int8 = [slm('l', 's', 1, 'int8'), slm('m', 's', 9, 'int8')];
+  expect(versions([...half, ...int8])).toEqual([['int8', 'm-int8', 'l-int8'], ['f32', 'm-f16', 'l-f16']]);
+  expect(versions([...half, ...int8], [])).toEqual([['int8', 'l-int8', 'm-int8'], ['f32', 'l-f16', 'm-f16']]);
+  expect(versions(half)).toEqual([['f32', 'm-f16', 'l-f16']]);
+  expect(versions(int8)).toEqual([['int8', 'm-int8', 'l-int8']]);
+  expect(versions([...half, slm('m', 's', 9, 'int8')])[0]).toEqual(['int8', 'm-int8', 'l-f16']); // what there is
+  expect(versions([])).toEqual([['f32']]);
+});
+
+test('a pool has a worker a core, and its copies stay within a quarter of the memory', () => {
+  expect([undefined, 1, 2, 6, 64].map(workersOf)).toEqual([2, 1, 2, 6, 8]);
+  expect(memoryBudget(8)).toBe(2 * 2 ** 30);
+  expect(memoryBudget(undefined)).toBe(2 ** 30);
+  expect(memoryOf({ precision: 'f16', bytes: 10 } as SlmManifest)).toBe(20);
+  expect(memoryOf({ precision: 'int8', bytes: 10 } as SlmManifest)).toBe(10);
 });
 
 test('an unreadable status means no reviewer', () => {
@@ -78,4 +102,7 @@ test('what is pasted is told apart', () => {
 
 test('SIMD is found where it is', () => {
   expect(simd()).toBe(true);
+  expect(relaxedSimd()).toBe(Number.parseInt(process.versions.node, 10) > 20);
+  setFlagsFromString('--experimental-wasm-relaxed-simd'); // what Node.js 20 has it behind
+  expect(relaxedSimd()).toBe(true);
 });

@@ -5,7 +5,8 @@ import type { Shard, SlmManifest } from './types';
 const CACHE = 'autoannotator-models-v1';
 
 /** Where the model files are. */
-export const MODELS = '/models';
+const MODELS = '/models';
+const INDEX = `${MODELS}/index.json`;
 
 /** The files of an SLM with their addresses: the shards in order, the tokenizer last. */
 export function filesOf(slm: SlmManifest): { url: string; file: Shard }[] {
@@ -36,17 +37,17 @@ export async function cachedBytes(slm: SlmManifest): Promise<number> {
 
 /** The server's index of SLMs; the one kept from the last visit where the server cannot be reached. */
 export async function fetchIndex(): Promise<{ slms: SlmManifest[]; offline: boolean }> {
-  const url = `${MODELS}/index.json`;
   const cache = await openCache();
   try {
-    const response = await fetch(url, { cache: 'no-cache' });
-    if (!response.ok) throw new PageError('models-index', `the server answered ${response.status} for ${url}`);
+    const response = await fetch(INDEX, { cache: 'no-cache' });
+    if (!response.ok) throw new PageError('models-index', `the server answered ${response.status} for ${INDEX}`);
     const kept = response.clone();
     const slms = readIndex(await response.json());
-    await cache?.put(url, kept).catch(() => undefined);
+    await cache?.put(INDEX, kept).catch(() => undefined);
+    await dropOldVersions(slms, cache).catch(() => undefined);
     return { slms, offline: false };
   } catch (error) {
-    const kept = await cache?.match(url);
+    const kept = await cache?.match(INDEX);
     if (kept) return { slms: readIndex(await kept.json()), offline: true };
     if (error instanceof PageError) throw error;
     throw new PageError('models-index', 'the list of models cannot be fetched; is the server running? Start it with `autoannotator serve` and reload');
@@ -149,36 +150,53 @@ export async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
   return Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('');
 }
 
-/** Brings an SLM: its shards joined, and its tokenizer. */
+/** Shards that are fetched at once. */
+const AT_ONCE = 2;
+
+/** Brings an SLM: hands its shards to `push` in order, each checked and then let go of, and gives its tokenizer. */
 export async function bringSlm(
   slm: SlmManifest,
   onBytes: (bytes: number) => void,
-): Promise<{ packed: Uint8Array<ArrayBuffer>; tokenizer: Uint8Array<ArrayBuffer> }> {
-  const tools: Tools = {
+  push: (shard: Uint8Array<ArrayBuffer>) => Promise<void>,
+  tools?: Tools,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const own = tools ?? (await browserTools());
+  const files = filesOf(slm);
+  const here = files.map(() => 0);
+  const start = (at: number): Promise<Uint8Array<ArrayBuffer>> => {
+    const { url, file } = files[at] as { url: string; file: Shard };
+    const bytes = bring(url, file, own, (count) => {
+      here[at] = count;
+      onBytes(here.reduce((sum, part) => sum + part, 0));
+    });
+    bytes.catch(() => undefined); // told when its turn comes
+    return bytes;
+  };
+  const last = files.length - 1;
+  const tokenizer = start(last);
+  const coming = Array.from({ length: Math.min(AT_ONCE, last) }, (_, at) => start(at));
+  for (let at = 0; at < last; at++) {
+    const shard = await (coming.shift() as Promise<Uint8Array<ArrayBuffer>>);
+    if (at + AT_ONCE < last) coming.push(start(at + AT_ONCE));
+    await push(shard);
+  }
+  return tokenizer;
+}
+
+async function browserTools(): Promise<Tools> {
+  return {
     fetch: (input, init) => fetch(input, init),
     wait: (ms) => new Promise((resolve) => setTimeout(resolve, ms)),
     cache: await openCache(),
   };
-  const packed = new Uint8Array(slm.shards.reduce((sum, shard) => sum + shard.bytes, 0));
-  let before = 0;
-  let tokenizer = new Uint8Array(0);
-  for (const { url, file } of filesOf(slm)) {
-    const bytes = await bring(url, file, tools, (here) => onBytes(before + here));
-    if (file === slm.tokenizer) tokenizer = bytes;
-    else packed.set(bytes, before);
-    before += file.bytes;
-  }
-  await dropOldVersions(slm, tools.cache);
-  return { packed, tokenizer };
 }
 
-async function dropOldVersions(slm: SlmManifest, cache: Cache | undefined): Promise<void> {
-  if (!cache) return;
-  const prefix = `${MODELS}/${encodeURIComponent(slm.id)}/`;
-  const current = `${prefix}${encodeURIComponent(slm.version)}/`;
-  for (const request of await cache.keys()) {
-    const path = new URL(request.url).pathname;
-    if (path.startsWith(prefix) && !path.startsWith(current)) await cache.delete(request);
+/** Drops the files of versions that are not in the server's index any more. */
+async function dropOldVersions(slms: SlmManifest[], cache: Cache | undefined): Promise<void> {
+  const listed = new Set(slms.flatMap((slm) => filesOf(slm).map(({ url }) => url)));
+  for (const request of (await cache?.keys()) ?? []) {
+    const { pathname } = new URL(request.url);
+    if (pathname !== INDEX && !listed.has(pathname)) await cache?.delete(request);
   }
 }
 

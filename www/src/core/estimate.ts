@@ -1,14 +1,9 @@
 // How long a run will take, and how it goes.
 
-/**
- * Seconds for `texts` texts, given the texts a second of each SLM alone: the SLMs run beside each other, so the slowest
- * decides, unless there are fewer cores than SLMs and they share.
- */
+/** Seconds for `texts` texts, given the texts a second of each SLM on one core: the cores share the work of all. */
 export function estimateSeconds(texts: number, rates: number[], cores: number): number | undefined {
   if (rates.length === 0 || rates.some((rate) => !(rate > 0))) return undefined;
-  const each = rates.map((rate) => texts / rate);
-  const shared = each.reduce((sum, seconds) => sum + seconds, 0) / Math.max(1, cores);
-  return Math.max(...each, shared);
+  return rates.reduce((sum, rate) => sum + texts / rate, 0) / cores;
 }
 
 /** The rate over the last seconds, from marks of (milliseconds, rows done). */

@@ -4,16 +4,18 @@ import { Columns } from './columns';
 import { clearProject, clearResults, db } from './db';
 import { cachedBytes, bytesOf, fetchIndex, roomProblem } from './download';
 import { estimateSeconds, Pace, thin } from './estimate';
+import { type Loading, Pool, workersOf } from './pool';
 import { Reviewing } from './reviewing';
 import { codeOf, messageOf, PageError, Remote } from './rpc';
-import { Scheduler } from './scheduler';
 import type { Imported } from '../workers/desk.worker';
-import { simd } from './simd';
+import type { Build } from '../workers/engine';
+import { relaxedSimd, simd } from './simd';
 import {
   BLOCK,
   type Format,
   NONE,
   type PinnedSlm,
+  type Precision,
   type Project,
   type ResultBlock,
   type Review,
@@ -33,23 +35,23 @@ export interface Notice {
   action?: { label: string; run: () => void };
 }
 
-/** Where an SLM's loading stands. */
-export interface Loading {
-  id: string;
-  state: 'waiting' | 'downloading' | 'loading' | 'ready' | 'failed';
-  here: number;
+/** The SLMs in one precision. */
+export interface Choice {
+  precision: Precision;
+  slms: SlmManifest[];
+  download: number;
   total: number;
+  /** Texts a second of each SLM on one core of this device; undefined where it was never measured. */
+  rates: (number | undefined)[];
 }
 
 /** What will happen, before it does. */
 export interface Plan {
-  slms: SlmManifest[];
+  /** What was chosen, and all there is to choose from. */
+  choice: Choice;
+  choices: Choice[];
   labels: { name: string; definition?: string }[];
   rule: string;
-  download: number;
-  total: number;
-  /** Texts a second of each SLM on this device; undefined where it was never measured. */
-  rates: (number | undefined)[];
   /** Share of hard rows in the last run of this task. */
   hardShare: number | undefined;
   problem?: string;
@@ -70,15 +72,7 @@ export interface ServerStatus {
   remaining: number | undefined;
 }
 
-interface Voter {
-  remote: Remote;
-  crashes: number;
-}
-
 type Phase = 'starting' | 'empty' | 'importing' | 'plan' | 'work' | 'elsewhere';
-
-const IN_HAND = 2;
-const CRASHES = 3;
 
 export class Session {
   readonly phase = signal<Phase>('starting');
@@ -89,6 +83,8 @@ export class Session {
   readonly head = signal<Row[]>([]);
   readonly server = signal<ServerStatus>({ reviewer: false, model: undefined, remaining: undefined });
   readonly loads = signal<Loading[]>([]);
+  /** The wasm build that votes. */
+  readonly build = signal<Build>(relaxedSimd() ? 'relaxed' : 'plain');
   readonly notices = signal<Notice[]>([]);
   readonly columns = signal<Columns | null>(null);
   /** Goes up whenever a number changes; components that show numbers read it. */
@@ -100,11 +96,8 @@ export class Session {
 
   #only = false;
   #desk: Remote | undefined;
-  #voters: Voter[] = [];
-  #manifests: SlmManifest[] = [];
-  #scheduler: Scheduler<Vote[]> | undefined;
+  #pool: Pool | undefined;
   #pace = new Pace();
-  #busy: { texts: number; ms: number }[] = [];
   #clock: ReturnType<typeof setInterval> | undefined;
   #lastTick = 0;
   #lastSave = 0;
@@ -192,7 +185,7 @@ export class Session {
 
   /** Reads a file; what was there before is forgotten. */
   async openFile(file: File, encoding?: string): Promise<void> {
-    this.#stopVoters();
+    this.#stopPool();
     this.dismissAll();
     this.importing.value = { name: file.name, bytes: 0, total: file.size, rows: 0 };
     this.phase.value = 'importing';
@@ -276,6 +269,14 @@ export class Session {
     await this.#toPlan();
   }
 
+  async choosePrecision(precision: Precision): Promise<void> {
+    if (!this.project.value) return;
+    await this.save({ ...this.project.value, precision });
+    const plan = this.plan.value;
+    const choice = plan?.choices.find((one) => one.precision === precision);
+    if (plan && choice) this.plan.value = { ...plan, choice };
+  }
+
   async chooseReviewer(reviewTo: ReviewTo): Promise<void> {
     if (!this.project.value) return;
     await this.save({ ...this.project.value, reviewTo });
@@ -304,20 +305,11 @@ export class Session {
       fetchIndex(),
     ]);
     this.dismiss('models-index');
-    const slms = chooseSlms(index.slms, project.task, spec.slms);
-    const here = await Promise.all(slms.map(cachedBytes));
-    const total = slms.reduce((sum, slm) => sum + bytesOf(slm), 0);
-    const base = await db();
-    const plan: Plan = {
-      slms,
-      labels: spec.labels,
-      rule: spec.rule,
-      total,
-      download: total - here.reduce((sum, bytes) => sum + bytes, 0),
-      rates: await Promise.all(slms.map((slm) => base.get('measured', `rate:${slm.id}@${slm.version}`))),
-      hardShare: await base.get('measured', `hard:${project.task}`),
-    };
-    const problem = planProblem(plan, project.task, spec.slms);
+    const choices = await Promise.all(choicesOf(index.slms, project.task, spec.slms).map(measuredChoice));
+    const choice = choices.find((one) => one.precision === (project.precision ?? 'int8')) ?? choices[0];
+    if (!choice) return;
+    const plan: Plan = { choice, choices, labels: spec.labels, rule: spec.rule, hardShare: await (await db()).get('measured', `hard:${project.task}`) };
+    const problem = planProblem(choice.slms, project.task, spec.slms);
     if (problem) plan.problem = problem;
     this.plan.value = plan;
   }
@@ -328,20 +320,18 @@ export class Session {
     if (!plan || this.measuring.value) return;
     this.measuring.value = true;
     try {
-      await this.#checkRoom(plan.slms);
-      this.#hireAll(plan.slms);
-      await this.#loadVoters(plan.slms);
+      const { slms } = plan.choice;
+      const pool = await this.#hire(slms);
+      await pool.ready;
       const rows = (await this.rowBlock(0))?.rows ?? [];
       const texts = rows.filter((row) => row.setAside === undefined).map((row) => row.text);
       const base = await db();
-      for (const [slm, voter] of this.#voters.entries()) {
-        const manifest = plan.slms[slm];
-        if (!manifest || texts.length === 0) continue;
-        const rate = await voter.remote.call<number>('measure', { texts: texts.slice(0, 16) });
-        await base.put('measured', rate, `rate:${manifest.id}@${manifest.version}`);
+      for (const [slm, manifest] of slms.entries()) {
+        if (texts.length > 0) await base.put('measured', await pool.measure(slm, texts.slice(0, 16)), rateKey(manifest));
       }
       await this.#makePlan();
     } catch (error) {
+      this.#stopPool();
       this.fail(error, { label: 'Retry', run: () => void this.measure() });
     } finally {
       this.measuring.value = false;
@@ -349,10 +339,10 @@ export class Session {
   }
 
   /** Seconds the run will take on this device, where that is known. */
-  estimate(plan: Plan, project: Project): number | undefined {
-    const rates = plan.rates.filter((rate) => rate !== undefined);
-    if (rates.length < plan.slms.length) return undefined;
-    return estimateSeconds(project.rows - project.aside, rates, navigator.hardwareConcurrency || 2);
+  estimate(choice: Choice, project: Project): number | undefined {
+    const rates = choice.rates.filter((rate) => rate !== undefined);
+    if (rates.length < choice.slms.length) return undefined;
+    return estimateSeconds(project.rows - project.aside, rates, workersOf(navigator.hardwareConcurrency));
   }
 
   // ---- the run ----
@@ -374,7 +364,7 @@ export class Session {
     if (!this.plan.value) await this.#makePlan();
     const plan = this.plan.value;
     if (!plan) return;
-    const manifests = before.state === 'ready' ? plan.slms : pinned(before.slms, plan.slms);
+    const manifests = before.state === 'ready' ? plan.choice.slms : pinned(before.slms, plan);
     if (manifests.length === 0) throw new PageError('models-missing', plan.problem ?? 'the server has no models for this task');
     const project: Project =
       before.state === 'ready'
@@ -387,99 +377,34 @@ export class Session {
     void navigator.storage?.persist?.();
     if (before.state === 'ready') await (await db()).clear('file');
     this.#startClock();
-    if (this.#voters.length === 0) await this.#checkRoom(manifests);
-    this.#hireAll(manifests);
+    const pool = await this.#hire(manifests);
+    if (this.project.value?.state !== 'running') return this.#stopPool(); // paused or left meanwhile
     const todo: number[] = [];
     for (let block = 0; block < columns.blocks; block++) if (!columns.doneBlocks[block]) todo.push(block);
-    if (this.#busy.length !== manifests.length) this.#busy = manifests.map(() => ({ texts: 0, ms: 0 }));
-    this.#scheduler ??= new Scheduler(todo, manifests.length); // a paused run has one, with blocks half voted on
     this.reviewing.wake();
     if (todo.length === 0) return this.#finish();
-    await this.#loadVoters(manifests, (slm) => {
-      this.#pace.mark(performance.now(), columns.rows - (columns.byVerdict[0] ?? 0));
-      this.#pump(slm);
-    });
+    void pool.ready.then(() => this.#pace.mark(performance.now(), columns.rows - (columns.byVerdict[0] ?? 0))).catch(() => undefined);
+    pool.run(todo, columns.rows);
   }
 
-  async #checkRoom(manifests: SlmManifest[]): Promise<void> {
+  /** The workers for these SLMs; those there are, where they hold the same. */
+  async #hire(manifests: SlmManifest[]): Promise<Pool> {
+    if (this.#pool?.holds(manifests)) return this.#pool;
     const cached = await Promise.all(manifests.map(cachedBytes));
-    const missing = manifests.reduce((sum, slm) => sum + bytesOf(slm), 0) - cached.reduce((sum, bytes) => sum + bytes, 0);
-    const room = await roomProblem(missing);
+    const missing = manifests.map((slm, at) => bytesOf(slm) - (cached[at] ?? 0));
+    const room = await roomProblem(missing.reduce((sum, bytes) => sum + bytes, 0));
     if (room) this.notify({ code: 'quota-models', kind: 'warn', text: room });
-  }
-
-  /** Loads the SLMs, each in its worker; `ready` is called for each as soon as it can vote. */
-  async #loadVoters(manifests: SlmManifest[], ready?: (slm: number) => void): Promise<void> {
-    await Promise.all(
-      manifests.map(async (_, slm) => {
-        await this.#load(slm);
-        ready?.(slm);
-      }),
-    );
-  }
-
-  /** Hires a worker for each SLM; those of the same SLMs are kept. */
-  #hireAll(manifests: SlmManifest[]): void {
-    const same = this.#voters.length === manifests.length && manifests.every((slm, at) => this.#manifests[at]?.version === slm.version && this.#manifests[at]?.id === slm.id);
-    if (same) return;
-    this.#stopVoters();
-    this.#manifests = manifests;
-    this.#voters = manifests.map((_, slm) => this.#hire(slm));
-    this.loads.value = manifests.map((slm) => ({ id: slm.id, state: 'waiting', here: 0, total: bytesOf(slm) }));
-  }
-
-  #hire(slm: number): Voter {
-    const worker = new Worker(new URL('../workers/slm.worker.ts', import.meta.url), { type: 'module', name: `slm-${slm}` });
-    const voter: Voter = { remote: new Remote(worker), crashes: this.#voters[slm]?.crashes ?? 0 };
-    return voter;
-  }
-
-  async #load(slm: number): Promise<void> {
-    const voter = this.#voters[slm];
-    const manifest = this.#manifests[slm];
-    if (!voter || !manifest || this.loads.value[slm]?.state === 'ready') return;
-    const set = (change: Partial<Loading>) => {
-      this.loads.value = this.loads.value.map((load, at) => (at === slm ? { ...load, ...change } : load));
-    };
-    set({ state: 'downloading', here: 0 });
-    try {
-      await voter.remote.call('load', { manifest }, (here: number) => {
-        set({ here, state: here >= (this.loads.value[slm]?.total ?? 0) ? 'loading' : 'downloading' });
-      });
-      set({ state: 'ready', here: bytesOf(manifest) });
-    } catch (error) {
-      if (codeOf(error) !== 'worker-stopped') set({ state: 'failed' });
-      throw error;
-    }
-  }
-
-  #pump(slm: number): void {
-    const scheduler = this.#scheduler;
-    const voter = this.#voters[slm];
-    if (!scheduler || !voter || this.loads.value[slm]?.state !== 'ready') return;
-    while (this.project.value?.state === 'running' && scheduler.inHand(slm) < IN_HAND) {
-      const block = scheduler.next(slm);
-      if (block === undefined) return;
-      void this.#vote(slm, voter, block, scheduler);
-    }
-  }
-
-  async #vote(slm: number, voter: Voter, block: number, scheduler: Scheduler<Vote[]>): Promise<void> {
-    try {
-      const answer = await voter.remote.call<{ votes: Vote[]; texts: number; ms: number }>('vote', { block });
-      const busy = this.#busy[slm];
-      if (busy) {
-        busy.texts += answer.texts;
-        busy.ms += answer.ms;
-      }
-      const whole = scheduler.vote(slm, block, answer.votes);
-      this.#pump(slm);
-      if (whole) await this.#settle(block, whole);
-    } catch (error) {
-      if (this.#scheduler !== scheduler || codeOf(error) === 'worker-stopped') return;
-      if (codeOf(error) === 'worker-crashed') await this.#replace(slm, voter, error);
-      else await this.#halt(error);
-    }
+    const rates = await Promise.all(manifests.map(async (slm) => (await db()).get('measured', rateKey(slm))));
+    this.#stopPool();
+    this.#pool = new Pool(manifests, rates, missing.map((bytes) => bytes === 0), this.loads, {
+      whole: (block, votes) => this.#settle(block, votes),
+      loaded: (build) => (this.build.value = build),
+      restarted: (why) => this.notify({ code: 'worker-restarted', kind: 'warn', text: `A worker stopped (${why}) and was started again; its rows are repeated.` }),
+      failed: (error) => {
+        if (!this.measuring.value) void this.#halt(error);
+      },
+    });
+    return this.#pool;
   }
 
   async #settle(block: number, votes: Vote[][]): Promise<void> {
@@ -493,7 +418,6 @@ export class Session {
     this.#pace.mark(performance.now(), columns.rows - (columns.byVerdict[0] ?? 0));
     this.changed();
     this.reviewing.wake();
-    for (let slm = 0; slm < this.#voters.length; slm++) this.#pump(slm);
     if (columns.doneBlocks.every(Boolean)) await this.#finish();
   }
 
@@ -507,34 +431,10 @@ export class Session {
     await this.save({ ...(this.project.value ?? project), slms });
   }
 
-  /** A worker died: another takes its place and repeats its blocks. */
-  async #replace(slm: number, dead: Voter, error: unknown): Promise<void> {
-    if (this.#voters[slm] !== dead) return; // its other calls failed with it
-    dead.remote.stop();
-    this.#scheduler?.crashed(slm);
-    const id = this.#manifests[slm]?.id ?? '';
-    if (dead.crashes + 1 > CRASHES) {
-      await this.#halt(new PageError('worker-crashed', `${id} stopped ${dead.crashes + 1} times (${messageOf(error)}). The device may be short of memory: close other tabs, then press retry. Rows that are done are kept`));
-      return;
-    }
-    this.notify({ code: 'worker-restarted', kind: 'warn', text: `${id} stopped (${messageOf(error)}) and was started again; its rows are repeated.` });
-    const voter = this.#hire(slm);
-    voter.crashes = dead.crashes + 1;
-    this.#voters[slm] = voter;
-    this.loads.value = this.loads.value.map((load, at) => (at === slm ? { ...load, state: 'waiting' } : load));
-    try {
-      await this.#load(slm);
-      this.#pump(slm);
-    } catch (again) {
-      if (codeOf(again) === 'worker-crashed') await this.#replace(slm, voter, again);
-      else await this.#halt(again);
-    }
-  }
-
   /** Something the run cannot go on with: it is paused, and says what to do. */
   async #halt(error: unknown): Promise<void> {
     if (codeOf(error) === 'worker-stopped') return;
-    this.#stopVoters();
+    this.#stopPool();
     this.#stopClock();
     const project = this.project.value;
     if (project?.state === 'running') await this.save({ ...project, state: 'paused' }).catch(() => undefined);
@@ -543,8 +443,8 @@ export class Session {
 
   async pause(): Promise<void> {
     if (this.project.value?.state !== 'running') return;
+    this.#pool?.pause();
     this.#stopClock();
-    this.rate.value = undefined;
     await this.save({ ...this.project.value, state: 'paused' });
   }
 
@@ -552,7 +452,7 @@ export class Session {
   async cancel(): Promise<void> {
     const project = this.project.value;
     if (!project) return;
-    this.#stopVoters();
+    this.#stopPool();
     this.#stopClock();
     await this.save({ ...project, state: 'cancelled' });
   }
@@ -561,7 +461,7 @@ export class Session {
   async startOver(): Promise<void> {
     const project = this.project.value;
     if (!project) return;
-    this.#stopVoters();
+    this.#stopPool();
     this.#stopClock();
     this.reviewing.forget();
     await clearResults();
@@ -574,7 +474,7 @@ export class Session {
 
   /** Forgets the data set. */
   async close(): Promise<void> {
-    this.#stopVoters();
+    this.#stopPool();
     this.#stopClock();
     this.reviewing.forget();
     this.dismissAll();
@@ -594,23 +494,20 @@ export class Session {
     this.#stopClock();
     await this.save({ ...project, state: 'done', timeline: [...project.timeline, this.#point(project.seconds)] });
     const base = await db();
-    for (const [slm, busy] of this.#busy.entries()) {
-      const manifest = this.#manifests[slm];
-      if (manifest && busy.texts >= 16) await base.put('measured', (busy.texts * 1000) / Math.max(1, busy.ms), `rate:${manifest.id}@${manifest.version}`);
+    for (const [slm, rate] of (this.#pool?.rates() ?? []).entries()) {
+      const manifest = this.#pool?.manifests[slm];
+      if (manifest && rate !== undefined) await base.put('measured', rate, rateKey(manifest));
     }
     const [, accepted = 0, hard = 0] = columns.byVerdict;
     if (accepted + hard > 0) await base.put('measured', hard / (accepted + hard), `hard:${project.task}`);
-    this.#stopVoters();
+    this.#stopPool();
     this.changed();
     this.reviewing.wake();
   }
 
-  #stopVoters(): void {
-    this.#scheduler = undefined;
-    for (const voter of this.#voters) voter.remote.stop();
-    this.#voters = [];
-    this.#manifests = [];
-    this.loads.value = [];
+  #stopPool(): void {
+    this.#pool?.stop();
+    this.#pool = undefined;
   }
 
   // ---- the clock ----
@@ -774,28 +671,68 @@ export function sentence(message: string): string {
   return /[.!?]$/.test(capital) ? capital : `${capital}.`;
 }
 
-/** The SLMs of a task: those its spec names, in its order; where the server has none of them, all it has for the task, cheapest first. */
-export function chooseSlms(all: SlmManifest[], task: string, wanted: string[]): SlmManifest[] {
-  const named = wanted.flatMap((id) => all.find((slm) => slm.id === id && slm.task === task) ?? []);
+/**
+ * The SLMs of a task: those its spec names, in its order; where the server has none of them, all it has for the task,
+ * cheapest first. Each in the precision asked for, or in the one there is.
+ */
+export function chooseSlms(all: SlmManifest[], task: string, wanted: string[], precision: Precision): SlmManifest[] {
+  const own = all.filter((slm) => slm.task === task);
+  const best = (id: string) => own.find((slm) => slm.id === id && precisionOf(slm) === precision) ?? own.find((slm) => slm.id === id);
+  const named = wanted.flatMap((id) => best(id) ?? []);
   if (named.length > 0) return named;
-  return all.filter((slm) => slm.task === task).sort((a, b) => a.relative_cost - b.relative_cost);
+  const ids = new Set(own.map((slm) => slm.id));
+  return [...ids].flatMap((id) => best(id) ?? []).sort((a, b) => a.relative_cost - b.relative_cost);
 }
 
-function planProblem(plan: Plan, task: string, wanted: string[]): string | undefined {
-  if (plan.slms.length === 0) return `The server has no models for ${task} yet. Run \`autoannotator pack\` on it, then press retry.`;
-  const missing = wanted.filter((id) => !plan.slms.some((slm) => slm.id === id));
+/** The precision that an SLM computes in: half-precision weights are only stored so. */
+export function precisionOf(slm: SlmManifest): Precision {
+  return slm.precision === 'int8' ? 'int8' : 'f32';
+}
+
+/** The ensemble in each precision that the server has it in, the default first. */
+export function choicesOf(all: SlmManifest[], task: string, wanted: string[]): Pick<Choice, 'precision' | 'slms'>[] {
+  const int8 = chooseSlms(all, task, wanted, 'int8');
+  const f32 = chooseSlms(all, task, wanted, 'f32');
+  const some = (slms: SlmManifest[], precision: Precision) => slms.some((slm) => precisionOf(slm) === precision);
+  const choices: Pick<Choice, 'precision' | 'slms'>[] = [];
+  if (some(int8, 'int8')) choices.push({ precision: 'int8', slms: int8 });
+  if (some(f32, 'f32') || choices.length === 0) choices.push({ precision: 'f32', slms: f32 });
+  return choices;
+}
+
+async function measuredChoice({ precision, slms }: Pick<Choice, 'precision' | 'slms'>): Promise<Choice> {
+  const base = await db();
+  const cached = await Promise.all(slms.map(cachedBytes));
+  const total = slms.reduce((sum, slm) => sum + bytesOf(slm), 0);
+  return {
+    precision,
+    slms,
+    total,
+    download: total - cached.reduce((sum, bytes) => sum + bytes, 0),
+    rates: await Promise.all(slms.map((slm) => base.get('measured', rateKey(slm)))),
+  };
+}
+
+function rateKey(slm: SlmManifest): string {
+  return `rate:${slm.id}@${slm.version}`;
+}
+
+function planProblem(slms: SlmManifest[], task: string, wanted: string[]): string | undefined {
+  if (slms.length === 0) return `The server has no models for ${task} yet. Run \`autoannotator pack\` on it, then press retry.`;
+  const missing = wanted.filter((id) => !slms.some((slm) => slm.id === id));
   if (missing.length > 0 && missing.length < wanted.length) {
-    return `The server lacks ${missing.join(', ')}: only ${plan.slms.length} of ${wanted.length} models would vote, and agreement is worth less.`;
+    return `The server lacks ${missing.join(', ')}: only ${slms.length} of ${wanted.length} models would vote, and agreement is worth less.`;
   }
   return undefined;
 }
 
 function pin(slm: SlmManifest): PinnedSlm {
-  return { id: slm.id, version: slm.version, engine: '', precision: slm.precision };
+  return { id: slm.id, version: slm.version, engine: '', precision: precisionOf(slm) };
 }
 
 /** The manifests of the versions a run began with: votes of different versions are never mixed. */
-function pinned(slms: PinnedSlm[], all: SlmManifest[]): SlmManifest[] {
+function pinned(slms: PinnedSlm[], plan: Plan): SlmManifest[] {
+  const all = plan.choices.flatMap((choice) => choice.slms);
   return slms.map((slm) => {
     const found = all.find((manifest) => manifest.id === slm.id && manifest.version === slm.version);
     if (!found) {

@@ -112,6 +112,9 @@ export interface LlmBatch {
   done: boolean;
 }
 
+/** What the person chose: 8-bit integer weights, or the reference in 32-bit floating point. */
+export type Precision = 'int8' | 'f32';
+
 /** Who decides the hard samples. */
 export type ReviewTo = 'person' | 'llm';
 
@@ -147,6 +150,8 @@ export interface Project {
   slms: PinnedSlm[];
   rule: string;
   reviewTo: ReviewTo;
+  /** None means int8. */
+  precision?: Precision;
   state: RunState;
   /** Seconds spent running. */
   seconds: number;

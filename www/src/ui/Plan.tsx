@@ -1,5 +1,5 @@
 import { bytes, count, duration, percent } from '../core/estimate';
-import type { Plan, Session } from '../core/session';
+import type { Choice, Session } from '../core/session';
 import type { Project, ReviewTo } from '../core/types';
 import { cell } from '../core/guess';
 import { Loads } from './Loads';
@@ -168,6 +168,7 @@ export function Placeholders({ text }: { text: string }) {
 
 function WhatCard({ session, project }: { session: Session; project: Project }) {
   const plan = session.plan.value;
+  const choice = plan?.choice;
   const texts = project.rows - project.aside;
   return (
     <section class="card what" aria-labelledby="what-title">
@@ -190,15 +191,23 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
         </div>
         <div>
           <dt>Models</dt>
-          <dd>{plan ? <Models plan={plan} /> : 'looking…'}</dd>
+          <dd>{choice ? <Models session={session} choice={choice} /> : 'looking…'}</dd>
         </div>
+        {plan && plan.choices.length > 1 && (
+          <div>
+            <dt id="precision-title">Precision</dt>
+            <dd>
+              <Precisions session={session} choices={plan.choices} chosen={plan.choice} project={project} />
+            </dd>
+          </div>
+        )}
         <div>
           <dt>Download</dt>
-          <dd>{plan ? (plan.download === 0 ? 'none, the models are on this device' : `${bytes(plan.download)}, once${plan.download < plan.total ? ` (${bytes(plan.total - plan.download)} are here already)` : ''}`) : '–'}</dd>
+          <dd>{choice ? (choice.download === 0 ? 'none, the models are on this device' : `${bytes(choice.download)}, once${choice.download < choice.total ? ` (${bytes(choice.total - choice.download)} are here already)` : ''}`) : '–'}</dd>
         </div>
         <div>
           <dt>Time</dt>
-          <dd>{plan ? <Time session={session} plan={plan} project={project} /> : '–'}</dd>
+          <dd>{choice ? <Time session={session} choice={choice} project={project} /> : '–'}</dd>
         </div>
         <div>
           <dt>Hard rows</dt>
@@ -216,10 +225,10 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
       )}
       {session.measuring.value && <Loads session={session} />}
       <div class="row">
-        <button type="button" class="primary big" disabled={!plan || plan.slms.length === 0 || session.measuring.value || texts === 0} onClick={() => void session.start()}>
-          {plan && plan.download > 0 ? `Download ${bytes(plan.download)} and start` : 'Start'}
+        <button type="button" class="primary big" disabled={!choice || choice.slms.length === 0 || session.measuring.value || texts === 0} onClick={() => void session.start()}>
+          {choice && choice.download > 0 ? `Download ${bytes(choice.download)} and start` : 'Start'}
         </button>
-        {plan && plan.slms.length > 0 && session.estimate(plan, project) === undefined && (
+        {choice && choice.slms.length > 0 && session.estimate(choice, project) === undefined && (
           <button type="button" disabled={session.measuring.value} onClick={() => void session.measure()}>
             {session.measuring.value ? 'Measuring…' : 'Only measure the time'}
           </button>
@@ -230,20 +239,55 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
   );
 }
 
-function Models({ plan }: { plan: Plan }) {
+function Models({ session, choice }: { session: Session; choice: Choice }) {
   return (
-    <ul class="models">
-      {plan.slms.map((slm) => (
-        <li key={slm.id}>
-          {slm.id} <span class="quiet">{bytes(slm.bytes)}</span>
-        </li>
-      ))}
-    </ul>
+    <>
+      <ul class="models">
+        {choice.slms.map((slm) => (
+          <li key={slm.id}>
+            {slm.id} <span class="quiet">{bytes(slm.bytes)}</span>
+          </li>
+        ))}
+      </ul>
+      <p class="quiet small">WebAssembly, {session.build.value} SIMD</p>
+    </>
   );
 }
 
-function Time({ session, plan, project }: { session: Session; plan: Plan; project: Project }) {
-  const seconds = session.estimate(plan, project);
+const PRECISION_WORDS = { int8: 'int8 (smaller, faster)', f32: 'f32 (reference)' };
+
+/** Both precisions, each with what it takes. */
+function Precisions({ session, choices, chosen, project }: { session: Session; choices: Choice[]; chosen: Choice; project: Project }) {
+  return (
+    <div class="precisions" role="radiogroup" aria-labelledby="precision-title">
+      {choices.map((choice) => {
+        const seconds = session.estimate(choice, project);
+        return (
+          <label key={choice.precision}>
+            <input
+              type="radio"
+              name="precision"
+              value={choice.precision}
+              checked={choice.precision === chosen.precision}
+              disabled={session.measuring.value}
+              onChange={() => void session.choosePrecision(choice.precision)}
+            />
+            <span>
+              {PRECISION_WORDS[choice.precision]}
+              <span class="quiet small">
+                {bytes(choice.total)}
+                {choice.download === 0 ? ', on this device' : ''}, {seconds === undefined ? 'not timed yet' : `about ${duration(seconds)}`}
+              </span>
+            </span>
+          </label>
+        );
+      })}
+    </div>
+  );
+}
+
+function Time({ session, choice, project }: { session: Session; choice: Choice; project: Project }) {
+  const seconds = session.estimate(choice, project);
   if (seconds === undefined) return <>known once the models are here and measured</>;
   return <>about {duration(seconds)} on this device</>;
 }

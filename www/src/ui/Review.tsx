@@ -1,5 +1,5 @@
 // The hard queue, by keyboard.
-import { useEffect, useRef, useState } from 'preact/hooks';
+import { useEffect, useLayoutEffect, useRef, useState } from 'preact/hooks';
 import type { Columns } from '../core/columns';
 import { count } from '../core/estimate';
 import { votesOf } from '../core/results';
@@ -74,7 +74,8 @@ export function ReviewView({ session, project, columns }: Props) {
     setRow(back);
   };
 
-  useEffect(() => {
+  // As soon as a row is shown, not after it was painted: a key pressed in between would be lost.
+  useLayoutEffect(() => {
     const onKey = (event: KeyboardEvent) => {
       if (event.ctrlKey || event.metaKey || event.altKey || help.current?.open) return;
       const target = event.target as HTMLElement;
