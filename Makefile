@@ -21,13 +21,16 @@ STAMPS := .make
 NPM := npm ci --no-audit --no-fund --loglevel=error
 PAGE_SOURCES = $(shell find www -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/tests/*' 2>/dev/null)
 PORT ?= 8080
+# What the benches install and make of their peers.
+BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
+ARGS ?=
 
-.PHONY: help run test bench lint deps wasm page binary pull chromium test-rust test-wasm test-www test-page clean
+.PHONY: help run test bench bench-web bench-native lint deps wasm page binary pull chromium test-rust test-wasm test-www test-page clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
 	@echo
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
 
 run: binary page pull ## Build everything, bring the models and serve the page (PORT=8080)
 	@exec $(BINARY) serve --port $(PORT)
@@ -36,6 +39,14 @@ test: test-rust test-wasm test-www test-page ## Run every test: Rust, the wasm i
 
 bench: ## Run the benches
 	cargo bench --locked
+
+bench-web: page pull chromium $(BENCH)/venv/.ready $(STAMPS)/npm-wasm-tests $(STAMPS)/npm-bench ## Measure the wasm engine against onnxruntime-web and transformers.js (ARGS=--help)
+	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
+	AUTOANNOTATOR_BINARY=$(BINARY) node wasm-tests/bench/bench.mjs $(ARGS)
+
+bench-native: pull $(BENCH)/venv/.ready ## Measure the native engine against onnxruntime (ARGS=--help)
+	cargo build --release --locked --example bench_native
+	$(BENCH)/venv/bin/python wasm-tests/bench/native.py --binary $(TARGET)/release/examples/bench_native $(ARGS)
 
 lint: page ## Check format, lints, documentation, licences and types
 	cargo fmt --all --check
@@ -49,7 +60,7 @@ lint: page ## Check format, lints, documentation, licences and types
 
 clean: ## Remove what was built (not the cache of models)
 	cargo clean
-	rm -rf $(STAMPS) pkg/wasm www/dist {www,xtask,wasm-tests}/node_modules
+	rm -rf $(STAMPS) pkg/wasm www/dist {www,xtask,wasm-tests,wasm-tests/bench}/node_modules
 
 # --- parts ---
 
@@ -69,6 +80,15 @@ $(STAMPS)/tools: rust-toolchain.toml
 $(STAMPS)/npm-%: %/package-lock.json $(STAMPS)/tools
 	cd $* && $(NPM)
 	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/npm-bench: wasm-tests/bench/package-lock.json $(STAMPS)/tools
+	cd wasm-tests/bench && $(NPM) --ignore-scripts
+	@touch $@
+
+$(BENCH)/venv/.ready: wasm-tests/bench/requirements.txt | $(STAMPS)/tools
+	python3 -m venv --clear $(@D)
+	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
 
 # Cargo knows best whether the module is up to date; the xtask touches its output only where it changes.
 wasm: $(STAMPS)/tools $(STAMPS)/npm-xtask
