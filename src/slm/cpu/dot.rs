@@ -184,13 +184,16 @@ pub(super) use wasm::*;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 #[allow(unused_unsafe, reason = "on wasm all but loads and stores are safe")]
 mod wasm {
+    use super::super::kernels::TO_INTEGER;
     use super::super::simd::Wasm;
     use super::Dot;
     use std::arch::wasm32::*;
 
+    /// Whole numbers as integers, by the low bits of a sum: a conversion takes many more instructions.
     #[inline(always)]
     fn integers(v: v128) -> v128 {
-        i32x4_trunc_sat_f32x4(v)
+        let shift = f32x4_splat(TO_INTEGER);
+        i32x4_sub(f32x4_add(v, shift), shift)
     }
 
     /// Plain simd128: products of 16 bits, two inputs at a time. A block holds its first two inputs of all columns, then
@@ -213,8 +216,7 @@ mod wasm {
         }
         #[inline(always)]
         unsafe fn block(p: *const u8) -> [v128; 2] {
-            let block = unsafe { v128_load(p.cast()) };
-            [i16x8_extend_low_i8x16(block), i16x8_extend_high_i8x16(block)]
+            unsafe { [i16x8_load_extend_i8x8(p.cast()), i16x8_load_extend_i8x8(p.add(8).cast())] }
         }
         #[inline(always)]
         unsafe fn input(p: *const u8) -> [v128; 2] {

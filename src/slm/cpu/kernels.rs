@@ -164,7 +164,7 @@ kernels!(AVX512_VNNI, avx512_vnni, Avx512, 8, Vnni512, 6, "avx512f,avx512bw,avx5
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use super::{dot::Pairs, simd::Wasm};
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-kernels!(SIMD128, simd128, Wasm, 4, Pairs, 4);
+kernels!(SIMD128, simd128, Wasm, 4, Pairs, 2);
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::{dot::RelaxedDot, simd::Relaxed};
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
@@ -240,12 +240,16 @@ unsafe fn tile<S: Simd, const ROWS: usize, const GELU: bool, const ADD: bool>(
     }
 }
 
-/// `e^x` for x up to 88, relative error below 2e-7; `e^-87` for anything smaller.
+/// Added to a number below 2^22, it leaves the nearest integer in the low bits of the sum.
+pub(super) const TO_INTEGER: f32 = 12_582_912.0;
+
+/// `e^x` for x up to 88, relative error below 2e-7; `e^-86` for anything smaller.
 #[inline(always)]
 unsafe fn exp<S: Simd>(x: S::V) -> S::V {
     unsafe {
-        let x = S::min(S::max(x, S::splat(-87.0)), S::splat(88.0));
-        let n = S::round(S::mul(x, S::splat(std::f32::consts::LOG2_E)));
+        let x = S::min(S::max(x, S::splat(-86.0)), S::splat(88.0));
+        let power = S::madd(x, S::splat(std::f32::consts::LOG2_E), S::splat(TO_INTEGER));
+        let n = S::sub(power, S::splat(TO_INTEGER));
         // ln 2 in two parts, the first exact in few bits, so that the remainder keeps its digits.
         let r = S::madd(n, S::splat(-0.693_359_4), x);
         let r = S::madd(n, S::splat(2.121_944_4e-4), r);
@@ -254,8 +258,7 @@ unsafe fn exp<S: Simd>(x: S::V) -> S::V {
         for c in [0.008_368_781, 0.041_668_393, 0.166_665_2, 0.499_999_94] {
             p = S::madd(p, r, S::splat(c));
         }
-        let y = S::add(S::madd(S::mul(p, r), r, r), S::splat(1.0));
-        S::mul(y, S::exp2i(n))
+        S::scale(S::add(S::madd(S::mul(p, r), r, r), S::splat(1.0)), power)
     }
 }
 

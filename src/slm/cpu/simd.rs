@@ -21,8 +21,8 @@ pub(super) trait Simd {
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
     /// To the nearest integer, ties to even.
     unsafe fn round(a: Self::V) -> Self::V;
-    /// `2^a` of integers -126 to 127.
-    unsafe fn exp2i(a: Self::V) -> Self::V;
+    /// `a * 2^n` for a normal result, n the integer in the lowest nine bits of `power`.
+    unsafe fn scale(a: Self::V, power: Self::V) -> Self::V;
 }
 
 /// Four plain f32, without fusing: the same bits as [`Wasm`].
@@ -81,8 +81,8 @@ impl Simd for Scalar {
         a.map(f32::round_ties_even)
     }
     #[inline(always)]
-    unsafe fn exp2i(a: [f32; 4]) -> [f32; 4] {
-        a.map(|x| f32::from_bits(((x as i32 + 127) << 23) as u32))
+    unsafe fn scale(a: [f32; 4], power: [f32; 4]) -> [f32; 4] {
+        zip(a, power, |a, power| f32::from_bits(a.to_bits().wrapping_add(power.to_bits() << 23)))
     }
 }
 
@@ -148,7 +148,10 @@ mod x86 {
         max(a, b) = _mm512_max_ps(a, b);
         min(a, b) = _mm512_min_ps(a, b);
         round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
-        exp2i(a) = _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_add_epi32(_mm512_cvtps_epi32(a), _mm512_set1_epi32(127))));
+        scale(a, power) = {
+            let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(power));
+            _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), power))
+        };
     }
 
     simd! { Avx2, __m256, 8,
@@ -163,7 +166,10 @@ mod x86 {
         max(a, b) = _mm256_max_ps(a, b);
         min(a, b) = _mm256_min_ps(a, b);
         round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
-        exp2i(a) = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_add_epi32(_mm256_cvtps_epi32(a), _mm256_set1_epi32(127))));
+        scale(a, power) = {
+            let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(power));
+            _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), power))
+        };
     }
 }
 
@@ -187,7 +193,7 @@ mod wasm {
         max(a, b) = f32x4_pmax(b, a);
         min(a, b) = f32x4_pmin(b, a);
         round(a) = f32x4_nearest(a);
-        exp2i(a) = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(a), i32x4_splat(127)), 23);
+        scale(a, power) = i32x4_add(a, i32x4_shl(power, 23));
     }
 
     #[cfg(target_feature = "relaxed-simd")]
@@ -203,6 +209,6 @@ mod wasm {
         max(a, b) = f32x4_relaxed_max(a, b);
         min(a, b) = f32x4_relaxed_min(a, b);
         round(a) = f32x4_nearest(a);
-        exp2i(a) = i32x4_shl(i32x4_add(i32x4_trunc_sat_f32x4(a), i32x4_splat(127)), 23);
+        scale(a, power) = i32x4_add(a, i32x4_shl(power, 23));
     }
 }
