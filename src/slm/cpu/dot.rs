@@ -1,26 +1,30 @@
 //! Int8 dot products: one small trait, one implementation an instruction set.
 //!
-//! Weights have 7 bits (-63 to 63) and activations 8 (-127 to 127), so that every sum of two products fits in 16 bits and
-//! every instruction set gives the exact sum.
+//! Weights and activations are so small that every sum of four products fits in 16 bits (see [`WEIGHT_LEVELS`]), so every
+//! instruction set gives the exact sum.
 
+#[allow(unused_imports, reason = "plain kernels add nothing to the weights")]
+use super::super::quant::WEIGHT_LEVELS;
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::simd::Relaxed;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Scalar, Simd};
 
-/// Dot products of groups of four int8. A column block is `S::LANES` columns by four inputs, one byte each. Every method
-/// must be called where the instruction set is available; pointers may be unaligned.
+/// Dot products of `QUADS` times four int8. Weights lie in blocks of `S::LANES` columns by four inputs, one byte each. Every
+/// method must be called where the instruction set is available; pointers may be unaligned.
 #[allow(clippy::missing_safety_doc, reason = "said once, above")]
 pub(super) trait Dot {
     /// The f32 vectors that go with it.
     type S: Simd;
     /// `S::LANES` sums of 32 bits.
     type Sum: Copy;
-    /// A column block in registers.
+    /// `QUADS` blocks in registers.
     type Block: Copy;
-    /// Four activations of a row, repeated as a column block needs them.
+    /// `QUADS` times four activations of a row, repeated as the blocks need them.
     type Input: Copy;
+    /// Blocks of one step: 1 or 2.
+    const QUADS: usize;
     /// Bytes of an activation in memory.
     const WIDTH: usize;
     /// What is added to each weight when it is packed; it comes off the sums again.
@@ -30,7 +34,8 @@ pub(super) trait Dot {
         4 * column + input
     }
     unsafe fn splat(x: i32) -> Self::Sum;
-    unsafe fn block(p: *const u8) -> Self::Block;
+    /// The blocks at `p` and, for the second, `next` bytes on.
+    unsafe fn block(p: *const u8, next: usize) -> Self::Block;
     unsafe fn input(p: *const u8) -> Self::Input;
     /// `sum + input . block`, for each column.
     unsafe fn dot(sum: Self::Sum, input: Self::Input, block: Self::Block) -> Self::Sum;
@@ -48,6 +53,7 @@ impl Dot for Plain {
     type Sum = [i32; 4];
     type Block = [i8; 16];
     type Input = [i8; 4];
+    const QUADS: usize = 1;
     const WIDTH: usize = 1;
     const OFFSET: i8 = 0;
     #[inline(always)]
@@ -55,7 +61,7 @@ impl Dot for Plain {
         [x; 4]
     }
     #[inline(always)]
-    unsafe fn block(p: *const u8) -> [i8; 16] {
+    unsafe fn block(p: *const u8, _: usize) -> [i8; 16] {
         unsafe { p.cast::<[i8; 16]>().read_unaligned() }
     }
     #[inline(always)]
@@ -86,7 +92,7 @@ pub(super) use x86::{Maddubs256, Maddubs512, Vnni256, Vnni512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Avx2, Avx512, Dot};
+    use super::{Avx2, Avx512, Dot, WEIGHT_LEVELS};
     use std::arch::x86_64::*;
 
     /// Implements [`Dot`] for x86: weights are unsigned (0 to 127), activations signed.
@@ -98,24 +104,25 @@ mod x86 {
             impl Dot for $name {
                 type S = $simd;
                 type Sum = $int;
-                type Block = $int;
-                type Input = $int;
+                type Block = [$int; 2];
+                type Input = [$int; 2];
+                const QUADS: usize = 2;
                 const WIDTH: usize = 1;
-                const OFFSET: i8 = 64;
+                const OFFSET: i8 = WEIGHT_LEVELS as i8;
                 #[inline(always)]
                 unsafe fn splat(x: i32) -> $int {
                     unsafe { $splat(x) }
                 }
                 #[inline(always)]
-                unsafe fn block(p: *const u8) -> $int {
-                    unsafe { $load(p.cast()) }
+                unsafe fn block(p: *const u8, next: usize) -> [$int; 2] {
+                    unsafe { [$load(p.cast()), $load(p.add(next).cast())] }
                 }
                 #[inline(always)]
-                unsafe fn input(p: *const u8) -> $int {
-                    unsafe { $splat(p.cast::<i32>().read_unaligned()) }
+                unsafe fn input(p: *const u8) -> [$int; 2] {
+                    unsafe { p.cast::<[i32; 2]>().read_unaligned().map(|x| $splat(x)) }
                 }
                 #[inline(always)]
-                unsafe fn dot($sum: $int, $input: $int, $block: $int) -> $int {
+                unsafe fn dot($sum: $int, $input: [$int; 2], $block: [$int; 2]) -> $int {
                     unsafe { $dot }
                 }
                 #[inline(always)]
@@ -144,7 +151,8 @@ mod x86 {
         Maddubs256, Avx2, __m256i, __m256, _mm256_loadu_si256, _mm256_set1_epi32,
         _mm256_cvtepi32_ps,
         dot(sum, input, block) = {
-            let pairs = _mm256_maddubs_epi16(block, input);
+            let pairs = [0, 1].map(|i| _mm256_maddubs_epi16(block[i], input[i]));
+            let pairs = _mm256_add_epi16(pairs[0], pairs[1]);
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         };
         store(p, v) = store256(p, v)
@@ -154,7 +162,8 @@ mod x86 {
         /// AVX2 with AVX-VNNI.
         Vnni256, Avx2, __m256i, __m256, _mm256_loadu_si256, _mm256_set1_epi32,
         _mm256_cvtepi32_ps,
-        dot(sum, input, block) = _mm256_dpbusd_avx_epi32(sum, block, input);
+        dot(sum, input, block) =
+            _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(sum, block[0], input[0]), block[1], input[1]);
         store(p, v) = store256(p, v)
     }
 
@@ -163,7 +172,8 @@ mod x86 {
         Maddubs512, Avx512, __m512i, __m512, _mm512_loadu_si512, _mm512_set1_epi32,
         _mm512_cvtepi32_ps,
         dot(sum, input, block) = {
-            let pairs = _mm512_maddubs_epi16(block, input);
+            let pairs = [0, 1].map(|i| _mm512_maddubs_epi16(block[i], input[i]));
+            let pairs = _mm512_add_epi16(pairs[0], pairs[1]);
             _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         };
         store(p, v) = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)))
@@ -173,7 +183,8 @@ mod x86 {
         /// AVX-512 with VNNI.
         Vnni512, Avx512, __m512i, __m512, _mm512_loadu_si512, _mm512_set1_epi32,
         _mm512_cvtepi32_ps,
-        dot(sum, input, block) = _mm512_dpbusd_epi32(sum, block, input);
+        dot(sum, input, block) =
+            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, block[0], input[0]), block[1], input[1]);
         store(p, v) = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)))
     }
 }
@@ -205,6 +216,7 @@ mod wasm {
         type Sum = v128;
         type Block = [v128; 2];
         type Input = [v128; 2];
+        const QUADS: usize = 1;
         const WIDTH: usize = 2;
         const OFFSET: i8 = 0;
         fn place(column: usize, input: usize) -> usize {
@@ -215,7 +227,7 @@ mod wasm {
             i32x4_splat(x)
         }
         #[inline(always)]
-        unsafe fn block(p: *const u8) -> [v128; 2] {
+        unsafe fn block(p: *const u8, _: usize) -> [v128; 2] {
             unsafe { [i16x8_load_extend_i8x8(p.cast()), i16x8_load_extend_i8x8(p.add(8).cast())] }
         }
         #[inline(always)]
@@ -246,25 +258,27 @@ mod wasm {
     impl Dot for RelaxedDot {
         type S = super::Relaxed;
         type Sum = v128;
-        type Block = v128;
-        type Input = v128;
+        type Block = [v128; 2];
+        type Input = [v128; 2];
+        const QUADS: usize = 2;
         const WIDTH: usize = 1;
-        const OFFSET: i8 = 64;
+        const OFFSET: i8 = super::WEIGHT_LEVELS as i8;
         #[inline(always)]
         unsafe fn splat(x: i32) -> v128 {
             i32x4_splat(x)
         }
         #[inline(always)]
-        unsafe fn block(p: *const u8) -> v128 {
-            unsafe { v128_load(p.cast()) }
+        unsafe fn block(p: *const u8, next: usize) -> [v128; 2] {
+            unsafe { [v128_load(p.cast()), v128_load(p.add(next).cast())] }
         }
         #[inline(always)]
-        unsafe fn input(p: *const u8) -> v128 {
-            unsafe { v128_load32_splat(p.cast()) }
+        unsafe fn input(p: *const u8) -> [v128; 2] {
+            unsafe { [v128_load32_splat(p.cast()), v128_load32_splat(p.add(4).cast())] }
         }
         #[inline(always)]
-        unsafe fn dot(sum: v128, input: v128, block: v128) -> v128 {
-            i32x4_relaxed_dot_i8x16_i7x16_add(input, block, sum)
+        unsafe fn dot(sum: v128, input: [v128; 2], block: [v128; 2]) -> v128 {
+            let pairs = [0, 1].map(|i| i16x8_relaxed_dot_i8x16_i7x16(input[i], block[i]));
+            i32x4_add(sum, i32x4_extadd_pairwise_i16x8(i16x8_add(pairs[0], pairs[1])))
         }
         #[inline(always)]
         unsafe fn float(sum: v128) -> v128 {

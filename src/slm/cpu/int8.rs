@@ -1,7 +1,7 @@
 //! Int8 products, generic over the instruction set. Activations are quantised by row and group of inputs, weights by column
 //! and group; the sums of a group are exact, those of the groups are f32. An output depends on its row and column alone.
 
-use super::super::quant::GROUP;
+use super::super::quant::{ACTIVATION_LEVELS, GROUP};
 use super::dot::Dot;
 use super::kernels::{Epilogue, absolute, gelu, lanes};
 use super::simd::Simd;
@@ -10,9 +10,10 @@ use super::simd::Simd;
 const BLOCK: usize = 1 << 18;
 
 /// The largest activation.
-const LEVELS: f32 = 127.0;
+const LEVELS: f32 = ACTIVATION_LEVELS as f32;
 
-/// Int8 weights with their columns in panels, `[columns / width][inputs / 4][blocks of four inputs]`, zeros at the ends.
+/// Int8 weights with their columns in panels, `[columns / width][inputs / 4][blocks of four inputs]`, zeros at the ends,
+/// of which there are an even number for the inputs.
 pub(super) struct Int8Panels<'a> {
     /// The packed weights, the kernels' offset added.
     pub values: &'a [u8],
@@ -38,7 +39,7 @@ pub(super) struct Int8Rows {
 
 /// `c = epilogue(a x panels + bias) (+ residual)`.
 pub(super) struct Int8Product<'a> {
-    /// As many rows as `c`, `4 * quads` values each.
+    /// As many rows as `c`, `4 * quads(inputs)` values each.
     pub a: &'a Int8Rows,
     /// Rows of `a` and `c`.
     pub rows: usize,
@@ -62,13 +63,18 @@ pub(super) struct Quantize<'a> {
     pub multipliers: &'a [f32],
 }
 
+/// Blocks of four inputs, in pairs.
+pub(super) fn quads(inputs: usize) -> usize {
+    2 * inputs.div_ceil(8)
+}
+
 #[inline(always)]
 pub(super) unsafe fn quantize<D: Dot>(job: &Quantize<'_>, out: &mut Int8Rows) {
     unsafe {
         let lanes_n = <D::S as Simd>::LANES;
-        let (rows, quads) = (job.x.len() / job.stride, job.inputs.div_ceil(4));
+        let (rows, quads) = (job.x.len() / job.stride, quads(job.inputs));
         // Whole vectors are read and stored; a row of the result is followed by the next one, or by room for a vector.
-        let whole = job.inputs.next_multiple_of(lanes_n);
+        let whole = (4 * quads).next_multiple_of(lanes_n);
         assert!(whole <= job.stride && GROUP.is_multiple_of(lanes_n) && job.multipliers.len() >= whole);
         let row_bytes = 4 * quads * D::WIDTH;
         let size = rows * row_bytes + lanes_n * D::WIDTH;
@@ -108,7 +114,7 @@ pub(super) unsafe fn product<D: Dot, const ROWS: usize, const GELU: bool, const 
     c: &mut [f32],
 ) {
     let panel = 2 * <D::S as Simd>::LANES;
-    let (rows, quads, stride_c) = (job.rows, job.b.inputs.div_ceil(4), job.b.count * panel);
+    let (rows, quads, stride_c) = (job.rows, quads(job.b.inputs), job.b.count * panel);
     let groups = job.b.inputs.div_ceil(GROUP);
     assert!(rows > 0 && job.a.values.len() >= rows * 4 * quads * D::WIDTH);
     assert!(job.a.scales.len() >= rows * groups && job.a.starts.len() >= rows * groups);
@@ -140,7 +146,7 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
     unsafe {
         let lanes = <D::S as Simd>::LANES;
         let panel = 2 * lanes;
-        let (quads, stride_c) = (job.b.inputs.div_ceil(4), job.b.count * panel);
+        let (quads, stride_c) = (quads(job.b.inputs), job.b.count * panel);
         let groups = job.b.inputs.div_ceil(GROUP);
         let row_bytes = 4 * quads * D::WIDTH;
         let mut a = [job.a.values.as_ptr(); ROWS];
@@ -159,9 +165,10 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
             for r in 0..ROWS {
                 sums[r] = [D::splat(*job.a.starts.get_unchecked(row_groups[r] + group)); 2];
             }
-            for quad in group * (GROUP / 4)..((group + 1) * (GROUP / 4)).min(quads) {
-                let (low, high) = (D::block(b), D::block(b.add(4 * lanes)));
-                b = b.add(4 * panel);
+            let first = group * (GROUP / 4);
+            for quad in (first..(first + GROUP / 4).min(quads)).step_by(D::QUADS) {
+                let (low, high) = (D::block(b, 4 * panel), D::block(b.add(4 * lanes), 4 * panel));
+                b = b.add(D::QUADS * 4 * panel);
                 for r in 0..ROWS {
                     let x = D::input(a[r].add(quad * 4 * D::WIDTH));
                     sums[r] = [D::dot(sums[r][0], x, low), D::dot(sums[r][1], x, high)];

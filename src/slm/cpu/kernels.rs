@@ -168,7 +168,7 @@ kernels!(SIMD128, simd128, Wasm, 4, Pairs, 2);
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::{dot::RelaxedDot, simd::Relaxed};
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
-kernels!(RELAXED, relaxed, Relaxed, 4, RelaxedDot, 4);
+kernels!(RELAXED, relaxed, Relaxed, 4, RelaxedDot, 2);
 
 #[inline(always)]
 unsafe fn product<S: Simd, const ROWS: usize, const GELU: bool, const ADD: bool>(job: &Product<'_>, c: &mut [f32]) {

@@ -157,7 +157,7 @@ impl Matrix for Vec<f32> {
 
 impl Matrix for Int8Matrix {
     fn pack(maps: &[&Linear<Self>], inputs: usize, panels: usize, kernels: &Kernels) -> PackedWeights {
-        let (panel, half, quads) = (kernels.panel, kernels.panel / 2, inputs.div_ceil(4));
+        let (panel, half, quads) = (kernels.panel, kernels.panel / 2, int8::quads(inputs));
         let (offset, groups) = (kernels.offset, inputs.div_ceil(INT8_GROUP));
         let mut values = Aligned::new(offset as u8, panels * quads * 4 * panel);
         let target = values.get_mut();
