@@ -334,10 +334,7 @@ impl WordPiece {
 
 /// Gives added tokens their ids, and says how large the vocabulary is with them. A token of the vocabulary keeps its id,
 /// the others are numbered on, whatever id the file gives them.
-fn number(
-    tokens: Vec<AddedToken>,
-    vocab: &HashMap<String, u32>,
-) -> Result<(Vec<(AddedToken, u32)>, usize), Unread> {
+fn number(tokens: Vec<AddedToken>, vocab: &HashMap<String, u32>) -> Result<(Vec<(AddedToken, u32)>, usize), Unread> {
     let mut size = vocab.len();
     let mut numbered = Vec::with_capacity(tokens.len());
     for token in tokens {
@@ -373,7 +370,11 @@ impl AddedTokens {
                 Some(byte) if !token.contains(char::is_whitespace) && seen.insert(token) => {
                     first[usize::from(byte)] = true;
                 }
-                _ => return Err(Unread::Other(format!("its added token '{token}' is empty, twice there or has a space"))),
+                _ => {
+                    return Err(Unread::Other(format!(
+                        "its added token '{token}' is empty, twice there or has a space"
+                    )));
+                }
             }
         }
         tokens.sort_by_key(|(token, _)| std::cmp::Reverse(token.len()));
