@@ -23,7 +23,7 @@ impl Oracle {
     fn encode(&mut self, text: &str, max_length: usize) -> Encoded {
         let cut = tokenizers::TruncationParams { max_length, ..Default::default() };
         self.0.with_truncation((max_length < usize::MAX).then_some(cut)).expect("truncation");
-        let encoding = self.0.encode(text, true).expect("encoded");
+        let encoding = self.0.encode_fast(text, true).expect("encoded");
         Encoded { ids: encoding.get_ids().to_vec(), truncated: !encoding.get_overflowing().is_empty() }
     }
 }
@@ -213,9 +213,9 @@ fn corpus() -> Vec<String> {
 
 #[test]
 fn every_scalar_value_is_treated_as_the_crate_treats_it() {
-    let chars: Vec<char> = ('\0'..=char::MAX).collect();
-    // Above are only tags and private characters.
-    for file in transparent(0x40000) {
+    // Above 0x40000 are only tags and private characters: once through all of them is enough.
+    for (index, file) in transparent(0x40000).iter().enumerate() {
+        let chars: Vec<char> = ('\0'..=if index == 0 { char::MAX } else { '\u{40000}' }).collect();
         let mut pair = Pair::new(&file.to_string());
         for chars in chars.chunks(1000) {
             let text: String = chars.iter().map(|c| format!("a{c}b ")).collect();
@@ -259,10 +259,9 @@ fn a_hundred_thousand_real_texts_are_treated_as_the_crate_treats_them() {
     let step = texts.len() / 100_000;
     let mut pairs = bases();
     for (index, text) in texts.iter().step_by(step).take(100_000).enumerate() {
-        let count = pairs.len();
-        let (_, pair) = &mut pairs[index % count];
-        pair.check(text, usize::MAX);
-        pair.check(text, 16);
+        for (_, pair) in &mut pairs {
+            pair.check(text, if index % 4 == 0 { 16 } else { usize::MAX });
+        }
     }
 }
 
