@@ -29,7 +29,7 @@ pub struct Tokenizer {
 enum Kind {
     WordPiece(WordPiece),
     #[cfg(feature = "tokenizers")]
-    Other(other::Other),
+    Other(Box<other::Other>),
 }
 
 impl Tokenizer {
@@ -41,7 +41,9 @@ impl Tokenizer {
             Ok(wordpiece) => Kind::WordPiece(wordpiece),
             Err(Unread::Invalid(problem)) => return Err(refusal(problem)),
             #[cfg(feature = "tokenizers")]
-            Err(Unread::Other(_)) => Kind::Other(other::Other::from_json(text).map_err(|e| refusal(e.to_string()))?),
+            Err(Unread::Other(_)) => {
+                Kind::Other(Box::new(other::Other::from_json(text).map_err(|e| refusal(e.to_string()))?))
+            }
             #[cfg(not(feature = "tokenizers"))]
             Err(Unread::Other(why)) => {
                 return Err(refusal(format!(

@@ -108,17 +108,17 @@ struct Model {
 #[derive(Deserialize)]
 #[serde(tag = "type", deny_unknown_fields)]
 enum PostProcessor {
-    TemplateProcessing {
+    #[serde(rename = "TemplateProcessing")]
+    Template {
         single: Vec<Piece>,
         #[serde(rename = "pair")]
         _pair: Vec<Piece>,
         special_tokens: HashMap<String, SpecialToken>,
     },
-    BertProcessing {
-        sep: (String, u32),
-        cls: (String, u32),
-    },
-    RobertaProcessing {
+    #[serde(rename = "BertProcessing")]
+    Bert { sep: (String, u32), cls: (String, u32) },
+    #[serde(rename = "RobertaProcessing")]
+    Roberta {
         sep: (String, u32),
         cls: (String, u32),
         #[serde(rename = "trim_offsets")]
@@ -176,10 +176,10 @@ fn specials(raw: Option<&RawValue>) -> Result<(Vec<u32>, Vec<u32>), Unread> {
     let processor = serde_json::from_str(raw.get())
         .map_err(|e| Unread::Other(format!("its post_processor is of an unknown form: {e}")))?;
     let (single, special_tokens) = match processor {
-        PostProcessor::BertProcessing { sep, cls } | PostProcessor::RobertaProcessing { sep, cls, .. } => {
+        PostProcessor::Bert { sep, cls } | PostProcessor::Roberta { sep, cls, .. } => {
             return Ok((vec![cls.1], vec![sep.1]));
         }
-        PostProcessor::TemplateProcessing { single, special_tokens, .. } => (single, special_tokens),
+        PostProcessor::Template { single, special_tokens, .. } => (single, special_tokens),
     };
     let mut sides = vec![Vec::new()];
     for piece in &single {
