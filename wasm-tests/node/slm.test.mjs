@@ -89,6 +89,12 @@ test('token ids', () => {
   assert.deepEqual([...slm.tokenize(texts[4])], [2, ...Array(10).fill(5), 3]);
 });
 
+test('a tokenizer of another kind is refused by name', () => {
+  const bpe = JSON.parse(Buffer.from(tokenizer).toString());
+  bpe.model = { type: 'BPE', vocab: { a: 0 }, merges: [] };
+  assert.throws(() => aa.Slm.load(packed, utf8(JSON.stringify(bpe))), { code: 'slm-tokenizer', message: /BPE.*WordPiece/ });
+});
+
 test('votes are the softmax of the logits over the temperature; a long text is flagged', () => {
   const votes = slm.vote(texts);
   const logits = slm.logits(texts);

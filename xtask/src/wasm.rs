@@ -43,6 +43,9 @@ const TARGET: &str = "wasm32-unknown-unknown";
 const NAME: &str = "autoannotator";
 const MODULE: &str = "autoannotator_bg.wasm";
 
+/// What a module may weigh with brotli, in bytes.
+const MAX_BROTLI: u64 = 614_400;
+
 /// The variant called `name`.
 pub fn variant(name: &str) -> Result<&'static Variant> {
     VARIANTS.iter().find(|variant| variant.name == name).with_context(|| format!("there is no wasm variant '{name}'"))
@@ -87,7 +90,7 @@ impl Variant {
     }
 }
 
-/// Builds `variant` into `pkg/wasm/<name>` and prints what it weighs. Binding and optimising are skipped where the same
+/// Builds `variant` into `pkg/wasm/<name>` and prints what it weighs; too much is an error. Binding and optimising are skipped where the same
 /// module has been through them before.
 pub fn build(variant: &Variant) -> Result<()> {
     let root = crate::root()?;
@@ -112,6 +115,7 @@ pub fn build(variant: &Variant) -> Result<()> {
         "{}: {bytes} bytes, {brotli} with brotli",
         Path::new("pkg/wasm").join(variant.name).join(MODULE).display()
     );
+    ensure!(brotli <= MAX_BROTLI, "the module '{}' may weigh {MAX_BROTLI} bytes with brotli", variant.name);
     Ok(())
 }
 
