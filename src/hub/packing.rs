@@ -8,7 +8,7 @@ use crate::slm::pack::{
     Assembler, FORMAT, Index, PackedMeta, PackedWeights, Precision, SlmManifest, flops_per_token, plain_tokenizer,
     shards, write,
 };
-use crate::slm::quant::Int8Matrix;
+use crate::slm::quant::{GROUP, Int8Matrix, WEIGHT_LEVELS};
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::weights::EncoderWeights;
 use indicatif::ProgressBar;
@@ -114,7 +114,10 @@ fn pack_one(
             format!("base_sha256 is {}, but the base '{}' has {}", slm.base_sha256, entry.id, entry.tensors_sha256);
         return Err(HubError::File { file, problem });
     }
-    let calibration = if precision == Precision::Int8 { sha256_hex(CALIBRATION) } else { String::new() };
+    let calibration = match precision {
+        Precision::Int8 => format!("{GROUP} {WEIGHT_LEVELS} {}", sha256_hex(CALIBRATION)),
+        Precision::F16 | Precision::F32 => String::new(),
+    };
     let parts = [
         FORMAT.to_string(),
         precision.name().to_owned(),
