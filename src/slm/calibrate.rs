@@ -3,7 +3,7 @@
 //! values have handed some of their size to their weights (SmoothQuant, arXiv 2211.10438).
 
 use super::cpu::{CpuEncoder, times_transposed};
-use super::quant::{GROUP, Int8Matrix, WEIGHT_LEVELS, best_scale, level, quantized_layer};
+use super::quant::{GROUP, Int8Matrix, Room, SUM_OF_FOUR, WEIGHT_LEVELS, best_scale, level, quantized_layer};
 use super::weights::{EncoderWeights, LayerWeights, Linear};
 use super::{Batch, SlmError};
 use rayon::prelude::*;
@@ -196,15 +196,17 @@ fn round(weights: &[f32], factor: &[f32], order: &[usize]) -> (Vec<i8>, Vec<f32>
     let rows = values.par_chunks_mut(ROWS * inputs).zip(weights.par_chunks(ROWS * inputs));
     rows.zip(scales.par_chunks(ROWS * groups)).for_each(|((values, weights), scales)| {
         let mut carried = vec![0.0f32; weights.len()];
+        let new = || Room::new(inputs, Some(SUM_OF_FOUR));
+        let mut rooms: Vec<Room> = std::iter::repeat_with(new).take(weights.len() / inputs).collect();
         for (place, input) in order.iter().enumerate().rev() {
             let line = &factor[place * inputs..][..=place];
-            for row in 0..weights.len() / inputs {
+            for (row, room) in rooms.iter_mut().enumerate() {
                 let scale = scales[row * groups + input / GROUP];
                 let weight = weights[row * inputs + input];
                 let carried = &mut carried[row * inputs..][..=place];
-                let value = level(weight + carried[place] / line[place], scale, levels);
-                values[row * inputs + input] = value as i8;
-                let error = weight - value * scale;
+                let value = room.take(*input, level(weight + carried[place] / line[place], scale, levels));
+                values[row * inputs + input] = value;
+                let error = weight - f32::from(value) * scale;
                 carried.iter_mut().zip(line).for_each(|(carried, factor)| *carried += error * factor);
             }
         }
@@ -273,7 +275,7 @@ mod tests {
             let map = Linear { weight: values(outputs * inputs, 4), bias: vec![0.0; outputs], outputs, inputs };
             let fitted = quantize(&[&map], &Statistics::new(&x, inputs)).remove(0);
             assert!(fitted.values.iter().all(|value| value.unsigned_abs() <= WEIGHT_LEVELS));
-            let plain = Int8Matrix::quantize(&map.weight, inputs, GROUP, WEIGHT_LEVELS);
+            let plain = Int8Matrix::quantize(&map.weight, inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_FOUR));
             let (fitted, plain) = (error(&x, &map, &fitted), error(&x, &map, &plain));
             assert!(fitted < 0.5 * plain, "{outputs} x {inputs}: {fitted} {plain}");
         }

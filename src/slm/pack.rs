@@ -922,8 +922,12 @@ mod tests {
             PackedSlm::read(&bytes, "x").map_err(|error| error.to_string())
         };
         assert!(read(|_| ()).is_ok());
-        let error = read(|weights| weights.layers[1].up.weight.values[3] = 64).expect_err("8 bits");
-        assert!(error.contains("intermediate.dense.weight") && error.contains("64"), "{error}");
+        let error = read(|weights| weights.layers[1].up.weight.values[3] = 127).expect_err("too large");
+        assert!(error.contains("intermediate.dense.weight") && error.contains("127"), "{error}");
+        let error = read(|weights| weights.layers[1].up.weight.values[..2].fill(110)).map(|_| ());
+        assert!(error.is_ok(), "two of four are within the sum");
+        let error = read(|weights| weights.layers[0].up.weight.values[..8].fill(110)).expect_err("sum of four");
+        assert!(error.contains("sum to more than 258"), "{error}");
         let error = read(|weights| weights.layers[0].key.weight.multipliers[0] = 9.0).expect_err("multipliers");
         assert!(error.contains("multipliers"), "{error}");
         let error = read(|weights| weights.layers[0].down.weight.scales[0] = f32::NAN).expect_err("not finite");

@@ -2,15 +2,20 @@
 
 use super::weights::{EncoderWeights, LayerWeights, Linear};
 
-/// The largest value of a weight. With [`ACTIVATION_LEVELS`] it keeps sums of four products, of an activation and a weight
-/// made positive by adding this value, within 16 bits: so far the instructions of wasm's relaxed SIMD, AVX2 and AVX-512
-/// BW add before they must widen. Of the pairs that fit, this one costs about the least in error.
-pub const WEIGHT_LEVELS: u8 = 57;
+/// The largest value of a weight.
+pub const WEIGHT_LEVELS: u8 = 110;
 
-/// The largest value of an activation; see [`WEIGHT_LEVELS`].
-pub const ACTIVATION_LEVELS: u8 = 71;
+/// The largest value of an activation; the smallest is 0, and each row and group of inputs has a zero of its own.
+pub const ACTIVATION_LEVELS: u8 = 127;
 
-const _: () = assert!(4 * 2 * WEIGHT_LEVELS as i32 * ACTIVATION_LEVELS as i32 <= i16::MAX as i32);
+/// The largest sum of the sizes of four weights that meet in one 16-bit sum (see [`four`]): wasm's relaxed SIMD, AVX2 and
+/// AVX-512 BW then add two of their products before they widen, and nothing saturates. Few weights have to give way.
+pub const SUM_OF_FOUR: u32 = i16::MAX as u32 / ACTIVATION_LEVELS as u32;
+
+/// The number of the four inputs that `input` is one of: of each eight inputs, two of the first four with two of the last.
+pub fn four(input: usize) -> usize {
+    input / 8 * 2 + input % 4 / 2
+}
 
 /// Inputs of a linear map that share a scale, in weights and in activations. Scales by group keep the outliers of single
 /// inputs, which transformers are known for (arXiv 2208.07339), from taking the precision of all others.
@@ -33,16 +38,38 @@ pub struct Int8Matrix {
 
 impl Int8Matrix {
     /// Quantises rows of `inputs` finite values to `-levels..=levels` in groups of `group`. Of some scales below the one
-    /// that fits the largest value, each group takes that of the least squared error.
-    pub fn quantize(rows: &[f32], inputs: usize, group: usize, levels: u8) -> Self {
+    /// that fits the largest value, each group takes that of the least squared error. With `sum`, no four values' sizes
+    /// sum to more.
+    pub fn quantize(rows: &[f32], inputs: usize, group: usize, levels: u8, sum: Option<u32>) -> Self {
         let mut matrix = Self { values: Vec::with_capacity(rows.len()), ..Self::default() };
         let levels = f32::from(levels);
-        for values in rows.chunks_exact(inputs.max(1)).flat_map(|row| row.chunks(group.max(1))) {
-            let scale = best_scale(values, levels);
-            matrix.scales.push(scale);
-            matrix.values.extend(values.iter().map(|x| level(*x, scale, levels) as i8));
+        for row in rows.chunks_exact(inputs.max(1)) {
+            let mut room = Room::new(inputs, sum);
+            for (index, values) in row.chunks(group.max(1)).enumerate() {
+                let scale = best_scale(values, levels);
+                matrix.scales.push(scale);
+                let value = |(i, x): (usize, &f32)| room.take(index * group + i, level(*x, scale, levels));
+                matrix.values.extend(values.iter().enumerate().map(value));
+            }
         }
         matrix
+    }
+}
+
+/// What is left of the sums of four in a row.
+pub(super) struct Room(Vec<u32>);
+
+impl Room {
+    pub(super) fn new(inputs: usize, sum: Option<u32>) -> Self {
+        Self(vec![sum.unwrap_or(u32::MAX); four(inputs) + 2])
+    }
+
+    /// The value, or the nearest there is room for.
+    pub(super) fn take(&mut self, input: usize, value: f32) -> i8 {
+        let room = &mut self.0[four(input)];
+        let value = value.clamp(-(*room as f32), *room as f32) as i8;
+        *room -= u32::from(value.unsigned_abs());
+        value
     }
 }
 
@@ -66,7 +93,8 @@ impl EncoderWeights {
     /// The word embeddings and linear maps in int8, each number rounded by itself. See `calibrate` for what is better
     /// where there are texts to measure by.
     pub fn quantize(&self) -> EncoderWeights<Int8Matrix> {
-        let round = |map: &Linear| Int8Matrix::quantize(&map.weight, map.inputs, GROUP, WEIGHT_LEVELS);
+        let round =
+            |map: &Linear| Int8Matrix::quantize(&map.weight, map.inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_FOUR));
         let layers = self.layers.iter().map(|layer| quantized_layer(layer, layer.linears().map(round)));
         self.quantized(layers.collect())
     }
@@ -76,7 +104,7 @@ impl EncoderWeights {
         let hidden = self.config.hidden_size;
         EncoderWeights {
             config: self.config.clone(),
-            words: Int8Matrix::quantize(&self.words, hidden, hidden, EMBEDDING_LEVELS),
+            words: Int8Matrix::quantize(&self.words, hidden, hidden, EMBEDDING_LEVELS, None),
             positions: self.positions.clone(),
             token_types: self.token_types.clone(),
             embedding_norm: self.embedding_norm.clone(),
@@ -110,17 +138,25 @@ mod tests {
 
     #[test]
     fn a_row_of_zeros_stays_zero() {
-        let matrix = Int8Matrix::quantize(&[0.0; 4], 4, 4, 63);
+        let matrix = Int8Matrix::quantize(&[0.0; 4], 4, 4, 63, None);
         assert_eq!(matrix, Int8Matrix { values: vec![0; 4], scales: vec![0.0], multipliers: Vec::new() });
     }
 
     proptest! {
         #[test]
+        fn no_four_weights_pass_their_sum(rows in proptest::collection::vec(-3.0f32..3.0, 1..80), group in 1usize..90) {
+            let matrix = Int8Matrix::quantize(&rows, rows.len(), group, WEIGHT_LEVELS, Some(SUM_OF_FOUR));
+            let mut sums = vec![0; rows.len() + 8];
+            matrix.values.iter().enumerate().for_each(|(i, value)| sums[four(i)] += u32::from(value.unsigned_abs()));
+            prop_assert!(sums.iter().all(|sum| *sum <= SUM_OF_FOUR));
+        }
+
+        #[test]
         fn an_error_is_at_most_that_of_the_scale_that_fits_the_largest(
             rows in proptest::collection::vec(-3.0f32..3.0, 1..80), group in 1usize..90,
         ) {
             for levels in [WEIGHT_LEVELS, EMBEDDING_LEVELS] {
-                let matrix = Int8Matrix::quantize(&rows, rows.len(), group, levels);
+                let matrix = Int8Matrix::quantize(&rows, rows.len(), group, levels, None);
                 prop_assert!(matrix.values.iter().all(|value| value.unsigned_abs() <= levels));
                 prop_assert_eq!(matrix.scales.len(), rows.len().div_ceil(group));
                 for ((row, values), scale) in rows.chunks(group).zip(matrix.values.chunks(group)).zip(&matrix.scales) {

@@ -2,7 +2,7 @@
 
 use super::SlmError;
 use super::config::{Architecture, EncoderConfig};
-use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, WEIGHT_LEVELS};
+use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, Room, SUM_OF_FOUR, WEIGHT_LEVELS};
 use safetensors::{Dtype, SafeTensors};
 
 /// A tensor's shape and values.
@@ -292,6 +292,14 @@ impl ReadMatrix for Int8Matrix {
         let values = reader.checked(reader.source.int8(&tensor)?, &tensor, &[rows, columns])?;
         if let Some(value) = values.iter().find(|value| value.unsigned_abs() > levels) {
             let problem = format!("tensor '{tensor}' holds {value}, expected -{levels} to {levels}; pack it again");
+            return Err(SlmError::File { file: reader.source.file().to_owned(), problem });
+        }
+        let fits = |row: &[i8]| {
+            let mut room = Room::new(columns, Some(SUM_OF_FOUR));
+            row.iter().enumerate().all(|(input, value)| room.take(input, f32::from(*value)) == *value)
+        };
+        if (group, levels) == WEIGHTS && !values.chunks_exact(columns.max(1)).all(fits) {
+            let problem = format!("tensor '{tensor}': four weights sum to more than {SUM_OF_FOUR}; pack it again");
             return Err(SlmError::File { file: reader.source.file().to_owned(), problem });
         }
         let multipliers = multipliers_name(name);

@@ -1,10 +1,8 @@
 //! Int8 dot products: one small trait, one implementation an instruction set.
 //!
-//! Weights and activations are so small that every sum of four products fits in 16 bits (see [`WEIGHT_LEVELS`]), so every
-//! instruction set gives the exact sum.
+//! Activations are 0 to 127 and weights so small that the sums of four products that some instruction sets form fit in 16
+//! bits (see `quant::SUM_OF_FOUR`), so every instruction set gives the exact sum.
 
-#[allow(unused_imports, reason = "plain kernels add nothing to the weights")]
-use super::super::quant::WEIGHT_LEVELS;
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::simd::Relaxed;
 #[cfg(target_arch = "x86_64")]
@@ -27,13 +25,12 @@ pub(super) trait Dot {
     const QUADS: usize;
     /// Bytes of an activation in memory.
     const WIDTH: usize;
-    /// What is added to each weight when it is packed; it comes off the sums again.
-    const OFFSET: i8;
     /// Where input `input` (0 to 3) of column `column` stands in a block.
     fn place(column: usize, input: usize) -> usize {
         4 * column + input
     }
-    unsafe fn splat(x: i32) -> Self::Sum;
+    /// `x` times each of the integers at `p`.
+    unsafe fn times(x: i32, p: *const i32) -> Self::Sum;
     /// The blocks at `p` and, for the second, `next` bytes on.
     unsafe fn block(p: *const u8, next: usize) -> Self::Block;
     unsafe fn input(p: *const u8) -> Self::Input;
@@ -41,7 +38,7 @@ pub(super) trait Dot {
     unsafe fn dot(sum: Self::Sum, input: Self::Input, block: Self::Block) -> Self::Sum;
     /// The sums as f32.
     unsafe fn float(sum: Self::Sum) -> <Self::S as Simd>::V;
-    /// Stores `S::LANES` integers from -127 to 127 as activations.
+    /// Stores `S::LANES` integers from 0 to 127 as activations.
     unsafe fn store(p: *mut u8, v: <Self::S as Simd>::V);
 }
 
@@ -55,10 +52,9 @@ impl Dot for Plain {
     type Input = [i8; 4];
     const QUADS: usize = 1;
     const WIDTH: usize = 1;
-    const OFFSET: i8 = 0;
     #[inline(always)]
-    unsafe fn splat(x: i32) -> [i32; 4] {
-        [x; 4]
+    unsafe fn times(x: i32, p: *const i32) -> [i32; 4] {
+        unsafe { p.cast::<[i32; 4]>().read_unaligned() }.map(|y| x * y)
     }
     #[inline(always)]
     unsafe fn block(p: *const u8, _: usize) -> [i8; 16] {
@@ -92,12 +88,12 @@ pub(super) use x86::{Maddubs256, Maddubs512, Vnni256, Vnni512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Avx2, Avx512, Dot, WEIGHT_LEVELS};
+    use super::{Avx2, Avx512, Dot};
     use std::arch::x86_64::*;
 
-    /// Implements [`Dot`] for x86: weights are unsigned (0 to 127), activations signed.
+    /// Implements [`Dot`] for x86, whose instructions take one side as unsigned: the activations.
     macro_rules! dot {
-        ($(#[$doc:meta])* $name:ident, $simd:ty, $int:ty, $float:ty, $load:ident, $splat:ident, $convert:ident, dot($sum:ident, $input:ident, $block:ident) = $dot:expr;
+        ($(#[$doc:meta])* $name:ident, $simd:ty, $int:ty, $float:ty, $load:ident, $splat:ident, $times:ident, $convert:ident, dot($sum:ident, $input:ident, $block:ident) = $dot:expr;
          store($p:ident, $v:ident) = $store:expr) => {
             $(#[$doc])*
             pub struct $name;
@@ -108,10 +104,9 @@ mod x86 {
                 type Input = [$int; 2];
                 const QUADS: usize = 2;
                 const WIDTH: usize = 1;
-                const OFFSET: i8 = WEIGHT_LEVELS as i8;
                 #[inline(always)]
-                unsafe fn splat(x: i32) -> $int {
-                    unsafe { $splat(x) }
+                unsafe fn times(x: i32, p: *const i32) -> $int {
+                    unsafe { $times($splat(x), $load(p.cast())) }
                 }
                 #[inline(always)]
                 unsafe fn block(p: *const u8, next: usize) -> [$int; 2] {
@@ -148,10 +143,10 @@ mod x86 {
 
     dot! {
         /// AVX2.
-        Maddubs256, Avx2, __m256i, __m256, _mm256_loadu_si256, _mm256_set1_epi32,
+        Maddubs256, Avx2, __m256i, __m256, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_mullo_epi32,
         _mm256_cvtepi32_ps,
         dot(sum, input, block) = {
-            let pairs = [0, 1].map(|i| _mm256_maddubs_epi16(block[i], input[i]));
+            let pairs = [0, 1].map(|i| _mm256_maddubs_epi16(input[i], block[i]));
             let pairs = _mm256_add_epi16(pairs[0], pairs[1]);
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         };
@@ -160,19 +155,19 @@ mod x86 {
 
     dot! {
         /// AVX2 with AVX-VNNI.
-        Vnni256, Avx2, __m256i, __m256, _mm256_loadu_si256, _mm256_set1_epi32,
+        Vnni256, Avx2, __m256i, __m256, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_mullo_epi32,
         _mm256_cvtepi32_ps,
         dot(sum, input, block) =
-            _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(sum, block[0], input[0]), block[1], input[1]);
+            _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(sum, input[0], block[0]), input[1], block[1]);
         store(p, v) = store256(p, v)
     }
 
     dot! {
         /// AVX-512 with BW.
-        Maddubs512, Avx512, __m512i, __m512, _mm512_loadu_si512, _mm512_set1_epi32,
+        Maddubs512, Avx512, __m512i, __m512, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_mullo_epi32,
         _mm512_cvtepi32_ps,
         dot(sum, input, block) = {
-            let pairs = [0, 1].map(|i| _mm512_maddubs_epi16(block[i], input[i]));
+            let pairs = [0, 1].map(|i| _mm512_maddubs_epi16(input[i], block[i]));
             let pairs = _mm512_add_epi16(pairs[0], pairs[1]);
             _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
         };
@@ -181,10 +176,10 @@ mod x86 {
 
     dot! {
         /// AVX-512 with VNNI.
-        Vnni512, Avx512, __m512i, __m512, _mm512_loadu_si512, _mm512_set1_epi32,
+        Vnni512, Avx512, __m512i, __m512, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_mullo_epi32,
         _mm512_cvtepi32_ps,
         dot(sum, input, block) =
-            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, block[0], input[0]), block[1], input[1]);
+            _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, input[0], block[0]), input[1], block[1]);
         store(p, v) = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)))
     }
 }
@@ -218,13 +213,12 @@ mod wasm {
         type Input = [v128; 2];
         const QUADS: usize = 1;
         const WIDTH: usize = 2;
-        const OFFSET: i8 = 0;
         fn place(column: usize, input: usize) -> usize {
             input / 2 * 8 + 2 * column + input % 2
         }
         #[inline(always)]
-        unsafe fn splat(x: i32) -> v128 {
-            i32x4_splat(x)
+        unsafe fn times(x: i32, p: *const i32) -> v128 {
+            i32x4_mul(i32x4_splat(x), unsafe { v128_load(p.cast()) })
         }
         #[inline(always)]
         unsafe fn block(p: *const u8, _: usize) -> [v128; 2] {
@@ -250,7 +244,7 @@ mod wasm {
         }
     }
 
-    /// Relaxed SIMD: weights are unsigned (0 to 127), so that signed and unsigned readings of them agree.
+    /// Relaxed SIMD: activations are below 128, so that signed and unsigned readings of them agree.
     #[cfg(target_feature = "relaxed-simd")]
     pub struct RelaxedDot;
 
@@ -262,10 +256,9 @@ mod wasm {
         type Input = [v128; 2];
         const QUADS: usize = 2;
         const WIDTH: usize = 1;
-        const OFFSET: i8 = super::WEIGHT_LEVELS as i8;
         #[inline(always)]
-        unsafe fn splat(x: i32) -> v128 {
-            i32x4_splat(x)
+        unsafe fn times(x: i32, p: *const i32) -> v128 {
+            i32x4_mul(i32x4_splat(x), unsafe { v128_load(p.cast()) })
         }
         #[inline(always)]
         unsafe fn block(p: *const u8, next: usize) -> [v128; 2] {
@@ -277,7 +270,7 @@ mod wasm {
         }
         #[inline(always)]
         unsafe fn dot(sum: v128, input: [v128; 2], block: [v128; 2]) -> v128 {
-            let pairs = [0, 1].map(|i| i16x8_relaxed_dot_i8x16_i7x16(input[i], block[i]));
+            let pairs = [0, 1].map(|i| i16x8_relaxed_dot_i8x16_i7x16(block[i], input[i]));
             i32x4_add(sum, i32x4_extadd_pairwise_i16x8(i16x8_add(pairs[0], pairs[1])))
         }
         #[inline(always)]

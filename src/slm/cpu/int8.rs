@@ -3,7 +3,7 @@
 
 use super::super::quant::{ACTIVATION_LEVELS, GROUP};
 use super::dot::Dot;
-use super::kernels::{Epilogue, absolute, gelu, lanes};
+use super::kernels::{Epilogue, gelu, lanes};
 use super::simd::Simd;
 
 /// The bytes of a row block that should stay in the second-level cache.
@@ -15,10 +15,12 @@ const LEVELS: f32 = ACTIVATION_LEVELS as f32;
 /// Int8 weights with their columns in panels, `[columns / width][inputs / 4][blocks of four inputs]`, zeros at the ends,
 /// of which there are an even number for the inputs.
 pub(super) struct Int8Panels<'a> {
-    /// The packed weights, the kernels' offset added.
-    pub values: &'a [u8],
+    /// The packed weights.
+    pub values: &'a [i8],
     /// By panel, group of inputs and column.
     pub scales: &'a [f32],
+    /// The sums of the weights of each group, in the order of `scales`.
+    pub sums: &'a [i32],
     /// One for each column of all panels.
     pub bias: &'a [f32],
     /// Inputs.
@@ -27,14 +29,14 @@ pub(super) struct Int8Panels<'a> {
     pub count: usize,
 }
 
-/// Rows of activations in int8: value `q` stands for `q * scale` of its row and group.
+/// Rows of activations: value `q` stands for `(q - zero) * scale` of its row and group.
 #[derive(Default)]
 pub(super) struct Int8Rows {
     values: Vec<u8>,
     /// By row and group.
     scales: Vec<f32>,
-    /// What the sums of each row and group start at: the weights' offset taken off.
-    starts: Vec<i32>,
+    /// By row and group.
+    zeros: Vec<i32>,
 }
 
 /// `c = epilogue(a x panels + bias) (+ residual)`.
@@ -82,27 +84,29 @@ pub(super) unsafe fn quantize<D: Dot>(job: &Quantize<'_>, out: &mut Int8Rows) {
             out.values.resize(size, 0);
         }
         out.scales.clear();
-        out.starts.clear();
+        out.zeros.clear();
         let multipliers = job.multipliers.as_ptr();
+        let (least, most) = (D::S::splat(0.0), D::S::splat(LEVELS));
         for (index, row) in job.x.chunks_exact(job.stride).enumerate() {
             let target = out.values.as_mut_ptr().add(index * row_bytes);
             for first in (0..job.inputs).step_by(GROUP) {
                 let end = (first + GROUP).min(whole);
                 let value = |j: usize| D::S::mul(D::S::load(row.as_ptr().add(j)), D::S::load(multipliers.add(j)));
-                let mut largest = D::S::splat(0.0);
+                let (mut low, mut high) = (least, least);
                 for j in (first..end).step_by(lanes_n) {
-                    largest = D::S::max(absolute::<D::S>(value(j)), largest);
+                    let x = value(j);
+                    (low, high) = (D::S::min(x, low), D::S::max(x, high));
                 }
-                let largest = lanes::<D::S>(largest, 1e-30, f32::max);
-                let inverse = D::S::splat(LEVELS / largest);
-                let mut sum = D::S::splat(0.0);
+                let (low, high) = (lanes::<D::S>(low, 0.0, f32::min), lanes::<D::S>(high, 0.0, f32::max));
+                let range = (high - low).max(1e-30);
+                let zero = (-low * LEVELS / range).round_ties_even();
+                let (inverse, shift) = (D::S::splat(LEVELS / range), D::S::splat(zero));
                 for j in (first..end).step_by(lanes_n) {
-                    let q = D::S::round(D::S::mul(value(j), inverse));
-                    sum = D::S::add(sum, q);
-                    D::store(target.add(j * D::WIDTH), q);
+                    let q = D::S::round(D::S::madd(value(j), inverse, shift));
+                    D::store(target.add(j * D::WIDTH), D::S::min(D::S::max(q, least), most));
                 }
-                out.scales.push(largest / LEVELS);
-                out.starts.push(-i32::from(D::OFFSET) * lanes::<D::S>(sum, 0.0, |a, b| a + b) as i32);
+                out.scales.push(range / LEVELS);
+                out.zeros.push(zero as i32);
             }
         }
     }
@@ -117,9 +121,10 @@ pub(super) unsafe fn product<D: Dot, const ROWS: usize, const GELU: bool, const 
     let (rows, quads, stride_c) = (job.rows, quads(job.b.inputs), job.b.count * panel);
     let groups = job.b.inputs.div_ceil(GROUP);
     assert!(rows > 0 && job.a.values.len() >= rows * 4 * quads * D::WIDTH);
-    assert!(job.a.scales.len() >= rows * groups && job.a.starts.len() >= rows * groups);
+    assert!(job.a.scales.len() >= rows * groups && job.a.zeros.len() >= rows * groups);
     assert!(job.b.values.len() >= job.b.count * quads * 4 * panel && c.len() >= rows * stride_c);
     assert!(job.b.bias.len() >= stride_c && job.b.scales.len() >= stride_c * groups);
+    assert!(job.b.sums.len() >= stride_c * groups);
     assert!(!ADD || job.residual.len() >= rows * stride_c);
     let block = (BLOCK / (4 * quads * D::WIDTH) / ROWS).max(1) * ROWS;
     for first in (0..rows).step_by(block) {
@@ -158,12 +163,14 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
         }
         let bias = job.b.bias.as_ptr().add(index * panel);
         let mut totals = [[D::S::load(bias), D::S::load(bias.add(lanes))]; ROWS];
-        let mut b = job.b.values.as_ptr().add(index * quads * 4 * panel);
-        let mut scales = job.b.scales.as_ptr().add(index * groups * panel);
+        let mut b = job.b.values.as_ptr().cast::<u8>().add(index * quads * 4 * panel);
         for group in 0..groups {
-            let mut sums = [[D::splat(0); 2]; ROWS];
+            let at = (index * groups + group) * panel;
+            let (scales, zeros) = (job.b.scales.as_ptr().add(at), job.b.sums.as_ptr().add(at));
+            let mut sums = [[D::times(0, zeros); 2]; ROWS];
             for r in 0..ROWS {
-                sums[r] = [D::splat(*job.a.starts.get_unchecked(row_groups[r] + group)); 2];
+                let zero = -*job.a.zeros.get_unchecked(row_groups[r] + group);
+                sums[r] = [D::times(zero, zeros), D::times(zero, zeros.add(lanes))];
             }
             let first = group * (GROUP / 4);
             for quad in (first..(first + GROUP / 4).min(quads)).step_by(D::QUADS) {
@@ -175,7 +182,6 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
                 }
             }
             let (low, high) = (D::S::load(scales), D::S::load(scales.add(lanes)));
-            scales = scales.add(panel);
             for r in 0..ROWS {
                 let scale = D::S::splat(*job.a.scales.get_unchecked(row_groups[r] + group));
                 let [total_low, total_high] = totals[r];

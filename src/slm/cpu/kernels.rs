@@ -92,8 +92,6 @@ pub(super) struct Kernels {
     pub quantize: unsafe fn(&Quantize<'_>, &mut Int8Rows),
     /// See [`Int8Product`]; writes to `[rows x panels * width]`.
     pub int8_product: unsafe fn(&Int8Product<'_>, &mut [f32]),
-    /// What is added to int8 weights when they are packed.
-    pub offset: i8,
     /// Where an input (0 to 3) of a column stands in a block of half a panel's columns by four inputs.
     pub place: fn(usize, usize) -> usize,
 }
@@ -142,7 +140,6 @@ macro_rules! kernels {
                 layer_norm,
                 quantize,
                 int8_product,
-                offset: <$dot as Dot>::OFFSET,
                 place: <$dot as Dot>::place,
             };
         }
@@ -281,7 +278,7 @@ pub(super) unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
 }
 
 #[inline(always)]
-pub(super) unsafe fn absolute<S: Simd>(x: S::V) -> S::V {
+unsafe fn absolute<S: Simd>(x: S::V) -> S::V {
     unsafe { S::max(x, S::sub(S::splat(0.0), x)) }
 }
 

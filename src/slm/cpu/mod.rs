@@ -117,7 +117,7 @@ struct Packed {
 
 enum PackedWeights {
     F32(Aligned<f32>),
-    Int8 { values: Aligned<u8>, scales: Vec<f32>, multipliers: Vec<f32> },
+    Int8 { values: Aligned<i8>, scales: Vec<f32>, sums: Vec<i32>, multipliers: Vec<f32> },
 }
 
 /// The large matrices of an encoder, as the engine takes them.
@@ -158,8 +158,8 @@ impl Matrix for Vec<f32> {
 impl Matrix for Int8Matrix {
     fn pack(maps: &[&Linear<Self>], inputs: usize, panels: usize, kernels: &Kernels) -> PackedWeights {
         let (panel, half, quads) = (kernels.panel, kernels.panel / 2, int8::quads(inputs));
-        let (offset, groups) = (kernels.offset, inputs.div_ceil(INT8_GROUP));
-        let mut values = Aligned::new(offset as u8, panels * quads * 4 * panel);
+        let groups = inputs.div_ceil(INT8_GROUP);
+        let mut values = Aligned::new(0, panels * quads * 4 * panel);
         let target = values.get_mut();
         let rows = maps.iter().flat_map(|map| map.weight.values.chunks_exact(inputs));
         for (output, row) in rows.enumerate() {
@@ -167,20 +167,25 @@ impl Matrix for Int8Matrix {
             let places: [usize; 4] = std::array::from_fn(|input| (kernels.place)(output % half, input));
             for (block, weights) in target[panel_start..].chunks_mut(4 * panel).zip(row.chunks(4)) {
                 for (place, weight) in places.iter().zip(weights) {
-                    block[*place] = weight.wrapping_add(offset) as u8;
+                    block[*place] = *weight;
                 }
             }
         }
         let mut scales = vec![0.0; panels * groups * panel];
-        let rows = maps.iter().flat_map(|map| map.weight.scales.chunks_exact(groups));
-        for (output, row) in rows.enumerate() {
+        let mut sums = vec![0; scales.len()];
+        let by_group = maps.iter().flat_map(|map| map.weight.scales.chunks_exact(groups));
+        let rows = maps.iter().flat_map(|map| map.weight.values.chunks_exact(inputs));
+        for (output, (row_scales, row)) in by_group.zip(rows).enumerate() {
             let panel_start = (output / panel) * groups * panel + output % panel;
-            row.iter().enumerate().for_each(|(group, scale)| scales[panel_start + group * panel] = *scale);
+            for (group, (scale, weights)) in row_scales.iter().zip(row.chunks(INT8_GROUP)).enumerate() {
+                scales[panel_start + group * panel] = *scale;
+                sums[panel_start + group * panel] = weights.iter().map(|weight| i32::from(*weight)).sum();
+            }
         }
         let mut multipliers = maps[0].weight.multipliers.clone();
         multipliers.resize(inputs, 1.0);
         multipliers.resize(inputs.next_multiple_of(panel), 0.0);
-        PackedWeights::Int8 { values, scales, multipliers }
+        PackedWeights::Int8 { values, scales, sums, multipliers }
     }
 
     fn words(self) -> Words {
@@ -609,8 +614,8 @@ impl Model {
                 // SAFETY: as in `product`.
                 unsafe { (self.kernels.product)(&job, c) }
             }
-            PackedWeights::Int8 { values, scales, multipliers } => {
-                let b = Int8Panels { values: values.get(), scales, bias: &w.bias, inputs: w.inputs, count };
+            PackedWeights::Int8 { values, scales, sums, multipliers } => {
+                let b = Int8Panels { values: values.get(), scales, sums, bias: &w.bias, inputs: w.inputs, count };
                 let job = Quantize { x: a, stride: stride_a, inputs: w.inputs, multipliers };
                 // SAFETY: as in `product`.
                 unsafe { (self.kernels.quantize)(&job, quantized) };
