@@ -31,12 +31,12 @@ fn tokenize(criterion: &mut Criterion) {
         let mut theirs: tokenizers::Tokenizer = json.parse().expect("a tokenizer");
         theirs.with_padding(None);
         let mut group = criterion.benchmark_group(format!("tokenize {}", entry.id));
+        group.bench_function("load", |b| b.iter(|| Tokenizer::from_json(black_box(&base.tokenizer_json), 128)));
         group.throughput(Throughput::Elements(TEXTS.len() as u64));
         group.bench_function("wordpiece", |b| b.iter(|| TEXTS.map(|text| ours.encode(black_box(text)).expect("ids"))));
         group.bench_function("tokenizers", |b| {
             b.iter(|| TEXTS.map(|text| theirs.encode_fast(black_box(text), true).expect("ids")));
         });
-        group.bench_function("load", |b| b.iter(|| Tokenizer::from_json(black_box(&base.tokenizer_json), 128)));
         group.finish();
     }
 }

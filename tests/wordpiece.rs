@@ -56,8 +56,8 @@ impl Pair {
 
 fn added(content: &str, normalized: bool) -> Value {
     json!({
-        "id": 0, "content": content, "single_word": false, "lstrip": content.len() % 2 == 0,
-        "rstrip": content.len() % 3 == 0, "normalized": normalized, "special": content.len() % 5 != 0,
+        "id": 0, "content": content, "single_word": false, "lstrip": content.len().is_multiple_of(2),
+        "rstrip": content.len().is_multiple_of(3), "normalized": normalized, "special": !content.len().is_multiple_of(5),
     })
 }
 

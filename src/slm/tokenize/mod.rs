@@ -27,7 +27,7 @@ pub struct Tokenizer {
 }
 
 enum Kind {
-    WordPiece(WordPiece),
+    WordPiece(Box<WordPiece>),
     #[cfg(feature = "tokenizers")]
     Other(Box<other::Other>),
 }
@@ -38,7 +38,7 @@ impl Tokenizer {
     pub fn from_json(json: &[u8], max_length: usize) -> Result<Self, SlmError> {
         let text = std::str::from_utf8(json).map_err(|e| refusal(format!("not UTF-8: {e}")))?;
         let kind = match WordPiece::from_json(text) {
-            Ok(wordpiece) => Kind::WordPiece(wordpiece),
+            Ok(wordpiece) => Kind::WordPiece(Box::new(wordpiece)),
             Err(Unread::Invalid(problem)) => return Err(refusal(problem)),
             #[cfg(feature = "tokenizers")]
             Err(Unread::Other(_)) => {
