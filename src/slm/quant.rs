@@ -3,7 +3,7 @@
 use super::weights::{EncoderWeights, LayerWeights, Linear};
 
 /// The largest value of a weight.
-pub const WEIGHT_LEVELS: u8 = 110;
+pub const WEIGHT_LEVELS: u8 = 80;
 
 /// The largest value of an activation; the smallest is 0, and each row and group of inputs has a zero of its own.
 pub const ACTIVATION_LEVELS: u8 = 127;
@@ -19,7 +19,7 @@ pub fn four(input: usize) -> usize {
 
 /// Inputs of a linear map that share a scale, in weights and in activations. Scales by group keep the outliers of single
 /// inputs, which transformers are known for (arXiv 2208.07339), from taking the precision of all others.
-pub const GROUP: usize = 128;
+pub const GROUP: usize = 64;
 
 /// The largest value of an embedding.
 pub const EMBEDDING_LEVELS: u8 = 127;
