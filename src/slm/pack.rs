@@ -347,7 +347,7 @@ impl TensorSource for Tensors {
         self.take(name, |dtype, bytes| to_f32(dtype, &bytes))
     }
 
-    fn int8(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<i8>)>, SlmError> {
+    fn int8(&self, name: &str) -> Result<Option<ShapedTensor<i8>>, SlmError> {
         self.take(name, to_int8)
     }
 }

@@ -6,7 +6,7 @@ use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, Room, SUM_OF_FOUR, WEIGH
 use safetensors::{Dtype, SafeTensors};
 
 /// A tensor's shape and values.
-pub type ShapedTensor = (Vec<usize>, Vec<f32>);
+pub type ShapedTensor<T = f32> = (Vec<usize>, Vec<T>);
 
 /// Somewhere that named tensors come from.
 pub trait TensorSource {
@@ -22,7 +22,7 @@ pub trait TensorSource {
     fn tensor(&self, name: &str) -> Result<Option<ShapedTensor>, SlmError>;
 
     /// As [`Self::tensor`], of one that is stored in int8.
-    fn int8(&self, _name: &str) -> Result<Option<(Vec<usize>, Vec<i8>)>, SlmError> {
+    fn int8(&self, _name: &str) -> Result<Option<ShapedTensor<i8>>, SlmError> {
         Ok(None)
     }
 }
@@ -64,7 +64,7 @@ impl TensorSource for SafetensorsSource<'_> {
         Ok(Some((view.shape().to_vec(), values)))
     }
 
-    fn int8(&self, name: &str) -> Result<Option<(Vec<usize>, Vec<i8>)>, SlmError> {
+    fn int8(&self, name: &str) -> Result<Option<ShapedTensor<i8>>, SlmError> {
         let Ok(view) = self.tensors.tensor(name) else { return Ok(None) };
         let values = to_int8(view.dtype(), view.data().to_vec()).map_err(|problem| self.wrong(name, &problem))?;
         Ok(Some((view.shape().to_vec(), values)))
