@@ -11,7 +11,7 @@ mod slm;
 pub use data::{Exporter, RowReader, sniff_format};
 pub use report::ReportBuilder;
 pub use review::redact;
-pub use slm::Slm;
+pub use slm::{Slm, SlmLoader};
 
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};
 use crate::spec::{ExportSpec, ReviewSpec, Spec};

@@ -1,8 +1,36 @@
 //! One small language model in a worker.
 
 use super::{thrown, to_js};
+use crate::slm::pack::Unpacker;
 use crate::slm::{Batch, model};
 use wasm_bindgen::prelude::*;
+
+/// Loads an SLM from its packed file's bytes as they arrive, without a second copy of the whole.
+#[wasm_bindgen]
+pub struct SlmLoader {
+    version: String,
+    unpacker: Unpacker,
+}
+
+#[wasm_bindgen]
+impl SlmLoader {
+    /// Starts; `version` is what the manifest says, whose hashes the bytes were checked against.
+    #[wasm_bindgen(constructor)]
+    pub fn new(version: String) -> Self {
+        Self { version, unpacker: Unpacker::new("the packed SLM") }
+    }
+
+    /// Takes the packed file's next bytes, a piece of any size.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<(), JsValue> {
+        self.unpacker.push(bytes).map_err(thrown)
+    }
+
+    /// The SLM, with its `tokenizer.json`, once all bytes were pushed. The loader is used up.
+    pub fn finish(self, tokenizer: &[u8]) -> Result<Slm, JsValue> {
+        let packed = self.unpacker.finish().map_err(thrown)?;
+        Ok(Slm { inner: model::Slm::from_packed(packed, self.version, tokenizer, 1).map_err(thrown)? })
+    }
+}
 
 /// One small language model: its tokenizer and weights, on the CPU engine.
 #[wasm_bindgen]

@@ -82,6 +82,18 @@ test('it says what it is', () => {
   assert.deepEqual([slm.task, slm.maxLength], ['sentiment', 12]);
 });
 
+test('a loader that takes the file in pieces makes the same SLM', () => {
+  const loader = new aa.SlmLoader('0123456789ab');
+  for (let at = 0; at < packed.length; at += 777) loader.push(packed.subarray(at, at + 777));
+  const other = loader.finish(tokenizer);
+  assert.equal(other.version, '0123456789ab');
+  assert.deepEqual(other.logits(texts), slm.logits(texts));
+  other.free();
+  const cut = new aa.SlmLoader('0123456789ab');
+  cut.push(packed.subarray(0, packed.length - 1));
+  assert.throws(() => cut.finish(tokenizer), /^Error: slm-file: .*head/);
+});
+
 test('token ids', () => {
   assert.deepEqual([...slm.tokenize('The FILM was good!')], [2, 9, 7, 10, 5, 11, 3]);
   assert.deepEqual([...slm.tokenize('')], [2, 3]);
