@@ -924,9 +924,11 @@ mod tests {
         assert!(read(|_| ()).is_ok());
         let error = read(|weights| weights.layers[1].up.weight.values[3] = 127).expect_err("too large");
         assert!(error.contains("intermediate.dense.weight") && error.contains("127"), "{error}");
-        let error = read(|weights| weights.layers[1].up.weight.values[..2].fill(110)).map(|_| ());
-        assert!(error.is_ok(), "two of four are within the sum");
-        let error = read(|weights| weights.layers[0].up.weight.values[..8].fill(110)).expect_err("sum of four");
+        let two = |weights: &mut EncoderWeights<Int8Matrix>| {
+            weights.layers[1].up.weight.values[..8].copy_from_slice(&[80, 80, 0, 0, 80, 18, 0, 0]);
+        };
+        assert!(read(two).is_ok(), "four that just fit");
+        let error = read(|weights| weights.layers[0].up.weight.values[..8].fill(80)).expect_err("sum of four");
         assert!(error.contains("sum to more than 258"), "{error}");
         let error = read(|weights| weights.layers[0].key.weight.multipliers[0] = 9.0).expect_err("multipliers");
         assert!(error.contains("multipliers"), "{error}");
