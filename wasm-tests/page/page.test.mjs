@@ -252,8 +252,8 @@ async function longer() {
 }
 
 /** The review by keyboard, on a finished run. */
-async function keyboard(page, rows) {
-  const hardRows = rows.flatMap((row, at) => (row.verdict === 'hard' ? [at] : []));
+async function keyboard(page, ended) {
+  const hardRows = ended.flatMap((row, at) => (row.verdict === 'hard' ? [at] : []));
   const shownRow = async () => Number(/Row (\d+)/.exec(await page.getAttribute('.sample', 'aria-label'))[1]) - 1;
   const onRow = (row) => page.waitForSelector(`.sample[aria-label="Row ${row + 1}"]`);
   await page.focus('#tab-overview');
