@@ -6,7 +6,7 @@
 
 use super::activations::Activations;
 use super::dataset::{Columns, DataFile, DataRecord, Dataset};
-use super::metrics::{calibrate, metrics};
+use super::metrics::{fit_temperature, metrics};
 use super::{TuneError, io};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::{Classifier, Padded, Trained, Training, device, values};
@@ -28,6 +28,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ pub struct Options {
     pub dropout: f64,
     /// Share of the target that the teacher's probabilities make up, in 0..=1; 0 without a teacher.
     pub teacher_weight: f32,
+    /// The result's share of the way from the base (0) to what was trained (1); the head is taken as trained.
+    pub interpolation: f32,
     /// Evaluations an epoch.
     pub evaluations: usize,
     /// Stop after so many evaluations without a better one.
@@ -213,6 +216,9 @@ fn check(options: &Options, weights: &EncoderWeights) -> Result<(), TuneError> {
     }
     if !(0.0..=1.0).contains(&options.teacher_weight) {
         return fail(format!("--teacher-weight is {}, expected 0 to 1", options.teacher_weight));
+    }
+    if !(0.0..=1.0).contains(&options.interpolation) {
+        return fail(format!("--interpolation is {}, expected 0 to 1", options.interpolation));
     }
     if !(options.lr > 0.0 && options.lr < 1.0) {
         return fail(format!("--lr is {}, expected above 0 and below 1", options.lr));
@@ -446,8 +452,8 @@ impl<'a> Run<'a> {
                 logits[text * self.labels..][..self.labels].copy_from_slice(row);
             }
         }
-        let fit = calibrate(&logits, &set.labels, self.labels);
-        let figures = metrics(&fit.shifted(&logits), &set.labels, self.labels, fit.temperature);
+        let temperature = fit_temperature(&logits, &set.labels, self.labels);
+        let figures = metrics(&logits, &set.labels, self.labels, temperature);
         let (step, score) = (self.state.step, figures.macro_f1);
         let line = format!(
             "step {step}: accuracy {:.2}, macro-F1 {:.2}, nll {:.4}",
@@ -614,8 +620,8 @@ fn logistic_regression(features: &[f32], targets: &[f32], width: usize, labels: 
     Linear { weight: values(model.weight.val().transpose()), bias, outputs: labels, inputs: width }
 }
 
-/// Merges the adapter into the base as it will be served, calibrates it on the validation file (the bias becomes part of
-/// the head's) and writes adapter and `slm.toml`.
+/// Goes back towards the base by [`Options::interpolation`], merges the adapter into the base as it will be served, fits
+/// the temperature on the validation file and writes adapter and `slm.toml`.
 fn finish(
     task: &Task,
     mut weights: EncoderWeights,
@@ -626,6 +632,7 @@ fn finish(
     validation: &Dataset,
 ) -> Result<SlmFolder, TuneError> {
     std::fs::create_dir_all(&places.out).map_err(io(&places.out))?;
+    interpolate(&mut parts, &mut weights, options.interpolation);
     let bytes = serialize(&parts, Dtype::F16)?;
     let lora = options.method == Method::Lora;
     let mut folder = SlmFolder {
@@ -649,14 +656,8 @@ fn finish(
     let labels = task.labels.len();
     let head = folder.merge(&bytes, &mut weights)?;
     let logits = served_logits(CpuEngine::new(&weights, head), validation, labels)?;
-    let fit = calibrate(&logits, &validation.labels, labels);
-    if let Some(bias) = parts.iter_mut().find(|part| part.name == "head.bias") {
-        bias.values.iter_mut().zip(fit.shift()).for_each(|(bias, shift)| *bias += shift);
-    }
-    folder.temperature = fit.temperature;
-    folder.validation = metrics(&fit.shifted(&logits), &validation.labels, labels, fit.temperature);
-    let bytes = serialize(&parts, Dtype::F16)?;
-    folder.adapter.sha256 = sha256_hex(&bytes);
+    folder.temperature = fit_temperature(&logits, &validation.labels, labels);
+    folder.validation = metrics(&logits, &validation.labels, labels, folder.temperature);
     let text = toml::to_string(&folder).map_err(|e| TuneError::Options(e.to_string()))?;
     let write = |name: &str, bytes: &[u8]| {
         let path = places.out.join(name);
@@ -665,6 +666,20 @@ fn finish(
     write(&folder.adapter.file, &bytes)?;
     write("slm.toml", text.as_bytes())?;
     Ok(folder)
+}
+
+/// Moves what was trained to a share of its way from the base; the head stays. Keeping part of the base loses little on
+/// texts like the training data and gains on others (WiSE-FT, arXiv 2109.01903).
+fn interpolate(parts: &mut [Trained], base: &mut EncoderWeights, share: f32) {
+    let base: HashMap<String, &mut [f32]> =
+        base.tensors_mut().into_iter().map(|(name, _, values)| (name, values)).collect();
+    for part in parts {
+        if part.name.ends_with(".lora_B.weight") {
+            part.values.iter_mut().for_each(|value| *value *= share);
+        } else if let Some(base) = base.get(&part.name) {
+            part.values.iter_mut().zip(base.iter()).for_each(|(value, base)| *value = base + share * (*value - base));
+        }
+    }
 }
 
 fn served_logits(mut engine: CpuEngine, set: &Dataset, labels: usize) -> Result<Vec<f32>, TuneError> {
