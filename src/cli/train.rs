@@ -94,8 +94,7 @@ pub(super) struct Args {
     /// Share of the target that the teacher makes up
     #[arg(long, default_value_t = 0.5, requires = "teacher")]
     teacher_weight: f32,
-    /// Share of the way from the base to what was trained that the result goes; less keeps more of the base for texts of
-    /// another kind
+    /// Share of the way from the base to what was trained; less than 1 keeps more of the base for texts of another kind
     #[arg(long, default_value_t = 1.0)]
     interpolation: f32,
     /// Evaluations an epoch

@@ -6,7 +6,7 @@
 
 use super::activations::Activations;
 use super::dataset::{Columns, DataFile, DataRecord, Dataset};
-use super::metrics::{fit_temperature, metrics};
+use super::metrics::{calibrate, metrics};
 use super::{TuneError, io};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::{Classifier, Padded, Trained, Training, device, values};
@@ -292,7 +292,15 @@ impl<'a> Run<'a> {
             Ok(Input::Hidden(Activations::new(&folder, &base.sha256, &base.weights, first, &set.ids, progress)?))
         };
         let (data_input, validation_input) = (input(data)?, input(validation)?);
-        let head = probe(&base.weights, data, &targets, labels, progress)?;
+        let checkpoint = places.scratch.join("checkpoint");
+        let goes_on = !places.fresh && checkpoint.join("state.json").exists();
+        // A checkpoint brings its own head; the first one is dear.
+        let linear = if goes_on {
+            Linear { weight: vec![0.0; labels * width], bias: vec![0.0; labels], outputs: labels, inputs: width }
+        } else {
+            probe(&base.weights, data, &targets, labels, progress)?
+        };
+        let head = Head { pooling: Pooling::Mean, linear, temperature: 1.0 };
         let model = Classifier::new(&base.weights, &head, first, training, options.dropout, &device);
         let optimizer = AdamWConfig::new()
             .with_epsilon(1e-8)
@@ -315,13 +323,13 @@ impl<'a> Run<'a> {
             model,
             optimizer,
             state: State { step: 0, best: None, evaluations: Vec::new(), worse: 0 },
-            checkpoint: places.scratch.join("checkpoint"),
+            checkpoint,
             checkpoint_every: places.checkpoint_every,
             stop_after: places.stop_after,
             fingerprint,
             progress,
         };
-        if !places.fresh {
+        if goes_on {
             run = run.resume()?;
         }
         Ok(run)
@@ -452,8 +460,8 @@ impl<'a> Run<'a> {
                 logits[text * self.labels..][..self.labels].copy_from_slice(row);
             }
         }
-        let temperature = fit_temperature(&logits, &set.labels, self.labels);
-        let figures = metrics(&logits, &set.labels, self.labels, temperature);
+        let fit = calibrate(&logits, &set.labels, self.labels);
+        let figures = metrics(&fit.shifted(&logits), &set.labels, self.labels, fit.temperature);
         let (step, score) = (self.state.step, figures.macro_f1);
         let line = format!(
             "step {step}: accuracy {:.2}, macro-F1 {:.2}, nll {:.4}",
@@ -496,11 +504,12 @@ impl<'a> Run<'a> {
         std::fs::rename(&folder, &self.checkpoint).map_err(io(&self.checkpoint))
     }
 
-    /// Goes on from a checkpoint of the same training, if there is one.
+    /// Goes on from a checkpoint of the same training.
     fn resume(mut self) -> Result<Self, TuneError> {
         let folder = self.checkpoint.clone();
         let fail = |problem: String| TuneError::Checkpoint { path: folder.clone(), problem };
-        let Ok(state) = std::fs::read(folder.join("state.json")) else { return Ok(self) };
+        let path = folder.join("state.json");
+        let state = std::fs::read(&path).map_err(io(&path))?;
         let state: SavedState = serde_json::from_slice(&state).map_err(|e| fail(e.to_string()))?;
         if state.fingerprint != self.fingerprint {
             return Err(fail("it was made with other options or data".to_owned()));
@@ -575,7 +584,7 @@ fn probe(
     targets: &[f32],
     labels: usize,
     progress: &ProgressBar,
-) -> Result<Head, TuneError> {
+) -> Result<Linear, TuneError> {
     let (layers, width) = (weights.config.num_hidden_layers, weights.config.hidden_size);
     let mut encoder = CpuEncoder::new(weights);
     let mut features = vec![0.0; data.len() * width];
@@ -594,11 +603,7 @@ fn probe(
         }
         progress.inc(group.len() as u64);
     }
-    Ok(Head {
-        pooling: Pooling::Mean,
-        linear: logistic_regression(&features, targets, width, labels),
-        temperature: 1.0,
-    })
+    Ok(logistic_regression(&features, targets, width, labels))
 }
 
 /// By full-batch AdamW with a rate that falls to zero.
@@ -620,8 +625,8 @@ fn logistic_regression(features: &[f32], targets: &[f32], width: usize, labels: 
     Linear { weight: values(model.weight.val().transpose()), bias, outputs: labels, inputs: width }
 }
 
-/// Goes back towards the base by [`Options::interpolation`], merges the adapter into the base as it will be served, fits
-/// the temperature on the validation file and writes adapter and `slm.toml`.
+/// Goes back towards the base by [`Options::interpolation`], merges the adapter into the base as it will be served,
+/// calibrates it on the validation file (the bias becomes part of the head's) and writes adapter and `slm.toml`.
 fn finish(
     task: &Task,
     mut weights: EncoderWeights,
@@ -656,8 +661,14 @@ fn finish(
     let labels = task.labels.len();
     let head = folder.merge(&bytes, &mut weights)?;
     let logits = served_logits(CpuEngine::new(&weights, head), validation, labels)?;
-    folder.temperature = fit_temperature(&logits, &validation.labels, labels);
-    folder.validation = metrics(&logits, &validation.labels, labels, folder.temperature);
+    let fit = calibrate(&logits, &validation.labels, labels);
+    if let Some(bias) = parts.iter_mut().find(|part| part.name == "head.bias") {
+        bias.values.iter_mut().zip(fit.shift()).for_each(|(bias, shift)| *bias += shift);
+    }
+    folder.temperature = fit.temperature;
+    folder.validation = metrics(&fit.shifted(&logits), &validation.labels, labels, fit.temperature);
+    let bytes = serialize(&parts, Dtype::F16)?;
+    folder.adapter.sha256 = sha256_hex(&bytes);
     let text = toml::to_string(&folder).map_err(|e| TuneError::Options(e.to_string()))?;
     let write = |name: &str, bytes: &[u8]| {
         let path = places.out.join(name);
