@@ -42,9 +42,9 @@ impl Calibration {
     }
 }
 
-/// Bias-corrected temperature scaling (Alexandari et al., arXiv 1901.06852), of whose bias only that share, in quarters,
-/// is kept which has the best macro-F1 (the smallest of equals); the temperature is fitted with it. The whole bias takes
-/// over the file's shares of the labels, which texts of another kind do not have.
+/// Bias-corrected temperature scaling (Alexandari et al., arXiv 1901.06852), of whose bias only that share, in
+/// quarters, is kept which has the best macro-F1 (the smallest of equals); the temperature is fitted with it. The whole
+/// bias takes over the file's shares of the labels, which texts of another kind do not have.
 pub fn calibrate(logits: &[f32], gold: &[usize], labels: usize) -> Calibration {
     let whole = bias_corrected(logits, gold, labels).shift();
     let mut best: Option<(f64, Calibration)> = None;
