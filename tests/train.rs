@@ -105,6 +105,7 @@ fn options() -> Options {
         class_weights: true,
         dropout: 0.1,
         teacher_weight: 0.0,
+        interpolation: 1.0,
         evaluations: 2,
         patience: 100,
         seed: 3,
@@ -168,6 +169,41 @@ fn it_learns_and_writes_a_folder_that_merges() {
     }
 }
 
+/// The merged tensors of what was trained, by name, and the head's weight.
+fn merged(place: &Path, base: &BaseModel) -> (Vec<(String, Vec<f32>)>, Vec<f32>) {
+    let text = String::from_utf8(read(place.join("out/slm.toml"))).expect("text");
+    let slm = SlmFolder::from_toml(&text, "slm.toml").expect("reads");
+    let mut weights = base.weights.clone();
+    let head = slm.merge(&read(place.join("out/adapter.safetensors")), &mut weights).expect("merges");
+    let tensors = weights.tensors_mut().into_iter().map(|(name, _, values)| (name, values.to_vec())).collect();
+    (tensors, head.linear.weight)
+}
+
+#[test]
+fn interpolation_goes_back_towards_the_base() {
+    let _alone = alone();
+    let mut own = base();
+    let start: Vec<Vec<f32>> = own.weights.tensors_mut().into_iter().map(|(_, _, values)| values.to_vec()).collect();
+    for (method, lr) in [(Method::Lora, 2e-2), (Method::Full, 5e-3)] {
+        let results = [1.0, 0.25].map(|interpolation| {
+            let place = folder();
+            let options = Options { method, lr, layers: 3, embedding_rank: 4, epochs: 1, interpolation, ..options() };
+            train(&task(), base(), None, &options, &places(place.path()), &ProgressBar::hidden()).expect("trains");
+            merged(place.path(), &own)
+        });
+        let [(whole, head), (part, same_head)] = results;
+        assert_eq!(head, same_head);
+        let mut moved = 0.0f32;
+        for ((start, (name, whole)), (_, part)) in start.iter().zip(&whole).zip(&part) {
+            for ((start, whole), part) in start.iter().zip(whole).zip(part) {
+                assert!((part - (start + 0.25 * (whole - start))).abs() < 2e-3, "{method:?} {name}");
+                moved = moved.max((whole - start).abs());
+            }
+        }
+        assert!(moved > 0.02, "{method:?}: {moved}");
+    }
+}
+
 #[test]
 fn a_stopped_training_goes_on_to_the_same_result() {
     let _alone = alone();
@@ -201,6 +237,7 @@ fn a_checkpoint_of_another_training_and_bad_options_are_told() {
     assert!(told(&Options { embedding_rank: 4, ..options() }, &stopped).contains("--embedding-rank"));
     assert!(told(&Options { dropout: 1.0, ..options() }, &stopped).contains("--dropout"));
     assert!(told(&Options { teacher_weight: 1.5, ..options() }, &stopped).contains("--teacher-weight"));
+    assert!(told(&Options { interpolation: -0.5, ..options() }, &stopped).contains("--interpolation"));
     assert!(told(&Options { max_length: 999, ..options() }, &stopped).contains("tokens"));
     let mut missing = places(place.path());
     missing.columns.label = "gold".into();

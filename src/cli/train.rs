@@ -93,6 +93,9 @@ pub(super) struct Args {
     /// Share of the target that the teacher makes up
     #[arg(long, default_value_t = 0.5, requires = "teacher")]
     teacher_weight: f32,
+    /// Share of the way from the base to what was trained; less than 1 keeps more of the base for texts of another kind
+    #[arg(long, default_value_t = 1.0)]
+    interpolation: f32,
     /// Evaluations an epoch
     #[arg(long, default_value_t = 4)]
     evaluations: usize,
@@ -142,6 +145,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         class_weights: args.class_weights,
         dropout: args.dropout,
         teacher_weight: if args.teacher.is_some() { args.teacher_weight } else { 0.0 },
+        interpolation: args.interpolation,
         evaluations: args.evaluations,
         patience: args.patience,
         seed: args.seed,

@@ -28,6 +28,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -69,6 +70,8 @@ pub struct Options {
     pub dropout: f64,
     /// Share of the target that the teacher's probabilities make up, in 0..=1; 0 without a teacher.
     pub teacher_weight: f32,
+    /// The result's share of the way from the base (0) to what was trained (1); the head is taken as trained.
+    pub interpolation: f32,
     /// Evaluations an epoch.
     pub evaluations: usize,
     /// Stop after so many evaluations without a better one.
@@ -214,6 +217,9 @@ fn check(options: &Options, weights: &EncoderWeights) -> Result<(), TuneError> {
     if !(0.0..=1.0).contains(&options.teacher_weight) {
         return fail(format!("--teacher-weight is {}, expected 0 to 1", options.teacher_weight));
     }
+    if !(0.0..=1.0).contains(&options.interpolation) {
+        return fail(format!("--interpolation is {}, expected 0 to 1", options.interpolation));
+    }
     if !(options.lr > 0.0 && options.lr < 1.0) {
         return fail(format!("--lr is {}, expected above 0 and below 1", options.lr));
     }
@@ -286,7 +292,15 @@ impl<'a> Run<'a> {
             Ok(Input::Hidden(Activations::new(&folder, &base.sha256, &base.weights, first, &set.ids, progress)?))
         };
         let (data_input, validation_input) = (input(data)?, input(validation)?);
-        let head = probe(&base.weights, data, &targets, labels, progress)?;
+        let checkpoint = places.scratch.join("checkpoint");
+        let goes_on = !places.fresh && checkpoint.join("state.json").exists();
+        // A checkpoint brings its own head; the first one is dear.
+        let linear = if goes_on {
+            Linear { weight: vec![0.0; labels * width], bias: vec![0.0; labels], outputs: labels, inputs: width }
+        } else {
+            probe(&base.weights, data, &targets, labels, progress)?
+        };
+        let head = Head { pooling: Pooling::Mean, linear, temperature: 1.0 };
         let model = Classifier::new(&base.weights, &head, first, training, options.dropout, &device);
         let optimizer = AdamWConfig::new()
             .with_epsilon(1e-8)
@@ -309,13 +323,13 @@ impl<'a> Run<'a> {
             model,
             optimizer,
             state: State { step: 0, best: None, evaluations: Vec::new(), worse: 0 },
-            checkpoint: places.scratch.join("checkpoint"),
+            checkpoint,
             checkpoint_every: places.checkpoint_every,
             stop_after: places.stop_after,
             fingerprint,
             progress,
         };
-        if !places.fresh {
+        if goes_on {
             run = run.resume()?;
         }
         Ok(run)
@@ -490,11 +504,12 @@ impl<'a> Run<'a> {
         std::fs::rename(&folder, &self.checkpoint).map_err(io(&self.checkpoint))
     }
 
-    /// Goes on from a checkpoint of the same training, if there is one.
+    /// Goes on from a checkpoint of the same training.
     fn resume(mut self) -> Result<Self, TuneError> {
         let folder = self.checkpoint.clone();
         let fail = |problem: String| TuneError::Checkpoint { path: folder.clone(), problem };
-        let Ok(state) = std::fs::read(folder.join("state.json")) else { return Ok(self) };
+        let path = folder.join("state.json");
+        let state = std::fs::read(&path).map_err(io(&path))?;
         let state: SavedState = serde_json::from_slice(&state).map_err(|e| fail(e.to_string()))?;
         if state.fingerprint != self.fingerprint {
             return Err(fail("it was made with other options or data".to_owned()));
@@ -569,7 +584,7 @@ fn probe(
     targets: &[f32],
     labels: usize,
     progress: &ProgressBar,
-) -> Result<Head, TuneError> {
+) -> Result<Linear, TuneError> {
     let (layers, width) = (weights.config.num_hidden_layers, weights.config.hidden_size);
     let mut encoder = CpuEncoder::new(weights);
     let mut features = vec![0.0; data.len() * width];
@@ -588,11 +603,7 @@ fn probe(
         }
         progress.inc(group.len() as u64);
     }
-    Ok(Head {
-        pooling: Pooling::Mean,
-        linear: logistic_regression(&features, targets, width, labels),
-        temperature: 1.0,
-    })
+    Ok(logistic_regression(&features, targets, width, labels))
 }
 
 /// By full-batch AdamW with a rate that falls to zero.
@@ -614,8 +625,8 @@ fn logistic_regression(features: &[f32], targets: &[f32], width: usize, labels: 
     Linear { weight: values(model.weight.val().transpose()), bias, outputs: labels, inputs: width }
 }
 
-/// Merges the adapter into the base as it will be served, calibrates it on the validation file (the bias becomes part of
-/// the head's) and writes adapter and `slm.toml`.
+/// Goes back towards the base by [`Options::interpolation`], merges the adapter into the base as it will be served,
+/// calibrates it on the validation file (the bias becomes part of the head's) and writes adapter and `slm.toml`.
 fn finish(
     task: &Task,
     mut weights: EncoderWeights,
@@ -626,6 +637,7 @@ fn finish(
     validation: &Dataset,
 ) -> Result<SlmFolder, TuneError> {
     std::fs::create_dir_all(&places.out).map_err(io(&places.out))?;
+    interpolate(&mut parts, &mut weights, options.interpolation);
     let bytes = serialize(&parts, Dtype::F16)?;
     let lora = options.method == Method::Lora;
     let mut folder = SlmFolder {
@@ -665,6 +677,20 @@ fn finish(
     write(&folder.adapter.file, &bytes)?;
     write("slm.toml", text.as_bytes())?;
     Ok(folder)
+}
+
+/// Moves what was trained to a share of its way from the base; the head stays. Keeping part of the base loses little on
+/// texts like the training data and gains on others (WiSE-FT, arXiv 2109.01903).
+fn interpolate(parts: &mut [Trained], base: &mut EncoderWeights, share: f32) {
+    let base: HashMap<String, &mut [f32]> =
+        base.tensors_mut().into_iter().map(|(name, _, values)| (name, values)).collect();
+    for part in parts {
+        if part.name.ends_with(".lora_B.weight") {
+            part.values.iter_mut().for_each(|value| *value *= share);
+        } else if let Some(base) = base.get(&part.name) {
+            part.values.iter_mut().zip(base.iter()).for_each(|(value, base)| *value = base + share * (*value - base));
+        }
+    }
 }
 
 fn served_logits(mut engine: CpuEngine, set: &Dataset, labels: usize) -> Result<Vec<f32>, TuneError> {
