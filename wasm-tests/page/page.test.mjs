@@ -72,14 +72,14 @@ async function open(context, url = front.url) {
 
 const fresh = (options = {}) => browser.newContext({ acceptDownloads: true, viewport: { width: 1280, height: 860 }, ...options });
 
-async function choose(page, file, { task = 'sentiment', reviewer = 'person', precision = 'int8' } = {}) {
+async function choose(page, file, { task = 'sentiment', reviewer = 'person', ...options } = {}) {
   await page.waitForSelector('.drop');
   await page.setInputFiles('#choose-file', file);
   await page.waitForSelector('.what');
   await page.check(`input[value=${task}]`);
   await page.check(`input[value=${reviewer}]`);
   await page.waitForSelector('.models');
-  await page.check(`input[value=${precision}]`);
+  if (options.precision) await page.check(`input[value=${options.precision}]`);
 }
 
 const start = (page) => page.click('.what button.primary');
@@ -382,10 +382,9 @@ test('int8 votes unless f32 is chosen, and the run keeps to its choice', { timeo
   const context = await fresh();
   const page = await open(context);
   for (const precision of ['int8', 'f32']) {
-    await page.setInputFiles('#choose-file', file);
-    await page.waitForSelector('.models');
+    await choose(page, file);
     assert.equal(await page.isChecked('input[value=int8]'), true, 'int8 is the default');
-    await choose(page, file, { precision });
+    await page.check(`input[value=${precision}]`);
     await start(page);
     await done(page);
     const rows = lines(await exported(page));
