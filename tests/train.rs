@@ -118,6 +118,7 @@ fn places(folder: &Path) -> Places {
     Places {
         data: vec![format!("{}=0.75", folder.join("train.csv").display()).parse().expect("a data file")],
         validation: folder.join("val.csv"),
+        transfer: None,
         columns: Columns { text: "text".into(), label: "label".into() },
         out: folder.join("out"),
         scratch: folder.join("scratch"),
@@ -202,6 +203,39 @@ fn interpolation_goes_back_towards_the_base() {
         }
         assert!(moved > 0.02, "{method:?}: {moved}");
     }
+}
+
+#[test]
+fn a_file_of_another_kind_has_its_say_in_the_choice() {
+    let _alone = alone();
+    let place = folder();
+    let mut places = places(place.path());
+    std::fs::write(place.path().join("other.csv"), "text,label\ngreat film is bad,negative\nbad film is great,positive\nok train,neutral\nawful,negative\nok very a,neutral\ngood bad,positive\na train,neutral\n").expect("writes");
+    let best = |places: &Places| {
+        train(
+            &task(),
+            base(),
+            None,
+            &Options { lr: 4e-3, epochs: 4, dropout: 0.3, seed: 6, ..options() },
+            places,
+            &ProgressBar::hidden(),
+        )
+        .expect("trains");
+        let record: serde_json::Value =
+            serde_json::from_slice(&read(place.path().join("out/train.json"))).expect("json");
+        let score = |evaluation: &serde_json::Value| {
+            let f1 = |part: &str| evaluation[part]["macro_f1"].as_f64();
+            let own = f1("metrics").expect("a figure");
+            (own + f1("transfer").unwrap_or(own)) / 2.0
+        };
+        let all = record["evaluations"].as_array().expect("a list").clone();
+        let first_best = all.iter().fold(&all[0], |best, one| if score(one) > score(best) { one } else { best });
+        assert_eq!(record["best_step"], first_best["step"]);
+        record["best_step"].as_u64().expect("a step")
+    };
+    let alone = best(&places);
+    places.transfer = Some(place.path().join("other.csv"));
+    assert_ne!(best(&places), alone, "the file must make a difference here for this to be a test");
 }
 
 #[test]

@@ -107,6 +107,8 @@ pub struct Places {
     pub data: Vec<DataFile>,
     /// The labelled file to choose, stop and calibrate by.
     pub validation: PathBuf,
+    /// A labelled file of another kind of text, to choose by as well.
+    pub transfer: Option<PathBuf>,
     /// Columns of all files.
     pub columns: Columns,
     /// The SLM's folder to write.
@@ -134,17 +136,20 @@ struct RunRecord<'a> {
     options: &'a Options,
     data: &'a [DataRecord],
     validation: &'a [DataRecord],
+    transfer: &'a [DataRecord],
     evaluations: &'a [Evaluation],
     best_step: usize,
     result: &'a Metrics,
     seconds: u64,
 }
 
-/// Figures on the validation file in the course of training.
+/// Figures on the validation file, and on the one of another kind, in the course of training.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 struct Evaluation {
     step: usize,
     metrics: Metrics,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    transfer: Option<Metrics>,
 }
 
 /// Trains an SLM and writes its folder: `slm.toml`, `adapter.safetensors`, `train.json`. Returns its figures on the
@@ -161,14 +166,18 @@ pub fn train(
     check(options, &base.weights)?;
     let tokenizer = Tokenizer::from_json(&base.tokenizer_json, options.train_length)?;
     let data = Dataset::read(&places.data, &places.columns, &task.labels, &tokenizer)?;
-    let validation_file = [DataFile { path: places.validation.clone(), fraction: 1.0 }];
-    let validation = Dataset::read(&validation_file, &places.columns, &task.labels, &tokenizer)?;
+    let whole = |path: &PathBuf| {
+        let file = DataFile { path: path.clone(), fraction: 1.0 };
+        Dataset::read(&[file], &places.columns, &task.labels, &tokenizer)
+    };
+    let validation = whole(&places.validation)?;
+    let transfer = places.transfer.as_ref().map(whole).transpose()?.unwrap_or_default();
     let mut targets = hard_targets(options, &data.labels, task.labels.len());
     let teacher_name = teacher.as_ref().map(|teacher| teacher.name.clone());
     if let Some(teacher) = teacher {
         soften(&mut targets, teacher, task, &data, options.teacher_weight, progress)?;
     }
-    let mut run = Run::new(task, &base, options, places, (&data, &validation), targets, progress)?;
+    let mut run = Run::new(task, &base, options, places, (&data, &validation, &transfer), targets, progress)?;
     run.all_epochs()?;
     let Run { state, .. } = run;
     let best = state.best.ok_or_else(|| TuneError::Options("there was nothing to train on".to_owned()))?;
@@ -183,6 +192,7 @@ pub fn train(
         options,
         data: &data.files,
         validation: &validation.files,
+        transfer: &transfer.files,
         evaluations: &state.evaluations,
         best_step: best.step,
         result: &folder.validation,
@@ -252,6 +262,8 @@ struct Run<'a> {
     targets: Vec<f32>,
     data: (&'a Dataset, Input),
     validation: (&'a Dataset, Input),
+    /// Empty where none was given.
+    transfer: (&'a Dataset, Input),
     width: usize,
     device: Device,
     model: Classifier,
@@ -270,7 +282,7 @@ impl<'a> Run<'a> {
         base: &BaseModel,
         options: &'a Options,
         places: &Places,
-        (data, validation): (&'a Dataset, &'a Dataset),
+        (data, validation, transfer): (&'a Dataset, &'a Dataset, &'a Dataset),
         targets: Vec<f32>,
         progress: &'a ProgressBar,
     ) -> Result<Self, TuneError> {
@@ -291,7 +303,7 @@ impl<'a> Run<'a> {
             let folder = places.scratch.join("activations");
             Ok(Input::Hidden(Activations::new(&folder, &base.sha256, &base.weights, first, &set.ids, progress)?))
         };
-        let (data_input, validation_input) = (input(data)?, input(validation)?);
+        let (data_input, validation_input, transfer_input) = (input(data)?, input(validation)?, input(transfer)?);
         let checkpoint = places.scratch.join("checkpoint");
         let goes_on = !places.fresh && checkpoint.join("state.json").exists();
         // A checkpoint brings its own head; the first one is dear.
@@ -308,7 +320,7 @@ impl<'a> Run<'a> {
             .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
             .init();
         let fingerprint = sha256_hex(
-            serde_json::to_string(&(options, &base.sha256, &data.files, &validation.files, &targets))
+            serde_json::to_string(&(options, &base.sha256, &data.files, &validation.files, &transfer.files, &targets))
                 .unwrap_or_default()
                 .as_bytes(),
         );
@@ -318,6 +330,7 @@ impl<'a> Run<'a> {
             targets,
             data: (data, data_input),
             validation: (validation, validation_input),
+            transfer: (transfer, transfer_input),
             width,
             device,
             model,
@@ -448,29 +461,42 @@ impl<'a> Run<'a> {
         (log_softmax(logits, 1) * target).sum() * (-1.0 / total)
     }
 
-    fn evaluate(&mut self) -> Result<(), TuneError> {
-        let set = self.validation.0;
-        let model = self.model.valid();
-        let plain = device(false);
-        let lengths: Vec<usize> = set.ids.iter().map(Vec::len).collect();
-        let mut logits = vec![0.0; set.len() * self.labels];
+    /// Logits of a set without a gradient tape, `[texts x labels]`.
+    fn all_logits(&self, part: &(&Dataset, Input)) -> Result<Vec<f32>, TuneError> {
+        let (model, plain) = (self.model.valid(), device(false));
+        let lengths: Vec<usize> = part.0.ids.iter().map(Vec::len).collect();
+        let mut logits = vec![0.0; part.0.len() * self.labels];
         for group in plan_batches(&lengths, 2048, self.options.batch) {
-            let rows = values(self.logits(&model, &self.validation, &group, &plain)?);
+            let rows = values(self.logits(&model, part, &group, &plain)?);
             for (text, row) in group.iter().zip(rows.chunks_exact(self.labels)) {
                 logits[text * self.labels..][..self.labels].copy_from_slice(row);
             }
         }
-        let fit = calibrate(&logits, &set.labels, self.labels);
-        let figures = metrics(&fit.shifted(&logits), &set.labels, self.labels, fit.temperature);
-        let (step, score) = (self.state.step, figures.macro_f1);
+        Ok(logits)
+    }
+
+    /// The better state has the better macro-F1 on the validation file, or the better mean with the file of another kind;
+    /// the calibration is the validation file's for both.
+    fn evaluate(&mut self) -> Result<(), TuneError> {
+        let logits = self.all_logits(&self.validation)?;
+        let fit = calibrate(&logits, &self.validation.0.labels, self.labels);
+        let figures =
+            |logits: &[f32], set: &Dataset| metrics(&fit.shifted(logits), &set.labels, self.labels, fit.temperature);
+        let transfer = match self.transfer.0.is_empty() {
+            true => None,
+            false => Some(figures(&self.all_logits(&self.transfer)?, self.transfer.0)),
+        };
+        let figures = figures(&logits, self.validation.0);
+        let other = transfer.as_ref().map_or(figures.macro_f1, |transfer| transfer.macro_f1);
+        let (step, score) = (self.state.step, (figures.macro_f1 + other) / 2.0);
         let line = format!(
             "step {step}: accuracy {:.2}, macro-F1 {:.2}, nll {:.4}",
             figures.accuracy * 100.0,
-            score * 100.0,
+            figures.macro_f1 * 100.0,
             figures.nll
         );
         self.progress.suspend(|| tracing::info!("{}: {line}", self.options.id));
-        self.state.evaluations.push(Evaluation { step, metrics: figures });
+        self.state.evaluations.push(Evaluation { step, metrics: figures, transfer });
         if self.state.best.as_ref().is_none_or(|best| score > best.score) {
             self.state.best = Some(Best { step, score, parts: self.model.trained() });
             self.state.worse = 0;
