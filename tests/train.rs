@@ -210,17 +210,12 @@ fn a_file_of_another_kind_has_its_say_in_the_choice() {
     let _alone = alone();
     let place = folder();
     let mut places = places(place.path());
-    std::fs::write(place.path().join("other.csv"), "text,label\ngreat film is bad,negative\nbad film is great,positive\nok train,neutral\nawful,negative\nok very a,neutral\ngood bad,positive\na train,neutral\n").expect("writes");
+    let other = "text,label\ngreat film is bad,negative\nbad film is great,positive\nok train,neutral\n\
+        awful,negative\nok very a,neutral\ngood bad,positive\na train,neutral\n";
+    std::fs::write(place.path().join("other.csv"), other).expect("writes");
+    let options = Options { lr: 4e-3, epochs: 4, dropout: 0.3, seed: 6, ..options() };
     let best = |places: &Places| {
-        train(
-            &task(),
-            base(),
-            None,
-            &Options { lr: 4e-3, epochs: 4, dropout: 0.3, seed: 6, ..options() },
-            places,
-            &ProgressBar::hidden(),
-        )
-        .expect("trains");
+        train(&task(), base(), None, &options, places, &ProgressBar::hidden()).expect("trains");
         let record: serde_json::Value =
             serde_json::from_slice(&read(place.path().join("out/train.json"))).expect("json");
         let score = |evaluation: &serde_json::Value| {
