@@ -79,7 +79,13 @@ async function choose(page, file, { task = 'sentiment', reviewer = 'person', ...
   await page.check(`input[value=${task}]`);
   await page.check(`input[value=${reviewer}]`);
   await page.waitForSelector('.models');
-  if (options.precision) await page.check(`input[value=${options.precision}]`);
+  if (options.precision) await choosePrecision(page, options.precision);
+}
+
+/** The plan is made anew with the choice, and shows it once it is there. */
+async function choosePrecision(page, precision) {
+  await page.click(`input[value=${precision}]`);
+  await page.waitForSelector(`input[value=${precision}]:checked`);
 }
 
 const start = (page) => page.click('.what button.primary');
@@ -384,7 +390,7 @@ test('int8 votes unless f32 is chosen, and the run keeps to its choice', { timeo
   for (const precision of ['int8', 'f32']) {
     await choose(page, file);
     assert.equal(await page.isChecked('input[value=int8]'), true, 'int8 is the default');
-    await page.check(`input[value=${precision}]`);
+    await choosePrecision(page, precision);
     await start(page);
     await done(page);
     const rows = lines(await exported(page));

@@ -271,10 +271,11 @@ export class Session {
 
   async choosePrecision(precision: Precision): Promise<void> {
     if (!this.project.value) return;
-    await this.save({ ...this.project.value, precision });
+    // The plan first: whatever is drawn while the project is saved must show the choice already.
     const plan = this.plan.value;
     const choice = plan?.choices.find((one) => one.precision === precision);
     if (plan && choice) this.plan.value = { ...plan, choice };
+    await this.save({ ...this.project.value, precision });
   }
 
   async chooseReviewer(reviewTo: ReviewTo): Promise<void> {
