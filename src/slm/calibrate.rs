@@ -123,13 +123,13 @@ fn multipliers(largest: &[f32], weights: &[f32]) -> Vec<f32> {
 }
 
 /// The lower Cholesky factor of the products, inputs in the returned order (those that matter most last), with as much
-/// added to the diagonal as it takes.
+/// added to the diagonal as it takes; the identity, which is to round each input by itself, where they are not finite.
 fn factor(products: &[f32], inputs: usize) -> (Vec<f32>, Vec<usize>) {
     let mut order: Vec<usize> = (0..inputs).collect();
     order.sort_by(|a, b| products[a * inputs + a].total_cmp(&products[b * inputs + b]));
     let mean = order.iter().map(|i| products[i * inputs + i]).sum::<f32>() / inputs as f32;
     let mut damping = 0.01 * mean.max(1e-20);
-    loop {
+    while damping.is_finite() {
         let mut matrix: Vec<f32> =
             order.iter().flat_map(|row| order.iter().map(move |column| products[row * inputs + column])).collect();
         (0..inputs).for_each(|i| matrix[i * inputs + i] += damping);
@@ -138,6 +138,9 @@ fn factor(products: &[f32], inputs: usize) -> (Vec<f32>, Vec<usize>) {
         }
         damping *= 10.0;
     }
+    let mut identity = vec![0.0; inputs * inputs];
+    (0..inputs).for_each(|i| identity[i * inputs + i] = 1.0);
+    (identity, order)
 }
 
 /// Replaces the lower triangle of a symmetric matrix by its Cholesky factor, block of columns by block; false where it is
@@ -245,6 +248,13 @@ mod tests {
             }
         }
         assert!(!cholesky(&mut [1.0, 2.0, 2.0, 1.0], 2), "not positive definite");
+    }
+
+    #[test]
+    fn values_that_are_not_finite_end_in_plain_rounding() {
+        let (factor, order) = factor(&[f32::NAN; 9], 3);
+        assert_eq!(factor, [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]);
+        assert_eq!(order.len(), 3);
     }
 
     /// The squared error of the products of `x` with a rounded matrix.
