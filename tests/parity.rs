@@ -3,7 +3,7 @@
 
 use autoannotator::slm::config::{Architecture, EncoderConfig, relative_position_bucket};
 use autoannotator::slm::cpu::{CpuEncoder, CpuEngine, Isa};
-use autoannotator::slm::quant::{GROUP, Int8Matrix};
+use autoannotator::slm::quant::{GROUP, Int8Matrix, rotate};
 use autoannotator::slm::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
 use autoannotator::slm::{Batch, Engine};
 
@@ -50,7 +50,7 @@ impl Random {
             hidden_size: heads * self.size(1, 40),
             num_hidden_layers: self.size(1, 3),
             num_attention_heads: heads,
-            intermediate_size: self.size(1, 130),
+            intermediate_size: self.size(1, 430),
             max_position_embeddings: 180,
             type_vocab_size: if bert { 2 } else { 0 },
             layer_norm_eps: 1e-5,
@@ -287,17 +287,16 @@ fn logits_that_are_not_finite_are_an_error() {
 fn dequantized(weights: &EncoderWeights<Int8Matrix>, original: &EncoderWeights) -> EncoderWeights {
     let matrix = |matrix: &Int8Matrix, inputs: usize, group: usize| -> Vec<f32> {
         let per_row = inputs.div_ceil(group);
-        let multiplier = |input: usize| matrix.multipliers.get(input).copied().unwrap_or(1.0);
-        let at = |index: usize| {
-            matrix.scales[index / inputs * per_row + index % inputs / group] * multiplier(index % inputs)
-        };
-        matrix.values.iter().enumerate().map(|(index, value)| f32::from(*value) * at(index)).collect()
+        let scale = |index: usize| matrix.scales[index / inputs * per_row + index % inputs / group];
+        matrix.values.iter().enumerate().map(|(index, value)| f32::from(*value) * scale(index)).collect()
     };
-    let linear = |map: &Linear<Int8Matrix>| Linear {
-        weight: matrix(&map.weight, map.inputs, GROUP),
-        bias: map.bias.clone(),
-        outputs: map.outputs,
-        inputs: map.inputs,
+    let linear = |map: &Linear<Int8Matrix>| {
+        let mut weight = matrix(&map.weight, map.inputs, GROUP);
+        for row in weight.chunks_exact_mut(map.inputs) {
+            rotate(row);
+            row.iter_mut().zip(&map.weight.multipliers).for_each(|(weight, multiplier)| *weight *= multiplier);
+        }
+        Linear { weight, bias: map.bias.clone(), outputs: map.outputs, inputs: map.inputs }
     };
     let hidden = weights.config.hidden_size;
     let layers = weights.layers.iter().zip(&original.layers).map(|(layer, original)| {

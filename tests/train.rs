@@ -117,6 +117,7 @@ fn places(folder: &Path) -> Places {
     write_data(&folder.join("val.csv"), 60);
     Places {
         data: vec![format!("{}=0.75", folder.join("train.csv").display()).parse().expect("a data file")],
+        unlabelled: Vec::new(),
         validation: folder.join("val.csv"),
         transfer: None,
         columns: Columns { text: "text".into(), label: "label".into() },

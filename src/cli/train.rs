@@ -4,7 +4,8 @@ use crate::hub::{self, Home};
 use crate::slm::adapter::Method;
 use crate::task::Task;
 use crate::tune::dataset::{Columns, DataFile};
-use crate::tune::train::{BaseModel, Options, Places, Teacher, train};
+use crate::tune::teacher::Teacher;
+use crate::tune::train::{BaseModel, Options, Places, train};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -17,6 +18,7 @@ Examples:
       --data train.csv --validation val.csv --out models/my-sentiment
   autoannotator train --task toxicity --base all-mpnet-base-v2 --id my-toxicity --layers 4 \\
       --data tweets.csv --data comments.csv=0.5 --validation val.csv --out models/my-toxicity
+  autoannotator train ... --teacher sentiment-mpnet --unlabelled more-texts.csv   learn from a larger SLM as well
   autoannotator train --method full --epochs 3 ...   all parameters, with the paper's settings
 
 A training that was stopped goes on from its last checkpoint by the same command.")]
@@ -93,6 +95,9 @@ pub(super) struct Args {
     /// A packed SLM of the same task to learn from besides the labels (see `autoannotator pack`)
     #[arg(long, value_name = "ID")]
     teacher: Option<String>,
+    /// A CSV file of whose texts the teacher gives the labels, or FILE=FRACTION; may be given more than once
+    #[arg(long, value_name = "FILE[=FRACTION]", requires = "teacher")]
+    unlabelled: Vec<DataFile>,
     /// Share of the target that the teacher makes up
     #[arg(long, default_value_t = 0.5, requires = "teacher")]
     teacher_weight: f32,
@@ -155,6 +160,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     };
     let places = Places {
         data: args.data,
+        unlabelled: args.unlabelled,
         validation: args.validation,
         transfer: args.transfer,
         columns: Columns { text: args.text_column, label: args.label_column },
@@ -179,7 +185,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 fn load_teacher(id: &str, home: &Home) -> anyhow::Result<Teacher> {
-    let slm = hub::packing::load(home, id, "f32", rayon::current_num_threads())?;
+    let slm = hub::packing::load(home, id, "int8", rayon::current_num_threads())?;
     Ok(Teacher { name: format!("{id} {}", slm.version()), slm })
 }
 

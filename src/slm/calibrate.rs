@@ -3,7 +3,7 @@
 //! values have handed some of their size to their weights (SmoothQuant, arXiv 2211.10438).
 
 use super::cpu::{CpuEncoder, times_transposed};
-use super::quant::{GROUP, Int8Matrix, Room, SUM_OF_FOUR, WEIGHT_LEVELS, best_scale, level, quantized_layer};
+use super::quant::{GROUP, Int8Matrix, Room, SUM_OF_EIGHT, WEIGHT_LEVELS, best_scale, level, quantized_layer, rotate};
 use super::weights::{EncoderWeights, LayerWeights, Linear};
 use super::{Batch, SlmError};
 use rayon::prelude::*;
@@ -85,12 +85,16 @@ fn quantize(maps: &[&Linear], statistics: &Statistics) -> Vec<Int8Matrix> {
     let inputs = maps[0].inputs;
     let weights: Vec<f32> = maps.iter().flat_map(|map| &map.weight).copied().collect();
     let multipliers = multipliers(&statistics.largest, &weights);
-    let weights: Vec<f32> =
+    let mut weights: Vec<f32> =
         weights.chunks_exact(inputs).flat_map(|row| row.iter().zip(&multipliers).map(|(w, m)| w / m)).collect();
+    weights.chunks_exact_mut(inputs).for_each(rotate);
     let mut products = statistics.products.clone();
     for (row, m) in products.chunks_exact_mut(inputs).zip(&multipliers) {
         row.iter_mut().zip(&multipliers).for_each(|(value, other)| *value *= m * other);
+        rotate(row);
     }
+    let mut products = transposed(&products, inputs);
+    products.chunks_exact_mut(inputs).for_each(rotate);
     let (factor, order) = factor(&products, inputs);
     let (values, scales) = round(&weights, &factor, &order);
     let groups = inputs.div_ceil(GROUP);
@@ -107,10 +111,25 @@ fn quantize(maps: &[&Linear], statistics: &Statistics) -> Vec<Int8Matrix> {
     maps.iter().map(part).collect()
 }
 
-/// How much of an input's size its weights take over: in powers, between nothing (0) and all (1). Measured.
-const SMOOTHING: f32 = 0.6;
+/// The transpose of a square matrix.
+fn transposed(matrix: &[f32], n: usize) -> Vec<f32> {
+    (0..n * n).map(|at| matrix[at % n * n + at / n]).collect()
+}
 
-/// What smooths inputs of these largest values, input by input, in half precision; about 1 in the middle.
+/// How much of an input's size its weights take over: in powers, between nothing (0) and all (1). Measured.
+const SMOOTHING: f32 = 0.55;
+
+/// A bit by chance, always the same for an input: one of a hash (MurmurHash3's finalizer).
+fn chance(input: usize) -> bool {
+    let mut bits = input as u32 ^ 0x5bd1_e995;
+    for factor in [0x85eb_ca6b, 0xc2b2_ae35] {
+        bits = (bits ^ bits >> 16).wrapping_mul(factor);
+    }
+    bits >> 31 == 1
+}
+
+/// What smooths inputs of these largest values, input by input, in half precision; about 1 in the middle. Signs by chance
+/// keep what all inputs have in common from meeting in one when they are rotated.
 fn multipliers(largest: &[f32], weights: &[f32]) -> Vec<f32> {
     let mut largest_weight = vec![0.0f32; largest.len()];
     for row in weights.chunks_exact(largest.len()) {
@@ -119,7 +138,9 @@ fn multipliers(largest: &[f32], weights: &[f32]) -> Vec<f32> {
     let ratio = |(x, w): (&f32, &f32)| w.max(1e-5).powf(1.0 - SMOOTHING) / x.max(1e-5).powf(SMOOTHING);
     let raw: Vec<f32> = largest.iter().zip(&largest_weight).map(ratio).collect();
     let mean = (raw.iter().map(|m| m.ln()).sum::<f32>() / raw.len() as f32).exp();
-    raw.iter().map(|m| half::f16::from_f32((m / mean).clamp(1e-3, 1e3)).to_f32()).collect()
+    let sign = |input: usize| if chance(input) { 1.0 } else { -1.0 };
+    let multiplier = |(input, m): (usize, &f32)| sign(input) * (m / mean).clamp(1e-3, 1e3);
+    raw.iter().enumerate().map(|m| half::f16::from_f32(multiplier(m)).to_f32()).collect()
 }
 
 /// The lower Cholesky factor of the products, inputs in the returned order (those that matter most last), with as much
@@ -187,37 +208,83 @@ fn cholesky(matrix: &mut [f32], n: usize) -> bool {
     true
 }
 
+/// How much coarser the scales of a row may become, step by step, where its weights would pass their sums.
+const COARSER: [f32; 5] = [1.0, 1.1, 1.2, 1.35, 1.5];
+
 /// Rounds rows of weights, input by input from the last of the order: each takes over what the inputs rounded before it
-/// left of the error that `factor` measures. Returns values and scales, in the inputs' own order.
+/// left of the error that `factor` measures. A row whose weights had to give way to [`SUM_OF_EIGHT`] is tried with coarser
+/// scales too. Returns values and scales, in the inputs' own order.
 ///
 /// It is Babai's nearest plane, which GPTQ amounts to (arXiv 2507.18553).
 fn round(weights: &[f32], factor: &[f32], order: &[usize]) -> (Vec<i8>, Vec<f32>) {
-    let (inputs, levels) = (order.len(), f32::from(WEIGHT_LEVELS));
+    let inputs = order.len();
     let groups = inputs.div_ceil(GROUP);
-    let scales: Vec<f32> = weights
-        .par_chunks_exact(inputs)
-        .flat_map_iter(|row| row.chunks(GROUP).map(|group| best_scale(group, levels)))
-        .collect();
     let mut values = vec![0i8; weights.len()];
+    let mut scales = vec![0.0; weights.len() / inputs * groups];
     let rows = values.par_chunks_mut(ROWS * inputs).zip(weights.par_chunks(ROWS * inputs));
-    rows.zip(scales.par_chunks(ROWS * groups)).for_each(|((values, weights), scales)| {
-        let mut carried = vec![0.0f32; weights.len()];
-        let new = || Room::new(inputs, Some(SUM_OF_FOUR));
-        let mut rooms: Vec<Room> = std::iter::repeat_with(new).take(weights.len() / inputs).collect();
-        for (place, input) in order.iter().enumerate().rev() {
-            let line = &factor[place * inputs..][..=place];
-            for (row, room) in rooms.iter_mut().enumerate() {
-                let scale = scales[row * groups + input / GROUP];
-                let weight = weights[row * inputs + input];
-                let carried = &mut carried[row * inputs..][..=place];
-                let value = room.take(*input, level(weight + carried[place] / line[place], scale, levels));
-                values[row * inputs + input] = value;
-                let error = weight - f32::from(value) * scale;
-                carried.iter_mut().zip(line).for_each(|(carried, factor)| *carried += error * factor);
+    rows.zip(scales.par_chunks_mut(ROWS * groups)).for_each(|((values, weights), scales)| {
+        let mut open: Vec<(usize, f32)> = (0..weights.len() / inputs).map(|row| (row, f32::INFINITY)).collect();
+        for coarser in COARSER {
+            let mut tried: Vec<Row<'_>> =
+                open.iter().map(|(row, _)| Row::new(&weights[row * inputs..][..inputs], coarser)).collect();
+            round_together(&mut tried, factor, order);
+            let mut still = Vec::new();
+            for ((row, best), tried) in open.into_iter().zip(tried) {
+                if tried.error < best {
+                    values[row * inputs..][..inputs].copy_from_slice(&tried.values);
+                    scales[row * groups..][..groups].copy_from_slice(&tried.scales);
+                }
+                if tried.gave_way {
+                    still.push((row, best.min(tried.error)));
+                }
             }
+            open = still;
         }
     });
     (values, scales)
+}
+
+/// A row that is being rounded.
+struct Row<'a> {
+    weights: &'a [f32],
+    values: Vec<i8>,
+    scales: Vec<f32>,
+    carried: Vec<f32>,
+    room: Room,
+    error: f32,
+    gave_way: bool,
+}
+
+impl<'a> Row<'a> {
+    fn new(weights: &'a [f32], coarser: f32) -> Self {
+        let scale = |group: &[f32]| half::f16::from_f32(coarser * best_scale(group, f32::from(WEIGHT_LEVELS))).to_f32();
+        Self {
+            weights,
+            values: vec![0; weights.len()],
+            scales: weights.chunks(GROUP).map(scale).collect(),
+            carried: vec![0.0; weights.len()],
+            room: Room::new(weights.len(), Some(SUM_OF_EIGHT)),
+            error: 0.0,
+            gave_way: false,
+        }
+    }
+}
+
+fn round_together(rows: &mut [Row<'_>], factor: &[f32], order: &[usize]) {
+    for (place, input) in order.iter().enumerate().rev() {
+        let line = &factor[place * order.len()..][..=place];
+        for row in rows.iter_mut() {
+            let scale = row.scales[input / GROUP];
+            let wanted = row.weights[*input] + row.carried[place] / line[place];
+            let nearest = level(wanted, scale, f32::from(WEIGHT_LEVELS));
+            let value = row.room.take(*input, nearest);
+            row.values[*input] = value;
+            row.gave_way |= f32::from(value) != nearest;
+            row.error += ((wanted - f32::from(value) * scale) * line[place]).powi(2);
+            let error = row.weights[*input] - f32::from(value) * scale;
+            row.carried[..=place].iter_mut().zip(line).for_each(|(carried, factor)| *carried += error * factor);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -260,20 +327,19 @@ mod tests {
     /// The squared error of the products of `x` with a rounded matrix.
     fn error(x: &[f32], map: &Linear, rounded: &Int8Matrix) -> f64 {
         let (inputs, groups) = (map.inputs, map.inputs.div_ceil(GROUP));
-        let off = |output: usize, input: usize| {
-            let multiplier = rounded.multipliers.get(input).copied().unwrap_or(1.0);
-            let scale = rounded.scales[output * groups + input / GROUP];
-            let index = output * inputs + input;
-            f64::from(f32::from(rounded.values[index]) * scale * multiplier - map.weight[index])
-        };
-        let mut sum = 0.0;
-        for row in x.chunks_exact(inputs) {
-            for output in 0..map.outputs {
-                let error: f64 = row.iter().enumerate().map(|(input, x)| f64::from(*x) * off(output, input)).sum();
-                sum += error * error;
-            }
+        let mut off = Vec::new();
+        for (output, row) in rounded.values.chunks_exact(inputs).enumerate() {
+            let scale = |input: usize| rounded.scales[output * groups + input / GROUP];
+            let mut row: Vec<f32> = row.iter().enumerate().map(|(input, q)| f32::from(*q) * scale(input)).collect();
+            rotate(&mut row);
+            let weights = &map.weight[output * inputs..];
+            off.extend(row.iter().enumerate().map(|(input, value)| {
+                let multiplier = rounded.multipliers.get(input).copied().unwrap_or(1.0);
+                f64::from(value * multiplier - weights[input])
+            }));
         }
-        sum
+        let products = x.chunks_exact(inputs).flat_map(|x| off.chunks_exact(inputs).map(move |off| (x, off)));
+        products.map(|(x, off)| x.iter().zip(off).map(|(x, off)| f64::from(*x) * off).sum::<f64>().powi(2)).sum()
     }
 
     #[test]
@@ -288,7 +354,9 @@ mod tests {
             let map = Linear { weight: values(outputs * inputs, 4), bias: vec![0.0; outputs], outputs, inputs };
             let fitted = quantize(&[&map], &Statistics::new(&x, inputs)).remove(0);
             assert!(fitted.values.iter().all(|value| value.unsigned_abs() <= WEIGHT_LEVELS));
-            let plain = Int8Matrix::quantize(&map.weight, inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_FOUR));
+            let mut rows = map.weight.clone();
+            rows.chunks_exact_mut(inputs).for_each(rotate);
+            let plain = Int8Matrix::quantize(&rows, inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_EIGHT));
             let (fitted, plain) = (error(&x, &map, &fitted), error(&x, &map, &plain));
             assert!(fitted < 0.5 * plain, "{outputs} x {inputs}: {fitted} {plain}");
         }

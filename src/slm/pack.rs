@@ -23,7 +23,7 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 
 /// The format this code reads and writes.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
 /// The most bytes of a shard: what common static hosts still serve.
 pub const SHARD_BYTES: usize = 25 << 20;
@@ -868,7 +868,7 @@ mod tests {
             PackedSlm::read(&bad, "bad.safetensors").expect_err(to).to_string()
         };
         for (from, to, word) in [
-            ("\\\"format\\\":1", "\\\"format\\\":2", "format 2"),
+            ("\\\"format\\\":2", "\\\"format\\\":3", "format 3"),
             ("\"autoannotator\"", "\"autoannotatoR\"", "not a packed SLM"),
             ("\\\"temperature\\\":1.25", "\\\"temperature\\\":-1.5", "temperature"),
             ("\\\"id\\\":\\\"sentiment-tiny\\\"", "\\\"id\\\":\\\"../../../../ab\\\"", "id '"),

@@ -5,26 +5,59 @@ use super::weights::{EncoderWeights, LayerWeights, Linear};
 /// The largest value of a weight.
 pub const WEIGHT_LEVELS: u8 = 80;
 
-/// The largest value of an activation; the smallest is 0, and each row and group of inputs has a zero of its own.
-pub const ACTIVATION_LEVELS: u8 = 127;
+/// The largest size of an activation. It is stored with [`ACTIVATION_ZERO`] added, so that it has seven bits and no sign.
+pub const ACTIVATION_LEVELS: u8 = 63;
 
-/// The largest sum of the sizes of four weights that meet in one 16-bit sum (see [`four`]): wasm's relaxed SIMD, AVX2 and
-/// AVX-512 BW then add two of their products before they widen, and nothing saturates. Few weights have to give way.
-pub const SUM_OF_FOUR: u32 = i16::MAX as u32 / ACTIVATION_LEVELS as u32;
+/// What stands for an activation of zero.
+pub const ACTIVATION_ZERO: u8 = 64;
 
-/// The number of the four inputs that `input` is one of: of each eight inputs, two of the first four with two of the last.
-pub fn four(input: usize) -> usize {
-    input / 8 * 2 + input % 4 / 2
+/// The largest sum of positive weights, and of negative ones, of eight that meet in one 16-bit sum (see [`eight`]): wasm's
+/// relaxed SIMD, AVX2 and AVX-512 BW then add four of their products before they widen, and nothing saturates. Few weights
+/// have to give way.
+pub const SUM_OF_EIGHT: u32 = i16::MAX as u32 / (ACTIVATION_ZERO + ACTIVATION_LEVELS) as u32;
+
+/// The number of the eight inputs that `input` is one of: of each sixteen, two of each four.
+pub fn eight(input: usize) -> usize {
+    input / 16 * 2 + input % 4 / 2
+}
+
+/// Inputs that are rotated together.
+pub const ROTATION: usize = 64;
+
+/// Rotates each whole 64 values by a Hadamard matrix (Sylvester's, over every fourth value; its own inverse), which spreads
+/// what is large in one of them (QuaRot, arXiv 2404.00456): as long as both sides of a product are rotated it stays the same.
+pub fn rotate(row: &mut [f32]) {
+    for block in row.as_chunks_mut::<ROTATION>().0 {
+        rotate_unscaled(block);
+        block.iter_mut().for_each(|x| *x *= ROTATION_SCALE);
+    }
+}
+
+/// What [`rotate_unscaled`] lacks.
+pub(super) const ROTATION_SCALE: f32 = 0.25;
+
+/// As [`rotate`], of one block, four times too large.
+#[inline(always)]
+pub(super) fn rotate_unscaled(block: &mut [f32; ROTATION]) {
+    for half in [4, 8, 16, 32] {
+        for pair in block.chunks_exact_mut(2 * half) {
+            let (low, high) = pair.split_at_mut(half);
+            for (a, b) in low.iter_mut().zip(high) {
+                (*a, *b) = (*a + *b, *a - *b);
+            }
+        }
+    }
 }
 
 /// Inputs of a linear map that share a scale, in weights and in activations. Scales by group keep the outliers of single
 /// inputs, which transformers are known for (arXiv 2208.07339), from taking the precision of all others.
-pub const GROUP: usize = 64;
+pub const GROUP: usize = 192;
 
 /// The largest value of an embedding.
 pub const EMBEDDING_LEVELS: u8 = 127;
 
-/// A matrix by rows in int8: an element is its value times the scale of its group times the multiplier of its input.
+/// A matrix by rows in int8: an element is its value times the scale of its group. A linear map's rows are rotated (see
+/// [`rotate`]); rotated back, each element is multiplied by the multiplier of its input.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Int8Matrix {
     /// Row by row.
@@ -56,19 +89,19 @@ impl Int8Matrix {
     }
 }
 
-/// What is left of the sums of four in a row.
-pub(super) struct Room(Vec<u32>);
+/// What is left of the sums of eight in a row: for positive values, and for negative ones.
+pub(super) struct Room(Vec<[u32; 2]>);
 
 impl Room {
     pub(super) fn new(inputs: usize, sum: Option<u32>) -> Self {
-        Self(vec![sum.unwrap_or(u32::MAX); four(inputs) + 2])
+        Self(vec![[sum.unwrap_or(u32::MAX); 2]; eight(inputs) + 2])
     }
 
     /// The value, or the nearest there is room for.
     pub(super) fn take(&mut self, input: usize, value: f32) -> i8 {
-        let room = &mut self.0[four(input)];
-        let value = value.clamp(-(*room as f32), *room as f32) as i8;
-        *room -= u32::from(value.unsigned_abs());
+        let room = &mut self.0[eight(input)];
+        let value = value.clamp(-(room[1] as f32), room[0] as f32) as i8;
+        room[usize::from(value < 0)] -= u32::from(value.unsigned_abs());
         value
     }
 }
@@ -93,8 +126,11 @@ impl EncoderWeights {
     /// The word embeddings and linear maps in int8, each number rounded by itself. See `calibrate` for what is better
     /// where there are texts to measure by.
     pub fn quantize(&self) -> EncoderWeights<Int8Matrix> {
-        let round =
-            |map: &Linear| Int8Matrix::quantize(&map.weight, map.inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_FOUR));
+        let round = |map: &Linear| {
+            let mut rows = map.weight.clone();
+            rows.chunks_exact_mut(map.inputs.max(1)).for_each(rotate);
+            Int8Matrix::quantize(&rows, map.inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_EIGHT))
+        };
         let layers = self.layers.iter().map(|layer| quantized_layer(layer, layer.linears().map(round)));
         self.quantized(layers.collect())
     }
@@ -144,11 +180,26 @@ mod tests {
 
     proptest! {
         #[test]
-        fn no_four_weights_pass_their_sum(rows in proptest::collection::vec(-3.0f32..3.0, 1..80), group in 1usize..90) {
-            let matrix = Int8Matrix::quantize(&rows, rows.len(), group, WEIGHT_LEVELS, Some(SUM_OF_FOUR));
-            let mut sums = vec![0; rows.len() + 8];
-            matrix.values.iter().enumerate().for_each(|(i, value)| sums[four(i)] += u32::from(value.unsigned_abs()));
-            prop_assert!(sums.iter().all(|sum| *sum <= SUM_OF_FOUR));
+        fn no_eight_weights_pass_their_sums(rows in proptest::collection::vec(-3.0f32..3.0, 1..80), group in 1usize..90) {
+            let matrix = Int8Matrix::quantize(&rows, rows.len(), group, WEIGHT_LEVELS, Some(SUM_OF_EIGHT));
+            let mut sums = vec![[0; 2]; rows.len() + 8];
+            for (i, value) in matrix.values.iter().enumerate() {
+                sums[eight(i)][usize::from(*value < 0)] += u32::from(value.unsigned_abs());
+            }
+            prop_assert!(sums.iter().flatten().all(|sum| *sum <= SUM_OF_EIGHT));
+        }
+
+        #[test]
+        fn a_rotation_is_its_own_inverse_and_keeps_products(
+            a in proptest::collection::vec(-3.0f32..3.0, 150), b in proptest::collection::vec(-3.0f32..3.0, 150),
+        ) {
+            let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+            let (mut x, mut y) = (a.clone(), b.clone());
+            rotate(&mut x);
+            rotate(&mut y);
+            prop_assert!((dot(&x, &y) - dot(&a, &b)).abs() < 1e-3);
+            rotate(&mut x);
+            prop_assert!(x.iter().zip(&a).all(|(x, a)| (x - a).abs() < 1e-5));
         }
 
         #[test]

@@ -2,7 +2,7 @@
 
 use super::SlmError;
 use super::config::{Architecture, EncoderConfig};
-use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, Room, SUM_OF_FOUR, WEIGHT_LEVELS};
+use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, Room, SUM_OF_EIGHT, WEIGHT_LEVELS};
 use safetensors::{Dtype, SafeTensors};
 
 /// A tensor's shape and values.
@@ -295,11 +295,11 @@ impl ReadMatrix for Int8Matrix {
             return Err(SlmError::File { file: reader.source.file().to_owned(), problem });
         }
         let fits = |row: &[i8]| {
-            let mut room = Room::new(columns, Some(SUM_OF_FOUR));
+            let mut room = Room::new(columns, Some(SUM_OF_EIGHT));
             row.iter().enumerate().all(|(input, value)| room.take(input, f32::from(*value)) == *value)
         };
         if (group, levels) == WEIGHTS && !values.chunks_exact(columns.max(1)).all(fits) {
-            let problem = format!("tensor '{tensor}': four weights sum to more than {SUM_OF_FOUR}; pack it again");
+            let problem = format!("tensor '{tensor}': eight weights sum to more than {SUM_OF_EIGHT}; pack it again");
             return Err(SlmError::File { file: reader.source.file().to_owned(), problem });
         }
         let multipliers = multipliers_name(name);

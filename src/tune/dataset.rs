@@ -1,4 +1,4 @@
-//! Labelled files for training.
+//! Files for training.
 
 use super::{TuneError, io};
 use crate::slm::adapter::sha256_hex;
@@ -45,14 +45,14 @@ pub struct DataRecord {
     pub left_out: usize,
 }
 
-/// Labelled texts as token ids.
+/// Texts as token ids, with labels.
 #[derive(Debug, Clone, Default)]
 pub struct Dataset {
     /// The texts.
     pub texts: Vec<String>,
     /// Token ids of each text.
     pub ids: Vec<Vec<u32>>,
-    /// Index of each text's label.
+    /// Index of each text's label; texts behind the last one have none.
     pub labels: Vec<usize>,
     /// Where they came from.
     pub files: Vec<DataRecord>,
@@ -77,7 +77,16 @@ impl Dataset {
     ) -> Result<Self, TuneError> {
         let mut set = Self::default();
         for file in files {
-            set.add(file, columns, labels, tokenizer)?;
+            set.add(file, &columns.text, Some((&columns.label, labels)), tokenizer)?;
+        }
+        Ok(set)
+    }
+
+    /// Reads and tokenizes CSV files for their texts alone; `labels` stays empty.
+    pub fn read_texts(files: &[DataFile], column: &str, tokenizer: &Tokenizer) -> Result<Self, TuneError> {
+        let mut set = Self::default();
+        for file in files {
+            set.add(file, column, None, tokenizer)?;
         }
         Ok(set)
     }
@@ -85,8 +94,8 @@ impl Dataset {
     fn add(
         &mut self,
         file: &DataFile,
-        columns: &Columns,
-        labels: &LabelSet,
+        text_column: &str,
+        label: Option<(&str, &LabelSet)>,
         tokenizer: &Tokenizer,
     ) -> Result<(), TuneError> {
         let fail = |problem: String| TuneError::Data { path: file.path.clone(), problem };
@@ -98,7 +107,8 @@ impl Dataset {
                 fail(format!("no column '{name}'; there are: {}", header.iter().collect::<Vec<_>>().join(", ")))
             })
         };
-        let (text, label) = (column(&columns.text)?, column(&columns.label)?);
+        let text = column(text_column)?;
+        let label = label.map(|(name, labels)| Ok::<_, TuneError>((column(name)?, labels))).transpose()?;
         let (mut rows, mut left_out, mut taken) = (0, 0, 0.0);
         for record in reader.records() {
             let record = record.map_err(|e| fail(e.to_string()))?;
@@ -108,22 +118,32 @@ impl Dataset {
             }
             taken -= 1.0;
             let text = record.get(text).unwrap_or("").trim();
-            match labels.index(record.get(label).unwrap_or("")) {
-                Some(label) if !text.is_empty() => {
-                    self.ids.push(tokenizer.encode(text)?.ids);
-                    self.texts.push(text.to_owned());
-                    self.labels.push(label);
-                    rows += 1;
-                }
-                _ => left_out += 1,
+            let gold = label.map(|(column, labels)| labels.index(record.get(column).unwrap_or("")));
+            if text.is_empty() || gold == Some(None) {
+                left_out += 1;
+                continue;
             }
+            self.ids.push(tokenizer.encode(text)?.ids);
+            self.texts.push(text.to_owned());
+            self.labels.extend(gold.flatten());
+            rows += 1;
         }
         if rows == 0 {
-            let names = labels.names().join(", ");
-            return Err(fail(format!("no row has a text and one of the labels {names}")));
+            return Err(fail(match label {
+                Some((_, labels)) => format!("no row has a text and one of the labels {}", labels.names().join(", ")),
+                None => "no row has a text".to_owned(),
+            }));
         }
         self.files.push(DataRecord { file: file_name(&file.path), sha256: sha256_hex(&bytes), rows, left_out });
         Ok(())
+    }
+
+    /// Puts another set's texts behind these.
+    pub fn append(&mut self, other: Self) {
+        self.texts.extend(other.texts);
+        self.ids.extend(other.ids);
+        self.labels.extend(other.labels);
+        self.files.extend(other.files);
     }
 
     /// The number of texts.

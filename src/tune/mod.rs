@@ -3,6 +3,7 @@
 pub mod activations;
 pub mod dataset;
 pub mod metrics;
+pub mod teacher;
 pub mod train;
 
 use std::path::PathBuf;

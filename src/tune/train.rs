@@ -7,11 +7,11 @@
 use super::activations::Activations;
 use super::dataset::{Columns, DataFile, DataRecord, Dataset};
 use super::metrics::{calibrate, metrics};
+use super::teacher::Teacher;
 use super::{TuneError, io};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::{Classifier, Padded, Trained, Training, device, values};
 use crate::slm::cpu::{CpuEncoder, CpuEngine};
-use crate::slm::model::Slm;
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::weights::{EncoderWeights, Head, Linear, Pooling};
 use crate::slm::{Batch, Engine, plan_batches};
@@ -92,19 +92,13 @@ pub struct BaseModel {
     pub weights: EncoderWeights,
 }
 
-/// An SLM whose probabilities are part of the target (knowledge distillation, arXiv 1503.02531).
-pub struct Teacher {
-    /// Its id and version, for the run record.
-    pub name: String,
-    /// The SLM.
-    pub slm: Slm,
-}
-
 /// Where things are.
 #[derive(Debug, Clone)]
 pub struct Places {
     /// Labelled files to train on.
     pub data: Vec<DataFile>,
+    /// Files whose texts alone are used, with a teacher's labels.
+    pub unlabelled: Vec<DataFile>,
     /// The labelled file to choose, stop and calibrate by.
     pub validation: PathBuf,
     /// A labelled file of another kind of text, to choose by as well.
@@ -135,6 +129,8 @@ struct RunRecord<'a> {
     teacher: Option<String>,
     options: &'a Options,
     data: &'a [DataRecord],
+    #[serde(skip_serializing_if = "<[DataRecord]>::is_empty")]
+    unlabelled: &'a [DataRecord],
     validation: &'a [DataRecord],
     transfer: &'a [DataRecord],
     evaluations: &'a [Evaluation],
@@ -165,7 +161,7 @@ pub fn train(
     let started = Instant::now();
     check(options, &base.weights)?;
     let tokenizer = Tokenizer::from_json(&base.tokenizer_json, options.train_length)?;
-    let data = Dataset::read(&places.data, &places.columns, &task.labels, &tokenizer)?;
+    let mut data = Dataset::read(&places.data, &places.columns, &task.labels, &tokenizer)?;
     let whole = |path: &PathBuf| {
         let file = DataFile { path: path.clone(), fraction: 1.0 };
         Dataset::read(&[file], &places.columns, &task.labels, &tokenizer)
@@ -173,9 +169,18 @@ pub fn train(
     let validation = whole(&places.validation)?;
     let transfer = places.transfer.as_ref().map(whole).transpose()?.unwrap_or_default();
     let mut targets = hard_targets(options, &data.labels, task.labels.len());
+    let unlabelled = Dataset::read_texts(&places.unlabelled, &places.columns.text, &tokenizer)?;
+    let (data_files, unlabelled_files) = (data.files.clone(), unlabelled.files.clone());
+    data.append(unlabelled);
+    targets.resize(data.len() * task.labels.len(), 0.0);
     let teacher_name = teacher.as_ref().map(|teacher| teacher.name.clone());
-    if let Some(teacher) = teacher {
-        soften(&mut targets, teacher, task, &data, options.teacher_weight, progress)?;
+    match teacher {
+        Some(teacher) => {
+            let folder = places.scratch.join("teacher");
+            soften(&mut targets, teacher, task, &data, options.teacher_weight, &folder, progress)?;
+        }
+        None if places.unlabelled.is_empty() => {}
+        None => return Err(TuneError::Options("--unlabelled needs --teacher".to_owned())),
     }
     let mut run = Run::new(task, &base, options, places, (&data, &validation, &transfer), targets, progress)?;
     run.all_epochs()?;
@@ -190,7 +195,8 @@ pub fn train(
         base_sha256: &base.sha256,
         teacher: teacher_name,
         options,
-        data: &data.files,
+        data: &data_files,
+        unlabelled: &unlabelled_files,
         validation: &validation.files,
         transfer: &transfer.files,
         evaluations: &state.evaluations,
@@ -574,13 +580,15 @@ fn hard_targets(options: &Options, gold: &[usize], labels: usize) -> Vec<f32> {
     targets
 }
 
-/// Mixes the teacher's calibrated probabilities into the targets; a row keeps its sum.
+/// Mixes the teacher's calibrated probabilities into the targets; a row keeps its sum. Texts without a label take the
+/// teacher's alone.
 fn soften(
     targets: &mut [f32],
     mut teacher: Teacher,
     task: &Task,
     data: &Dataset,
     share: f32,
+    folder: &Path,
     progress: &ProgressBar,
 ) -> Result<(), TuneError> {
     let labels = task.labels.len();
@@ -588,16 +596,11 @@ fn soften(
         let (name, theirs) = (&teacher.name, teacher.slm.meta().labels.join(", "));
         return Err(TuneError::Options(format!("the teacher {name} has the labels {theirs}, the task others")));
     }
-    progress.set_length(data.len() as u64);
-    progress.set_message("teacher");
-    for (rows, texts) in targets.chunks_mut(256 * labels).zip(data.texts.chunks(256)) {
-        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        for (row, vote) in rows.chunks_exact_mut(labels).zip(teacher.slm.vote(&texts)?) {
-            let weight: f32 = row.iter().sum();
-            let mixed = row.iter_mut().zip(&vote.probabilities);
-            mixed.for_each(|(target, soft)| *target += share * (weight * soft - *target));
-        }
-        progress.inc(texts.len() as u64);
+    let soft = teacher.probabilities(&data.texts, folder, progress)?;
+    for (row, soft) in targets.chunks_exact_mut(labels).zip(soft.chunks_exact(labels)) {
+        let weight: f32 = row.iter().sum();
+        let (share, weight) = if weight > 0.0 { (share, weight) } else { (1.0, 1.0) };
+        row.iter_mut().zip(soft).for_each(|(target, soft)| *target += share * (weight * soft - *target));
     }
     Ok(())
 }

@@ -55,8 +55,11 @@ impl Variant {
     /// A cargo command for this variant: its flags, features, profile and target folder. RUSTFLAGS of the environment
     /// would replace these, so they are not let in.
     pub fn cargo(&self, subcommand: &str) -> Result<Command> {
-        let flags =
-            format!("-Ctarget-feature={}\x1f--cfg\x1fgetrandom_backend=\"wasm_js\"", self.target_features.join(","));
+        // Loop strength reduction makes pointers of sums that may wrap, of which engines cannot make address offsets.
+        let flags = format!(
+            "-Ctarget-feature={}\x1f--cfg\x1fgetrandom_backend=\"wasm_js\"\x1f-Cllvm-args=-disable-lsr",
+            self.target_features.join(",")
+        );
         let mut command = crate::cargo();
         command
             .args([subcommand, "--locked", "--lib", "--package", NAME, "--no-default-features"])

@@ -1,45 +1,56 @@
 //! Int8 dot products: one small trait, one implementation an instruction set.
 //!
-//! Activations are 0 to 127 and weights so small that the sums of four products that some instruction sets form fit in 16
-//! bits (see `quant::SUM_OF_FOUR`), so every instruction set gives the exact sum.
+//! Activations are 1 to 127 and weights so small that the sums of eight products that some instruction sets form fit in 16
+//! bits (see `quant::SUM_OF_EIGHT`), so every instruction set gives the exact sum.
 
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::simd::Relaxed;
 #[cfg(target_arch = "x86_64")]
 use super::simd::{Avx2, Avx512};
 use super::simd::{Scalar, Simd};
+use crate::slm::quant::ACTIVATION_ZERO;
 
-/// Dot products of `QUADS` times four int8. Weights lie in blocks of `S::LANES` columns by four inputs, one byte each. Every
-/// method must be called where the instruction set is available; pointers may be unaligned.
+/// Dot products of `INPUTS` int8. Weights lie in blocks of `2 * S::LANES` columns by four inputs, one byte each. Every method
+/// must be called where the instruction set is available; pointers may be unaligned.
 #[allow(clippy::missing_safety_doc, reason = "said once, above")]
 pub(super) trait Dot {
     /// The f32 vectors that go with it.
     type S: Simd;
     /// `S::LANES` sums of 32 bits.
     type Sum: Copy;
-    /// `QUADS` blocks in registers.
+    /// The weights of `S::LANES` columns in registers.
     type Block: Copy;
-    /// `QUADS` times four activations of a row, repeated as the blocks need them.
+    /// `INPUTS` activations of a row, repeated as the blocks need them.
     type Input: Copy;
-    /// Blocks of one step: 1 or 2.
-    const QUADS: usize;
+    /// See [`Dot::constant`].
+    type Constant: Copy;
+    /// Inputs of one step; a divisor of 16.
+    const INPUTS: usize;
     /// Bytes of an activation in memory.
     const WIDTH: usize;
-    /// Where input `input` (0 to 3) of column `column` stands in a block.
+    /// Where input `input` (0 to 3) of column `column` (below `2 * S::LANES`) stands in a block.
     fn place(column: usize, input: usize) -> usize {
         4 * column + input
     }
-    /// `x` times each of the integers at `p`.
-    unsafe fn times(x: i32, p: *const i32) -> Self::Sum;
-    /// The blocks at `p` and, for the second, `next` bytes on.
-    unsafe fn block(p: *const u8, next: usize) -> Self::Block;
+    /// The `S::LANES` integers at `p`.
+    unsafe fn sum(p: *const i32) -> Self::Sum;
+    /// The weights of a step at `p`: of the first `S::LANES` columns, and of the last.
+    unsafe fn blocks(p: *const u8) -> [Self::Block; 2];
     unsafe fn input(p: *const u8) -> Self::Input;
+    /// What [`Dot::dot`] needs in a register.
+    unsafe fn constant() -> Self::Constant;
     /// `sum + input . block`, for each column.
-    unsafe fn dot(sum: Self::Sum, input: Self::Input, block: Self::Block) -> Self::Sum;
+    unsafe fn dot(sum: Self::Sum, input: Self::Input, block: Self::Block, constant: Self::Constant) -> Self::Sum;
     /// The sums as f32.
     unsafe fn float(sum: Self::Sum) -> <Self::S as Simd>::V;
-    /// Stores `S::LANES` integers from 0 to 127 as activations.
-    unsafe fn store(p: *mut u8, v: <Self::S as Simd>::V);
+    /// Stores the 16 values at `x`, in units of `1 / inverse`, as activations.
+    unsafe fn store(p: *mut u8, x: *const f32, inverse: f32);
+}
+
+/// Values in units of `1 / inverse`, above [`ACTIVATION_ZERO`]; to be rounded.
+#[inline(always)]
+unsafe fn activations<S: Simd>(x: *const f32, inverse: f32) -> S::V {
+    unsafe { S::madd(S::load(x), S::splat(inverse), S::splat(f32::from(ACTIVATION_ZERO))) }
 }
 
 /// The reference: plain loops.
@@ -50,22 +61,25 @@ impl Dot for Plain {
     type Sum = [i32; 4];
     type Block = [i8; 16];
     type Input = [i8; 4];
-    const QUADS: usize = 1;
+    type Constant = ();
+    const INPUTS: usize = 4;
     const WIDTH: usize = 1;
     #[inline(always)]
-    unsafe fn times(x: i32, p: *const i32) -> [i32; 4] {
-        unsafe { p.cast::<[i32; 4]>().read_unaligned() }.map(|y| x * y)
+    unsafe fn sum(p: *const i32) -> [i32; 4] {
+        unsafe { p.cast::<[i32; 4]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn block(p: *const u8, _: usize) -> [i8; 16] {
-        unsafe { p.cast::<[i8; 16]>().read_unaligned() }
+    unsafe fn blocks(p: *const u8) -> [[i8; 16]; 2] {
+        unsafe { p.cast::<[[i8; 16]; 2]>().read_unaligned() }
     }
     #[inline(always)]
     unsafe fn input(p: *const u8) -> [i8; 4] {
         unsafe { p.cast::<[i8; 4]>().read_unaligned() }
     }
     #[inline(always)]
-    unsafe fn dot(mut sum: [i32; 4], input: [i8; 4], block: [i8; 16]) -> [i32; 4] {
+    unsafe fn constant() {}
+    #[inline(always)]
+    unsafe fn dot(mut sum: [i32; 4], input: [i8; 4], block: [i8; 16], (): ()) -> [i32; 4] {
         for (column, sum) in sum.iter_mut().enumerate() {
             for (i, x) in input.iter().enumerate() {
                 *sum += i32::from(*x) * i32::from(block[4 * column + i]);
@@ -78,8 +92,14 @@ impl Dot for Plain {
         sum.map(|sum| sum as f32)
     }
     #[inline(always)]
-    unsafe fn store(p: *mut u8, v: [f32; 4]) {
-        unsafe { p.cast::<[i8; 4]>().write_unaligned(v.map(|x| x as i8)) }
+    unsafe fn store(p: *mut u8, x: *const f32, inverse: f32) {
+        for i in (0..16).step_by(4) {
+            unsafe {
+                p.add(i)
+                    .cast::<[u8; 4]>()
+                    .write_unaligned(activations::<Scalar>(x.add(i), inverse).map(|q| q.round_ties_even() as u8))
+            }
+        }
     }
 }
 
@@ -88,36 +108,41 @@ pub(super) use x86::{Maddubs256, Maddubs512, Vnni256, Vnni512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Avx2, Avx512, Dot};
+    use super::{Avx2, Avx512, Dot, activations};
     use std::arch::x86_64::*;
+    use std::array::from_fn;
 
     /// Implements [`Dot`] for x86, whose instructions take one side as unsigned: the activations.
     macro_rules! dot {
-        ($(#[$doc:meta])* $name:ident, $simd:ty, $int:ty, $float:ty, $load:ident, $splat:ident, $times:ident, $convert:ident, dot($sum:ident, $input:ident, $block:ident) = $dot:expr;
-         store($p:ident, $v:ident) = $store:expr) => {
+        ($(#[$doc:meta])* $name:ident, $simd:ty, $int:ty, $float:ty, $quads:literal, $load:ident, $splat:ident, $convert:ident, dot($sum:ident, $input:ident, $block:ident) = $dot:expr;
+         store($p:ident, $x:ident, $inverse:ident) = $store:expr) => {
             $(#[$doc])*
             pub struct $name;
             impl Dot for $name {
                 type S = $simd;
                 type Sum = $int;
-                type Block = [$int; 2];
-                type Input = [$int; 2];
-                const QUADS: usize = 2;
+                type Block = [$int; $quads];
+                type Input = [$int; $quads];
+                type Constant = ();
+                const INPUTS: usize = 4 * $quads;
                 const WIDTH: usize = 1;
                 #[inline(always)]
-                unsafe fn times(x: i32, p: *const i32) -> $int {
-                    unsafe { $times($splat(x), $load(p.cast())) }
+                unsafe fn sum(p: *const i32) -> $int {
+                    unsafe { $load(p.cast()) }
                 }
                 #[inline(always)]
-                unsafe fn block(p: *const u8, next: usize) -> [$int; 2] {
-                    unsafe { [$load(p.cast()), $load(p.add(next).cast())] }
+                unsafe fn blocks(p: *const u8) -> [[$int; $quads]; 2] {
+                    const SIZE: usize = size_of::<$int>();
+                    unsafe { [0, 1].map(|half| from_fn(|i| $load(p.add((2 * i + half) * SIZE).cast()))) }
                 }
                 #[inline(always)]
-                unsafe fn input(p: *const u8) -> [$int; 2] {
-                    unsafe { p.cast::<[i32; 2]>().read_unaligned().map(|x| $splat(x)) }
+                unsafe fn input(p: *const u8) -> [$int; $quads] {
+                    unsafe { p.cast::<[i32; $quads]>().read_unaligned().map(|x| $splat(x)) }
                 }
                 #[inline(always)]
-                unsafe fn dot($sum: $int, $input: [$int; 2], $block: [$int; 2]) -> $int {
+                unsafe fn constant() {}
+                #[inline(always)]
+                unsafe fn dot($sum: $int, $input: [$int; $quads], $block: [$int; $quads], (): ()) -> $int {
                     unsafe { $dot }
                 }
                 #[inline(always)]
@@ -125,7 +150,7 @@ mod x86 {
                     unsafe { $convert(sum) }
                 }
                 #[inline(always)]
-                unsafe fn store($p: *mut u8, $v: $float) {
+                unsafe fn store($p: *mut u8, $x: *const f32, $inverse: f32) {
                     unsafe { $store }
                 }
             }
@@ -133,54 +158,56 @@ mod x86 {
     }
 
     #[inline(always)]
-    unsafe fn store256(p: *mut u8, v: __m256) {
+    unsafe fn store256(p: *mut u8, x: *const f32, inverse: f32) {
         unsafe {
-            let v = _mm256_cvtps_epi32(v);
-            let v = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
-            _mm_storel_epi64(p.cast(), _mm_packs_epi16(v, v));
+            let words = [0, 8].map(|i| {
+                let v = _mm256_cvtps_epi32(activations::<Avx2>(x.add(i), inverse));
+                _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
+            });
+            _mm_storeu_si128(p.cast(), _mm_packus_epi16(words[0], words[1]));
         }
     }
 
     dot! {
         /// AVX2.
-        Maddubs256, Avx2, __m256i, __m256, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_mullo_epi32,
-        _mm256_cvtepi32_ps,
+        Maddubs256, Avx2, __m256i, __m256, 4, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_cvtepi32_ps,
         dot(sum, input, block) = {
-            let pairs = [0, 1].map(|i| _mm256_maddubs_epi16(input[i], block[i]));
-            let pairs = _mm256_add_epi16(pairs[0], pairs[1]);
-            _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+            let pairs = [0, 1, 2, 3].map(|i| _mm256_maddubs_epi16(input[i], block[i]));
+            let low = _mm256_add_epi16(pairs[0], pairs[1]);
+            let all = _mm256_add_epi16(low, _mm256_add_epi16(pairs[2], pairs[3]));
+            _mm256_add_epi32(sum, _mm256_madd_epi16(all, _mm256_set1_epi16(1)))
         };
-        store(p, v) = store256(p, v)
+        store(p, x, inverse) = store256(p, x, inverse)
     }
 
     dot! {
         /// AVX2 with AVX-VNNI.
-        Vnni256, Avx2, __m256i, __m256, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_mullo_epi32,
-        _mm256_cvtepi32_ps,
+        Vnni256, Avx2, __m256i, __m256, 2, _mm256_loadu_si256, _mm256_set1_epi32, _mm256_cvtepi32_ps,
         dot(sum, input, block) =
             _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(sum, input[0], block[0]), input[1], block[1]);
-        store(p, v) = store256(p, v)
+        store(p, x, inverse) = store256(p, x, inverse)
     }
 
     dot! {
         /// AVX-512 with BW.
-        Maddubs512, Avx512, __m512i, __m512, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_mullo_epi32,
-        _mm512_cvtepi32_ps,
+        Maddubs512, Avx512, __m512i, __m512, 4, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_cvtepi32_ps,
         dot(sum, input, block) = {
-            let pairs = [0, 1].map(|i| _mm512_maddubs_epi16(input[i], block[i]));
-            let pairs = _mm512_add_epi16(pairs[0], pairs[1]);
-            _mm512_add_epi32(sum, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+            let pairs = [0, 1, 2, 3].map(|i| _mm512_maddubs_epi16(input[i], block[i]));
+            let low = _mm512_add_epi16(pairs[0], pairs[1]);
+            let all = _mm512_add_epi16(low, _mm512_add_epi16(pairs[2], pairs[3]));
+            _mm512_add_epi32(sum, _mm512_madd_epi16(all, _mm512_set1_epi16(1)))
         };
-        store(p, v) = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)))
+        store(p, x, inverse) =
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(activations::<Avx512>(x, inverse))))
     }
 
     dot! {
         /// AVX-512 with VNNI.
-        Vnni512, Avx512, __m512i, __m512, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_mullo_epi32,
-        _mm512_cvtepi32_ps,
+        Vnni512, Avx512, __m512i, __m512, 2, _mm512_loadu_si512, _mm512_set1_epi32, _mm512_cvtepi32_ps,
         dot(sum, input, block) =
             _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, input[0], block[0]), input[1], block[1]);
-        store(p, v) = _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v)))
+        store(p, x, inverse) =
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(activations::<Avx512>(x, inverse))))
     }
 }
 
@@ -191,56 +218,65 @@ pub(super) use wasm::*;
 #[allow(unused_unsafe, reason = "on wasm all but loads and stores are safe")]
 mod wasm {
     use super::super::kernels::TO_INTEGER;
-    use super::super::simd::Wasm;
-    use super::Dot;
+    use super::super::simd::{Simd, Wasm};
+    use super::{ACTIVATION_ZERO, Dot};
     use std::arch::wasm32::*;
 
-    /// Whole numbers as integers, by the low bits of a sum: a conversion takes many more instructions.
+    /// 16 activations as two vectors of 16 bits, rounded by a sum that leaves integers in its low bits: a conversion takes
+    /// many more instructions.
     #[inline(always)]
-    fn integers(v: v128) -> v128 {
-        let shift = f32x4_splat(TO_INTEGER);
-        i32x4_sub(f32x4_add(v, shift), shift)
+    unsafe fn integers<S: Simd<V = v128>>(x: *const f32, inverse: f32) -> [v128; 2] {
+        let four = |at: usize| unsafe {
+            let q = S::madd(S::load(x.add(at)), S::splat(inverse), S::splat(TO_INTEGER + f32::from(ACTIVATION_ZERO)));
+            i32x4_sub(q, S::splat(TO_INTEGER))
+        };
+        [i16x8_narrow_i32x4(four(0), four(4)), i16x8_narrow_i32x4(four(8), four(12))]
     }
 
     /// Plain simd128: products of 16 bits, two inputs at a time. A block holds its first two inputs of all columns, then
-    /// its last two, so that it widens to two vectors whose sums need no shuffling.
+    /// its last two.
     pub struct Pairs;
 
     impl Dot for Pairs {
         type S = Wasm;
         type Sum = v128;
-        type Block = [v128; 2];
-        type Input = [v128; 2];
-        const QUADS: usize = 1;
+        type Block = v128;
+        type Input = v128;
+        type Constant = ();
+        const INPUTS: usize = 2;
         const WIDTH: usize = 2;
         fn place(column: usize, input: usize) -> usize {
-            input / 2 * 8 + 2 * column + input % 2
+            input / 2 * 16 + 2 * column + input % 2
         }
         #[inline(always)]
-        unsafe fn times(x: i32, p: *const i32) -> v128 {
-            i32x4_mul(i32x4_splat(x), unsafe { v128_load(p.cast()) })
+        unsafe fn sum(p: *const i32) -> v128 {
+            unsafe { v128_load(p.cast()) }
         }
         #[inline(always)]
-        unsafe fn block(p: *const u8, _: usize) -> [v128; 2] {
+        unsafe fn blocks(p: *const u8) -> [v128; 2] {
             unsafe { [i16x8_load_extend_i8x8(p.cast()), i16x8_load_extend_i8x8(p.add(8).cast())] }
         }
         #[inline(always)]
-        unsafe fn input(p: *const u8) -> [v128; 2] {
-            unsafe { [v128_load32_splat(p.cast()), v128_load32_splat(p.add(4).cast())] }
+        unsafe fn input(p: *const u8) -> v128 {
+            unsafe { v128_load32_splat(p.cast()) }
         }
         #[inline(always)]
-        unsafe fn dot(sum: v128, input: [v128; 2], block: [v128; 2]) -> v128 {
-            let sum = i32x4_add(sum, i32x4_dot_i16x8(input[0], block[0]));
-            i32x4_add(sum, i32x4_dot_i16x8(input[1], block[1]))
+        unsafe fn constant() {}
+        #[inline(always)]
+        unsafe fn dot(sum: v128, input: v128, block: v128, (): ()) -> v128 {
+            i32x4_add(sum, i32x4_dot_i16x8(input, block))
         }
         #[inline(always)]
         unsafe fn float(sum: v128) -> v128 {
             f32x4_convert_i32x4(sum)
         }
         #[inline(always)]
-        unsafe fn store(p: *mut u8, v: v128) {
-            let v = integers(v);
-            unsafe { v128_store64_lane::<0>(i16x8_narrow_i32x4(v, v), p.cast()) }
+        unsafe fn store(p: *mut u8, x: *const f32, inverse: f32) {
+            unsafe {
+                let [low, high] = integers::<Wasm>(x, inverse);
+                v128_store(p.cast(), low);
+                v128_store(p.add(16).cast(), high);
+            }
         }
     }
 
@@ -252,36 +288,51 @@ mod wasm {
     impl Dot for RelaxedDot {
         type S = super::Relaxed;
         type Sum = v128;
-        type Block = [v128; 2];
-        type Input = [v128; 2];
-        const QUADS: usize = 2;
+        type Block = [v128; 4];
+        type Input = [v128; 4];
+        type Constant = v128;
+        const INPUTS: usize = 16;
         const WIDTH: usize = 1;
         #[inline(always)]
-        unsafe fn times(x: i32, p: *const i32) -> v128 {
-            i32x4_mul(i32x4_splat(x), unsafe { v128_load(p.cast()) })
+        unsafe fn sum(p: *const i32) -> v128 {
+            unsafe { v128_load(p.cast()) }
         }
         #[inline(always)]
-        unsafe fn block(p: *const u8, next: usize) -> [v128; 2] {
-            unsafe { [v128_load(p.cast()), v128_load(p.add(next).cast())] }
+        unsafe fn blocks(p: *const u8) -> [[v128; 4]; 2] {
+            let p = p.cast::<v128>();
+            unsafe {
+                let at = |i: usize| v128_load(p.add(i));
+                [[at(0), at(2), at(4), at(6)], [at(1), at(3), at(5), at(7)]]
+            }
         }
         #[inline(always)]
-        unsafe fn input(p: *const u8) -> [v128; 2] {
-            unsafe { [v128_load32_splat(p.cast()), v128_load32_splat(p.add(4).cast())] }
+        unsafe fn input(p: *const u8) -> [v128; 4] {
+            unsafe { [0, 1, 2, 3].map(|i| v128_load32_splat(p.add(4 * i).cast())) }
         }
         #[inline(always)]
-        unsafe fn dot(sum: v128, input: [v128; 2], block: [v128; 2]) -> v128 {
-            let pairs = [0, 1].map(|i| i16x8_relaxed_dot_i8x16_i7x16(block[i], input[i]));
-            i32x4_add(sum, i32x4_extadd_pairwise_i16x8(i16x8_add(pairs[0], pairs[1])))
+        unsafe fn constant() -> v128 {
+            // A constant that the compiler knows is made anew at each use.
+            #[repr(align(16))]
+            struct Ones([i16; 8]);
+            static ONES: Ones = Ones([1; 8]);
+            unsafe { std::ptr::read_volatile((&raw const ONES).cast()) }
+        }
+        #[inline(always)]
+        unsafe fn dot(sum: v128, input: [v128; 4], block: [v128; 4], ones: v128) -> v128 {
+            let pairs = [0, 1, 2, 3].map(|i| i16x8_relaxed_dot_i8x16_i7x16(block[i], input[i]));
+            let all = i16x8_add(i16x8_add(pairs[0], pairs[1]), i16x8_add(pairs[2], pairs[3]));
+            i32x4_add(sum, i32x4_dot_i16x8(all, ones))
         }
         #[inline(always)]
         unsafe fn float(sum: v128) -> v128 {
             f32x4_convert_i32x4(sum)
         }
         #[inline(always)]
-        unsafe fn store(p: *mut u8, v: v128) {
-            let v = integers(v);
-            let v = i16x8_narrow_i32x4(v, v);
-            unsafe { v128_store32_lane::<0>(i8x16_narrow_i16x8(v, v), p.cast()) }
+        unsafe fn store(p: *mut u8, x: *const f32, inverse: f32) {
+            unsafe {
+                let [low, high] = integers::<super::Relaxed>(x, inverse);
+                v128_store(p.cast(), i8x16_narrow_i16x8(low, high));
+            }
         }
     }
 }

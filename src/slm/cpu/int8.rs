@@ -1,26 +1,26 @@
-//! Int8 products, generic over the instruction set. Activations are quantised by row and group of inputs, weights by column
-//! and group; the sums of a group are exact, those of the groups are f32. An output depends on its row and column alone.
+//! Int8 products, generic over the instruction set. Activations are rotated and quantised by row and group of inputs,
+//! weights by column and group; the sums of a group are exact, those of the groups are f32. An output depends on its row
+//! and column alone.
 
-use super::super::quant::{ACTIVATION_LEVELS, GROUP};
+use super::super::quant::{ACTIVATION_LEVELS, GROUP, ROTATION, rotate_unscaled};
 use super::dot::Dot;
-use super::kernels::{Epilogue, gelu, lanes};
+use super::kernels::{Epilogue, absolute, gelu, lanes};
 use super::simd::Simd;
+use std::array::from_fn;
 
 /// The bytes of a row block that should stay in the second-level cache.
 const BLOCK: usize = 1 << 18;
 
-/// The largest activation.
-const LEVELS: f32 = ACTIVATION_LEVELS as f32;
+/// The most rows of a tile.
+const MOST_ROWS: usize = 8;
 
-/// Int8 weights with their columns in panels, `[columns / width][inputs / 4][blocks of four inputs]`, zeros at the ends,
-/// of which there are an even number for the inputs.
+/// Int8 weights with their columns in panels. A panel is, for each group of inputs, what the sums start from (it takes off
+/// what [`ACTIVATION_ZERO`] adds), the blocks of four inputs, and the scales: [`Layout`] says where.
+///
+/// [`ACTIVATION_ZERO`]: super::super::quant::ACTIVATION_ZERO
 pub(super) struct Int8Panels<'a> {
-    /// The packed weights.
-    pub values: &'a [i8],
-    /// By panel, group of inputs and column.
-    pub scales: &'a [f32],
-    /// The sums of the weights of each group, in the order of `scales`.
-    pub sums: &'a [i32],
+    /// The panels.
+    pub bytes: &'a [u8],
     /// One for each column of all panels.
     pub bias: &'a [f32],
     /// Inputs.
@@ -29,19 +29,62 @@ pub(super) struct Int8Panels<'a> {
     pub count: usize,
 }
 
-/// Rows of activations: value `q` stands for `(q - zero) * scale` of its row and group.
+/// Where things stand in a panel of `columns` columns, in bytes.
+pub(super) struct Layout {
+    /// Columns of the panel.
+    pub columns: usize,
+    /// Blocks of four inputs, in fours.
+    pub quads: usize,
+}
+
+impl Layout {
+    pub(super) fn new(columns: usize, inputs: usize) -> Self {
+        Self { columns, quads: quads(inputs) }
+    }
+
+    /// Size of a panel.
+    pub(super) fn size(&self) -> usize {
+        4 * self.columns * (2 * self.groups() + self.quads)
+    }
+
+    /// Where a group begins: with its starts, one `i32` a column.
+    pub(super) fn starts(&self, group: usize) -> usize {
+        4 * self.columns * group * (2 + GROUP / 4)
+    }
+
+    /// The block that holds an input.
+    pub(super) fn block(&self, input: usize) -> usize {
+        self.starts(input / GROUP) + 4 * self.columns * (1 + input % GROUP / 4)
+    }
+
+    /// The scales of a group, one `f32` a column.
+    pub(super) fn scales(&self, group: usize) -> usize {
+        let blocks = (self.quads - group * GROUP / 4).min(GROUP / 4);
+        self.starts(group) + 4 * self.columns * (1 + blocks)
+    }
+
+    fn groups(&self) -> usize {
+        self.quads.div_ceil(GROUP / 4)
+    }
+}
+
+/// Rows of activations: a value `q` stands for `(q - ACTIVATION_ZERO) * scale` of its row and group. A row is, for each
+/// group, the values and the scale.
 #[derive(Default)]
 pub(super) struct Int8Rows {
-    values: Vec<u8>,
-    /// By row and group.
-    scales: Vec<f32>,
-    /// By row and group.
-    zeros: Vec<i32>,
+    bytes: Vec<u8>,
+    /// A row before it is quantised.
+    rotated: Vec<f32>,
+}
+
+/// Bytes of a row of `Int8Rows`.
+fn row_bytes<D: Dot>(inputs: usize) -> usize {
+    4 * quads(inputs) * D::WIDTH + size_of::<f32>() * inputs.div_ceil(GROUP)
 }
 
 /// `c = epilogue(a x panels + bias) (+ residual)`.
 pub(super) struct Int8Product<'a> {
-    /// As many rows as `c`, `4 * quads(inputs)` values each.
+    /// As many rows as `c`, of the panels' inputs.
     pub a: &'a Int8Rows,
     /// Rows of `a` and `c`.
     pub rows: usize,
@@ -53,7 +96,7 @@ pub(super) struct Int8Product<'a> {
     pub epilogue: Epilogue,
 }
 
-/// Quantises rows: `x` is `[rows x stride]`, of which the first `inputs` count and what follows them is zero.
+/// Rotates and quantises rows: `x` is `[rows x stride]`, of which the first `inputs` count and what follows them is zero.
 pub(super) struct Quantize<'a> {
     /// The values.
     pub x: &'a [f32],
@@ -61,54 +104,90 @@ pub(super) struct Quantize<'a> {
     pub stride: usize,
     /// Values of a row that count.
     pub inputs: usize,
-    /// What each input is multiplied by first; as long as a row, up to whole vectors.
+    /// What each input is multiplied by first, the scale of the rotation with it; as long as a row, up to whole vectors.
     pub multipliers: &'a [f32],
 }
 
-/// Blocks of four inputs, in pairs.
-pub(super) fn quads(inputs: usize) -> usize {
-    2 * inputs.div_ceil(8)
+/// Blocks of four inputs, in fours.
+fn quads(inputs: usize) -> usize {
+    4 * inputs.div_ceil(16)
 }
 
 #[inline(always)]
 pub(super) unsafe fn quantize<D: Dot>(job: &Quantize<'_>, out: &mut Int8Rows) {
     unsafe {
         let lanes_n = <D::S as Simd>::LANES;
-        let (rows, quads) = (job.x.len() / job.stride, quads(job.inputs));
-        // Whole vectors are read and stored; a row of the result is followed by the next one, or by room for a vector.
-        let whole = (4 * quads).next_multiple_of(lanes_n);
-        assert!(whole <= job.stride && GROUP.is_multiple_of(lanes_n) && job.multipliers.len() >= whole);
-        let row_bytes = 4 * quads * D::WIDTH;
-        let size = rows * row_bytes + lanes_n * D::WIDTH;
-        if out.values.len() < size {
-            out.values.resize(size, 0);
+        let (rows, whole) = (job.x.len() / job.stride, 4 * quads(job.inputs));
+        let vectors = job.inputs.next_multiple_of(lanes_n);
+        assert!(vectors <= job.stride && GROUP.is_multiple_of(16) && job.multipliers.len() >= vectors);
+        // A product reads whole tiles of rows.
+        let size = (rows + MOST_ROWS) * row_bytes::<D>(job.inputs);
+        if out.bytes.len() < size {
+            out.bytes.resize(size, 0);
         }
-        out.scales.clear();
-        out.zeros.clear();
-        let multipliers = job.multipliers.as_ptr();
-        let (least, most) = (D::S::splat(0.0), D::S::splat(LEVELS));
+        out.rotated.clear();
+        out.rotated.resize(whole, 0.0);
+        let (multipliers, rotated) = (job.multipliers.as_ptr(), out.rotated.as_mut_ptr());
+        let blocks = job.inputs / ROTATION * ROTATION;
         for (index, row) in job.x.chunks_exact(job.stride).enumerate() {
-            let target = out.values.as_mut_ptr().add(index * row_bytes);
+            let row = row.as_ptr();
+            let mut target = out.bytes.as_mut_ptr().add(index * row_bytes::<D>(job.inputs));
+            for j in (0..blocks).step_by(ROTATION) {
+                rotate::<D::S>(row.add(j), multipliers.add(j), rotated.add(j));
+            }
+            for j in (blocks..vectors).step_by(lanes_n) {
+                let x = D::S::mul(D::S::load(row.add(j)), D::S::load(multipliers.add(j)));
+                D::S::store(rotated.add(j), x);
+            }
             for first in (0..job.inputs).step_by(GROUP) {
                 let end = (first + GROUP).min(whole);
-                let value = |j: usize| D::S::mul(D::S::load(row.as_ptr().add(j)), D::S::load(multipliers.add(j)));
-                let (mut low, mut high) = (least, least);
+                let mut largest = D::S::splat(1e-30);
                 for j in (first..end).step_by(lanes_n) {
-                    let x = value(j);
-                    (low, high) = (D::S::min(x, low), D::S::max(x, high));
+                    largest = D::S::max(absolute::<D::S>(D::S::load(rotated.add(j))), largest);
                 }
-                let (low, high) = (lanes::<D::S>(low, 0.0, f32::min), lanes::<D::S>(high, 0.0, f32::max));
-                let range = (high - low).max(1e-30);
-                let zero = (-low * LEVELS / range).round_ties_even();
-                let (inverse, shift) = (D::S::splat(LEVELS / range), D::S::splat(zero));
-                for j in (first..end).step_by(lanes_n) {
-                    let q = D::S::round(D::S::madd(value(j), inverse, shift));
-                    D::store(target.add(j * D::WIDTH), D::S::min(D::S::max(q, least), most));
+                let largest = lanes::<D::S>(largest, 0.0, |a, b| if a > b { a } else { b });
+                let inverse = f32::from(ACTIVATION_LEVELS) / largest;
+                for j in (first..end).step_by(16) {
+                    D::store(target, rotated.add(j), inverse);
+                    target = target.add(16 * D::WIDTH);
                 }
-                out.scales.push(range / LEVELS);
-                out.zeros.push(zero as i32);
+                target.cast::<f32>().write_unaligned(largest / f32::from(ACTIVATION_LEVELS));
+                target = target.add(size_of::<f32>());
             }
         }
+    }
+}
+
+/// `x` times `multipliers`, rotated without the scale: see [`rotate_unscaled`]. Vectors of four need no shuffling.
+#[inline(always)]
+unsafe fn rotate<S: Simd>(x: *const f32, multipliers: *const f32, out: *mut f32) {
+    unsafe {
+        if S::LANES != 4 {
+            for j in (0..ROTATION).step_by(S::LANES) {
+                S::store(out.add(j), S::mul(S::load(x.add(j)), S::load(multipliers.add(j))));
+            }
+            return rotate_unscaled(&mut *out.cast());
+        }
+        // Two of the four stages at a time, so that all values stay in registers.
+        for i in (0..16).step_by(4) {
+            let v: [S::V; 4] = from_fn(|k| S::mul(S::load(x.add(16 * k + i)), S::load(multipliers.add(16 * k + i))));
+            four::<S>(v, out.add(i), 16);
+        }
+        for i in (0..ROTATION).step_by(16) {
+            four::<S>(from_fn(|k| S::load(out.add(i + 4 * k))), out.add(i), 4);
+        }
+    }
+}
+
+/// Two stages of a rotation, stored `step` values apart.
+#[inline(always)]
+unsafe fn four<S: Simd>([a, b, c, d]: [S::V; 4], out: *mut f32, step: usize) {
+    unsafe {
+        let (a, b, c, d) = (S::add(a, b), S::sub(a, b), S::add(c, d), S::sub(c, d));
+        S::store(out, S::add(a, c));
+        S::store(out.add(step), S::add(b, d));
+        S::store(out.add(2 * step), S::sub(a, c));
+        S::store(out.add(3 * step), S::sub(b, d));
     }
 }
 
@@ -117,16 +196,13 @@ pub(super) unsafe fn product<D: Dot, const ROWS: usize, const GELU: bool, const 
     job: &Int8Product<'_>,
     c: &mut [f32],
 ) {
+    const { assert!(ROWS <= MOST_ROWS) };
     let panel = 2 * <D::S as Simd>::LANES;
-    let (rows, quads, stride_c) = (job.rows, quads(job.b.inputs), job.b.count * panel);
-    let groups = job.b.inputs.div_ceil(GROUP);
-    assert!(rows > 0 && job.a.values.len() >= rows * 4 * quads * D::WIDTH);
-    assert!(job.a.scales.len() >= rows * groups && job.a.zeros.len() >= rows * groups);
-    assert!(job.b.values.len() >= job.b.count * quads * 4 * panel && c.len() >= rows * stride_c);
-    assert!(job.b.bias.len() >= stride_c && job.b.scales.len() >= stride_c * groups);
-    assert!(job.b.sums.len() >= stride_c * groups);
-    assert!(!ADD || job.residual.len() >= rows * stride_c);
-    let block = (BLOCK / (4 * quads * D::WIDTH) / ROWS).max(1) * ROWS;
+    let (rows, stride_c, row_bytes) = (job.rows, job.b.count * panel, row_bytes::<D>(job.b.inputs));
+    assert!(rows > 0 && job.a.bytes.len() >= (rows + MOST_ROWS) * row_bytes);
+    assert!(job.b.bytes.len() >= job.b.count * Layout::new(panel, job.b.inputs).size() && c.len() >= rows * stride_c);
+    assert!(job.b.bias.len() >= stride_c && (!ADD || job.residual.len() >= rows * stride_c));
+    let block = (BLOCK / row_bytes / ROWS).max(1) * ROWS;
     for first in (0..rows).step_by(block) {
         let end = (first + block).min(rows);
         for index in 0..job.b.count {
@@ -139,7 +215,7 @@ pub(super) unsafe fn product<D: Dot, const ROWS: usize, const GELU: bool, const 
     }
 }
 
-/// Rows `first..min(first + ROWS, end)` by panel `index`. Rows beyond the end repeat the last one and are not stored.
+/// Rows `first..min(first + ROWS, end)` by panel `index`. Rows beyond the end hold anything and are not stored.
 #[inline(always)]
 unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
     job: &Int8Product<'_>,
@@ -151,57 +227,59 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
     unsafe {
         let lanes = <D::S as Simd>::LANES;
         let panel = 2 * lanes;
-        let (quads, stride_c) = (quads(job.b.inputs), job.b.count * panel);
-        let groups = job.b.inputs.div_ceil(GROUP);
-        let row_bytes = 4 * quads * D::WIDTH;
-        let mut a = [job.a.values.as_ptr(); ROWS];
-        let mut row_groups = [0; ROWS];
-        for r in 0..ROWS {
-            let row = (first + r).min(end - 1);
-            a[r] = a[r].add(row * row_bytes);
-            row_groups[r] = row * groups;
-        }
-        let bias = job.b.bias.as_ptr().add(index * panel);
-        let mut totals = [[D::S::load(bias), D::S::load(bias.add(lanes))]; ROWS];
-        let mut b = job.b.values.as_ptr().cast::<u8>().add(index * quads * 4 * panel);
-        for group in 0..groups {
-            let at = (index * groups + group) * panel;
-            let (scales, zeros) = (job.b.scales.as_ptr().add(at), job.b.sums.as_ptr().add(at));
-            let mut sums = [[D::times(0, zeros); 2]; ROWS];
-            for r in 0..ROWS {
-                let zero = -*job.a.zeros.get_unchecked(row_groups[r] + group);
-                sums[r] = [D::times(zero, zeros), D::times(zero, zeros.add(lanes))];
-            }
-            let first = group * (GROUP / 4);
-            for quad in (first..(first + GROUP / 4).min(quads)).step_by(D::QUADS) {
-                let (low, high) = (D::block(b, 4 * panel), D::block(b.add(4 * lanes), 4 * panel));
-                b = b.add(D::QUADS * 4 * panel);
+        let (layout, stride_c) = (Layout::new(panel, job.b.inputs), job.b.count * panel);
+        let row_bytes = row_bytes::<D>(job.b.inputs);
+        // Everything is read in the order in which it stands, so that few pointers are needed.
+        let mut a: [*const u8; ROWS] = from_fn(|r| job.a.bytes.as_ptr().add((first + r) * row_bytes));
+        let mut b = job.b.bytes.as_ptr().add(index * layout.size());
+        let mut total = job.b.bias.as_ptr().add(index * panel);
+        let mut total_stride = 0;
+        let c = c.add(first * stride_c + index * panel);
+        let constant = D::constant();
+        let mut left = 4 * layout.quads / D::INPUTS;
+        while left > 0 {
+            let steps = left.min(GROUP / D::INPUTS);
+            left -= steps;
+            let mut sums = [[D::sum(b.cast()), D::sum(b.add(4 * lanes).cast())]; ROWS];
+            b = b.add(4 * panel);
+            for _ in 0..steps {
+                let [low, high] = D::blocks(b);
+                b = b.add(D::INPUTS * panel);
                 for r in 0..ROWS {
-                    let x = D::input(a[r].add(quad * 4 * D::WIDTH));
-                    sums[r] = [D::dot(sums[r][0], x, low), D::dot(sums[r][1], x, high)];
+                    let x = D::input(a[r]);
+                    a[r] = a[r].add(D::INPUTS * D::WIDTH);
+                    sums[r] = [D::dot(sums[r][0], x, low, constant), D::dot(sums[r][1], x, high, constant)];
                 }
             }
-            let (low, high) = (D::S::load(scales), D::S::load(scales.add(lanes)));
+            let scales = [D::S::load(b.cast()), D::S::load(b.add(4 * lanes).cast())];
+            b = b.add(4 * panel);
             for r in 0..ROWS {
-                let scale = D::S::splat(*job.a.scales.get_unchecked(row_groups[r] + group));
-                let [total_low, total_high] = totals[r];
-                totals[r] = [
-                    D::S::madd(D::float(sums[r][0]), D::S::mul(scale, low), total_low),
-                    D::S::madd(D::float(sums[r][1]), D::S::mul(scale, high), total_high),
-                ];
+                let scale = D::S::splat(a[r].cast::<f32>().read_unaligned());
+                a[r] = a[r].add(size_of::<f32>());
+                if first + r < end {
+                    for half in [0, 1] {
+                        let value = D::S::load(total.add(r * total_stride + half * lanes));
+                        let value = D::S::madd(D::float(sums[r][half]), D::S::mul(scale, scales[half]), value);
+                        D::S::store(c.add(r * stride_c + half * lanes), value);
+                    }
+                }
             }
+            // What the groups add up to waits where it will stand: it would take registers from the sums.
+            (total, total_stride) = (c, stride_c);
         }
-        for (r, total) in totals.iter().enumerate().take(end - first) {
-            for (half, value) in total.iter().enumerate() {
-                let at = (first + r) * stride_c + index * panel + half * lanes;
-                let mut value = *value;
-                if GELU {
-                    value = gelu::<D::S>(value);
+        if GELU || ADD {
+            for r in 0..ROWS.min(end - first) {
+                for at in [r * stride_c, r * stride_c + lanes] {
+                    let mut value = D::S::load(c.add(at));
+                    if GELU {
+                        value = gelu::<D::S>(value);
+                    }
+                    if ADD {
+                        let residual = job.residual.as_ptr().add(first * stride_c + index * panel + at);
+                        value = D::S::add(value, D::S::load(residual));
+                    }
+                    D::S::store(c.add(at), value);
                 }
-                if ADD {
-                    value = D::S::add(value, D::S::load(job.residual.as_ptr().add(at)));
-                }
-                D::S::store(c.add(at), value);
             }
         }
     }

@@ -92,7 +92,7 @@ pub(super) struct Kernels {
     pub quantize: unsafe fn(&Quantize<'_>, &mut Int8Rows),
     /// See [`Int8Product`]; writes to `[rows x panels * width]`.
     pub int8_product: unsafe fn(&Int8Product<'_>, &mut [f32]),
-    /// Where an input (0 to 3) of a column stands in a block of half a panel's columns by four inputs.
+    /// Where an input (0 to 3) of a column stands in a block of a panel's columns by four inputs.
     pub place: fn(usize, usize) -> usize,
 }
 
@@ -161,7 +161,7 @@ kernels!(AVX512_VNNI, avx512_vnni, Avx512, 8, Vnni512, 6, "avx512f,avx512bw,avx5
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use super::{dot::Pairs, simd::Wasm};
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
-kernels!(SIMD128, simd128, Wasm, 4, Pairs, 2);
+kernels!(SIMD128, simd128, Wasm, 4, Pairs, 4);
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::{dot::RelaxedDot, simd::Relaxed};
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
@@ -278,7 +278,7 @@ pub(super) unsafe fn gelu<S: Simd>(x: S::V) -> S::V {
 }
 
 #[inline(always)]
-unsafe fn absolute<S: Simd>(x: S::V) -> S::V {
+pub(super) unsafe fn absolute<S: Simd>(x: S::V) -> S::V {
     unsafe { S::max(x, S::sub(S::splat(0.0), x)) }
 }
 

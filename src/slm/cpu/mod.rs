@@ -10,10 +10,10 @@ mod kernels;
 mod simd;
 
 use super::config::{EncoderConfig, relative_position_bucket};
-use super::quant::{GROUP as INT8_GROUP, Int8Matrix};
+use super::quant::{ACTIVATION_ZERO, GROUP as INT8_GROUP, Int8Matrix, ROTATION, ROTATION_SCALE};
 use super::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
 use super::{Batch, Engine, SlmError};
-use int8::{Int8Panels, Int8Product, Int8Rows, Quantize};
+use int8::{Int8Panels, Int8Product, Int8Rows, Layout, Quantize};
 use kernels::{Epilogue, Kernels, LayerNorm, Panels, Product, Softmax};
 
 /// The most tokens of a group, where its first text is not longer.
@@ -117,7 +117,7 @@ struct Packed {
 
 enum PackedWeights {
     F32(Aligned<f32>),
-    Int8 { values: Aligned<i8>, scales: Vec<f32>, sums: Vec<i32>, multipliers: Vec<f32> },
+    Int8 { bytes: Aligned<u8>, multipliers: Vec<f32> },
 }
 
 /// The large matrices of an encoder, as the engine takes them.
@@ -157,35 +157,31 @@ impl Matrix for Vec<f32> {
 
 impl Matrix for Int8Matrix {
     fn pack(maps: &[&Linear<Self>], inputs: usize, panels: usize, kernels: &Kernels) -> PackedWeights {
-        let (panel, half, quads) = (kernels.panel, kernels.panel / 2, int8::quads(inputs));
-        let groups = inputs.div_ceil(INT8_GROUP);
-        let mut values = Aligned::new(0, panels * quads * 4 * panel);
-        let target = values.get_mut();
+        let (panel, groups) = (kernels.panel, inputs.div_ceil(INT8_GROUP));
+        let layout = Layout::new(panel, inputs);
+        let mut bytes = Aligned::new(0u8, panels * layout.size());
+        let target = bytes.get_mut();
         let rows = maps.iter().flat_map(|map| map.weight.values.chunks_exact(inputs));
-        for (output, row) in rows.enumerate() {
-            let panel_start = (output / panel) * quads * 4 * panel + output % panel / half * 4 * half;
-            let places: [usize; 4] = std::array::from_fn(|input| (kernels.place)(output % half, input));
-            for (block, weights) in target[panel_start..].chunks_mut(4 * panel).zip(row.chunks(4)) {
-                for (place, weight) in places.iter().zip(weights) {
-                    block[*place] = *weight;
-                }
+        let scales = maps.iter().flat_map(|map| map.weight.scales.chunks_exact(groups));
+        for (output, (row, scales)) in rows.zip(scales).enumerate() {
+            let (target, column) = (&mut target[output / panel * layout.size()..], output % panel);
+            let places: [usize; 4] = std::array::from_fn(|input| (kernels.place)(column, input));
+            for (index, weights) in row.chunks(4).enumerate() {
+                let block = &mut target[layout.block(4 * index)..];
+                places.iter().zip(weights).for_each(|(place, weight)| block[*place] = weight.cast_unsigned());
             }
-        }
-        let mut scales = vec![0.0; panels * groups * panel];
-        let mut sums = vec![0; scales.len()];
-        let by_group = maps.iter().flat_map(|map| map.weight.scales.chunks_exact(groups));
-        let rows = maps.iter().flat_map(|map| map.weight.values.chunks_exact(inputs));
-        for (output, (row_scales, row)) in by_group.zip(rows).enumerate() {
-            let panel_start = (output / panel) * groups * panel + output % panel;
-            for (group, (scale, weights)) in row_scales.iter().zip(row.chunks(INT8_GROUP)).enumerate() {
-                scales[panel_start + group * panel] = *scale;
-                sums[panel_start + group * panel] = weights.iter().map(|weight| i32::from(*weight)).sum();
+            for (group, (scale, weights)) in scales.iter().zip(row.chunks(INT8_GROUP)).enumerate() {
+                let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
+                let start = -i32::from(ACTIVATION_ZERO) * sum;
+                target[layout.starts(group) + 4 * column..][..4].copy_from_slice(&start.to_ne_bytes());
+                target[layout.scales(group) + 4 * column..][..4].copy_from_slice(&scale.to_ne_bytes());
             }
         }
         let mut multipliers = maps[0].weight.multipliers.clone();
         multipliers.resize(inputs, 1.0);
+        multipliers[..inputs / ROTATION * ROTATION].iter_mut().for_each(|m| *m *= ROTATION_SCALE);
         multipliers.resize(inputs.next_multiple_of(panel), 0.0);
-        PackedWeights::Int8 { values, scales, sums, multipliers }
+        PackedWeights::Int8 { bytes, multipliers }
     }
 
     fn words(self) -> Words {
@@ -614,8 +610,8 @@ impl Model {
                 // SAFETY: as in `product`.
                 unsafe { (self.kernels.product)(&job, c) }
             }
-            PackedWeights::Int8 { values, scales, sums, multipliers } => {
-                let b = Int8Panels { values: values.get(), scales, sums, bias: &w.bias, inputs: w.inputs, count };
+            PackedWeights::Int8 { bytes, multipliers } => {
+                let b = Int8Panels { bytes: bytes.get(), bias: &w.bias, inputs: w.inputs, count };
                 let job = Quantize { x: a, stride: stride_a, inputs: w.inputs, multipliers };
                 // SAFETY: as in `product`.
                 unsafe { (self.kernels.quantize)(&job, quantized) };

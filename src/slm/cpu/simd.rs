@@ -19,8 +19,6 @@ pub(super) trait Simd {
     unsafe fn madd(a: Self::V, b: Self::V, c: Self::V) -> Self::V;
     unsafe fn max(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn min(a: Self::V, b: Self::V) -> Self::V;
-    /// To the nearest integer, ties to even.
-    unsafe fn round(a: Self::V) -> Self::V;
     /// `a * 2^n` for a normal result, n the integer in the lowest nine bits of `power`.
     unsafe fn scale(a: Self::V, power: Self::V) -> Self::V;
 }
@@ -75,10 +73,6 @@ impl Simd for Scalar {
     #[inline(always)]
     unsafe fn min(a: [f32; 4], b: [f32; 4]) -> [f32; 4] {
         zip(a, b, |a, b| if a < b { a } else { b })
-    }
-    #[inline(always)]
-    unsafe fn round(a: [f32; 4]) -> [f32; 4] {
-        a.map(f32::round_ties_even)
     }
     #[inline(always)]
     unsafe fn scale(a: [f32; 4], power: [f32; 4]) -> [f32; 4] {
@@ -147,7 +141,6 @@ mod x86 {
         madd(a, b, c) = _mm512_fmadd_ps(a, b, c);
         max(a, b) = _mm512_max_ps(a, b);
         min(a, b) = _mm512_min_ps(a, b);
-        round(a) = _mm512_roundscale_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         scale(a, power) = {
             let power = _mm512_slli_epi32::<23>(_mm512_castps_si512(power));
             _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(a), power))
@@ -165,7 +158,6 @@ mod x86 {
         madd(a, b, c) = _mm256_fmadd_ps(a, b, c);
         max(a, b) = _mm256_max_ps(a, b);
         min(a, b) = _mm256_min_ps(a, b);
-        round(a) = _mm256_round_ps::<{ _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC }>(a);
         scale(a, power) = {
             let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(power));
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), power))
@@ -192,7 +184,6 @@ mod wasm {
         madd(a, b, c) = f32x4_add(f32x4_mul(a, b), c);
         max(a, b) = f32x4_pmax(b, a);
         min(a, b) = f32x4_pmin(b, a);
-        round(a) = f32x4_nearest(a);
         scale(a, power) = i32x4_add(a, i32x4_shl(power, 23));
     }
 
@@ -208,7 +199,6 @@ mod wasm {
         madd(a, b, c) = f32x4_relaxed_madd(a, b, c);
         max(a, b) = f32x4_relaxed_max(a, b);
         min(a, b) = f32x4_relaxed_min(a, b);
-        round(a) = f32x4_nearest(a);
         scale(a, power) = i32x4_add(a, i32x4_shl(power, 23));
     }
 }
