@@ -4,9 +4,12 @@ use autoannotator::Task;
 use autoannotator::slm::SlmError;
 use autoannotator::slm::adapter::{Method, SlmFolder};
 use autoannotator::slm::config::EncoderConfig;
+use autoannotator::slm::model::Slm;
+use autoannotator::slm::pack::{FORMAT, PackedMeta, PackedWeights, Precision, write};
 use autoannotator::slm::weights::{EncoderWeights, TensorSource};
 use autoannotator::tune::TuneError;
 use autoannotator::tune::dataset::Columns;
+use autoannotator::tune::teacher::Teacher;
 use autoannotator::tune::train::{BaseModel, Options, Places, train};
 use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
@@ -272,4 +275,72 @@ fn a_checkpoint_of_another_training_and_bad_options_are_told() {
     let mut missing = places(place.path());
     missing.columns.label = "gold".into();
     assert!(told(&options(), &missing).contains("no column 'gold'; there are: text, label"));
+}
+
+/// An SLM that was trained on the tiny base, as a teacher.
+fn teacher(place: &Path) -> Teacher {
+    train(&task(), base(), None, &options(), &places(place), &ProgressBar::hidden()).expect("trains");
+    let BaseModel { id, mut weights, tokenizer_json, .. } = base();
+    let text = String::from_utf8(read(place.join("out/slm.toml"))).expect("text");
+    let slm = SlmFolder::from_toml(&text, "slm.toml").expect("reads");
+    let head = slm.merge(&read(place.join("out/adapter.safetensors")), &mut weights).expect("merges");
+    let meta = PackedMeta {
+        format: FORMAT,
+        id: slm.id,
+        task: slm.task,
+        labels: slm.labels,
+        base: id,
+        config: weights.config.clone(),
+        pooling: slm.pooling,
+        temperature: slm.temperature,
+        max_length: slm.max_length,
+        precision: Precision::F32,
+    };
+    let packed = write(&meta, &PackedWeights::F32(weights), &head).expect("packs");
+    Teacher { name: "tiny".into(), slm: Slm::load(&packed, &tokenizer_json, 1).expect("loads") }
+}
+
+#[test]
+fn a_teacher_votes_once_and_goes_on_where_it_was_stopped() {
+    let _alone = alone();
+    let (place, cache) = (folder(), folder());
+    let mut teacher = teacher(place.path());
+    let texts: Vec<String> = (0..600).map(|i| format!("{} {}", WORDS[i % 12], WORDS[i / 12 % 12])).collect();
+    let all = teacher.probabilities(&texts, cache.path(), &ProgressBar::hidden()).expect("votes");
+    let of = |text: &str| {
+        let at = texts.iter().position(|have| have == text).expect("is there");
+        all[3 * at..][..3].to_vec()
+    };
+    assert!(of("awful was")[0] > 0.5 && of("great was")[2] > 0.5, "{:?} {:?}", of("awful was"), of("great was"));
+    let path = std::fs::read_dir(cache.path()).expect("a folder").next().expect("a file").expect("a file").path();
+    // A file cut in the middle of a row is what a crash leaves; a value that was changed must come back.
+    let mut bytes = read(path.clone());
+    bytes[..4].copy_from_slice(&0.25f32.to_le_bytes());
+    std::fs::write(&path, &bytes[..4 * 3 * 300 + 5]).expect("writes");
+    let again = teacher.probabilities(&texts, cache.path(), &ProgressBar::hidden()).expect("goes on");
+    assert_eq!(again[0], 0.25, "what was there is not computed again");
+    assert_eq!(again[1..], all[1..]);
+    assert_eq!(read(path).len(), 4 * 3 * 600);
+}
+
+#[test]
+fn texts_without_labels_are_learnt_from_a_teacher_alone() {
+    let _alone = alone();
+    let place = folder();
+    let teacher = teacher(place.path());
+    let mut places = places(place.path());
+    std::fs::write(place.path().join("few.csv"), "text,label\ntrain,neutral\n").expect("writes");
+    let texts: String = (0..240).map(|i| format!("{} {}\n", WORDS[i % 12], WORDS[i / 12 % 12])).collect();
+    std::fs::write(place.path().join("texts.csv"), format!("text\n{texts}")).expect("writes");
+    let file = |name: &str| place.path().join(name).display().to_string().parse().expect("a data file");
+    places.data = vec![file("few.csv")];
+    places.unlabelled = vec![file("texts.csv")];
+    let told = train(&task(), base(), None, &options(), &places, &ProgressBar::hidden()).expect_err("no teacher");
+    assert!(told.to_string().contains("--teacher"));
+    let figures = train(&task(), base(), Some(teacher), &options(), &places, &ProgressBar::hidden()).expect("trains");
+    // 0.4 by chance.
+    assert!(figures.accuracy > 0.7, "{figures:?}");
+    let record: serde_json::Value = serde_json::from_slice(&read(place.path().join("out/train.json"))).expect("json");
+    assert_eq!(record["unlabelled"][0]["rows"], 240);
+    assert_eq!(record["data"][0]["rows"], 1);
 }

@@ -312,10 +312,8 @@ mod wasm {
         #[inline(always)]
         unsafe fn constant() -> v128 {
             // A constant that the compiler knows is made anew at each use.
-            #[repr(align(16))]
-            struct Ones([i16; 8]);
-            static ONES: Ones = Ones([1; 8]);
-            unsafe { std::ptr::read_volatile((&raw const ONES).cast()) }
+            static ONES: v128 = i16x8(1, 1, 1, 1, 1, 1, 1, 1);
+            unsafe { std::ptr::read_volatile(&raw const ONES) }
         }
         #[inline(always)]
         unsafe fn dot(sum: v128, input: [v128; 4], block: [v128; 4], ones: v128) -> v128 {
