@@ -267,18 +267,19 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
             // What the groups add up to waits where it will stand: it would take registers from the sums.
             (total, total_stride) = (c, stride_c);
         }
-        if GELU || ADD {
+        if GELU {
+            for r in 0..ROWS.min(end - first) {
+                let p = c.add(r * stride_c);
+                let [low, high] = gelu::<D::S, 2>([D::S::load(p), D::S::load(p.add(lanes))]);
+                D::S::store(p, low);
+                D::S::store(p.add(lanes), high);
+            }
+        }
+        if ADD {
+            let residual = job.residual.as_ptr().add(first * stride_c + index * panel);
             for r in 0..ROWS.min(end - first) {
                 for at in [r * stride_c, r * stride_c + lanes] {
-                    let mut value = D::S::load(c.add(at));
-                    if GELU {
-                        value = gelu::<D::S>(value);
-                    }
-                    if ADD {
-                        let residual = job.residual.as_ptr().add(first * stride_c + index * panel + at);
-                        value = D::S::add(value, D::S::load(residual));
-                    }
-                    D::S::store(c.add(at), value);
+                    D::S::store(c.add(at), D::S::add(D::S::load(c.add(at)), D::S::load(residual.add(at))));
                 }
             }
         }
