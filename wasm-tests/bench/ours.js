@@ -29,22 +29,21 @@ async function bring(cache, url, file) {
   return bytes;
 }
 
-async function weights(manifest) {
+/** A `build` of the wasm with the packed SLM that `manifest` names, handed over piece by piece as the page does. */
+export async function ours(build, manifest) {
+  const compiled = wasm(build);
   const cache = await caches.open('bench-models');
   const at = (file) => bring(cache, `/models/${manifest.id}/${manifest.version}/${file.name}`, file);
-  const packed = new Uint8Array(manifest.bytes);
-  let filled = 0;
-  for (const shard of manifest.shards) {
-    packed.set(await at(shard), filled);
-    filled += shard.bytes;
+  const tokenizer = at(manifest.tokenizer);
+  const coming = manifest.shards.slice(0, 2).map(at);
+  const { SlmLoader } = await compiled;
+  const loader = new SlmLoader(manifest.version);
+  for (let next = coming.length; coming.length > 0; next++) {
+    const shard = await coming.shift();
+    if (next < manifest.shards.length) coming.push(at(manifest.shards[next]));
+    loader.push(shard);
   }
-  return [packed, await at(manifest.tokenizer)];
-}
-
-/** A `build` of the wasm with the packed SLM that `manifest` names; its precision is the file's. */
-export async function ours(build, manifest) {
-  const [{ Slm }, [packed, tokenizer]] = await Promise.all([wasm(build), weights(manifest)]);
-  const slm = Slm.load(packed, tokenizer);
+  const slm = loader.finish(await tokenizer);
   return {
     tokenize: (text) => slm.tokenize(text),
     prepare({ texts }) {
