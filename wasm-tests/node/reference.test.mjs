@@ -16,7 +16,7 @@ function pack({ model, head }) {
   const { __metadata__: _, ...tensors } = JSON.parse(weights.subarray(8, start).toString());
   const config = { relative_attention_num_buckets: 0, type_vocab_size: 0, ...json(`${model}/config.json`) };
   const meta = {
-    format: 1, id: model, task: 'sentiment', labels, base: model, config, pooling: 'mean',
+    format: 2, id: model, task: 'sentiment', labels, base: model, config, pooling: 'mean',
     temperature: head.temperature, max_length, precision: 'f32',
   };
   const headValues = Buffer.from(Float32Array.from([...head.weight, ...head.bias]).buffer);

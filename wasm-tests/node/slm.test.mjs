@@ -24,7 +24,7 @@ const config = {
   relative_attention_num_buckets: 0, pad_token_id: 0,
 };
 const meta = {
-  format: 1, id: 'tiny', task: 'sentiment', labels: ['negative', 'neutral', 'positive'], base: 'tiny', config,
+  format: 2, id: 'tiny', task: 'sentiment', labels: ['negative', 'neutral', 'positive'], base: 'tiny', config,
   pooling: 'mean', temperature: 1.5, max_length: 12, precision: 'f32',
 };
 
