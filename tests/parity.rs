@@ -337,3 +337,24 @@ fn int8_is_near_the_weights_it_stands_for_on_every_instruction_set() {
         }
     }
 }
+
+#[test]
+fn instruction_sets_that_fuse_alike_give_the_same_bits() {
+    let fused = [Isa::Avx2, Isa::AvxVnni, Isa::Avx512, Isa::Avx512Vnni];
+    let fused: Vec<Isa> = Isa::available().into_iter().filter(|isa| fused.contains(isa)).collect();
+    for (mut random, weights) in cases() {
+        let texts = random.texts(&weights.config, 5);
+        let batch = Batch::new(texts.iter().map(Vec::as_slice));
+        let (int8, layers) = (weights.quantize_for(&texts, |_| ()).expect("calibrated"), weights.layers.len());
+        let bits = |mut encoder: CpuEncoder| -> Vec<u32> {
+            encoder.hidden(&batch, layers).expect("hidden").iter().map(|x| x.to_bits()).collect()
+        };
+        let all = |isa: &Isa| {
+            let f32 = bits(CpuEncoder::with_isa(&weights, Some(*isa)));
+            (f32, bits(CpuEncoder::from_int8(int8.clone(), Some(*isa))))
+        };
+        for pair in fused.windows(2) {
+            assert!(all(&pair[0]) == all(&pair[1]), "{pair:?} {:?}", weights.config);
+        }
+    }
+}

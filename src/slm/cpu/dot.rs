@@ -3,6 +3,7 @@
 //! Activations are 1 to 127 and weights so small that the sums of eight products that some instruction sets form fit in 16
 //! bits (see `quant::SUM_OF_EIGHT`), so every instruction set gives the exact sum.
 
+use super::kernels::TO_INTEGER;
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::simd::Relaxed;
 #[cfg(target_arch = "x86_64")]
@@ -47,10 +48,11 @@ pub(super) trait Dot {
     unsafe fn store(p: *mut u8, x: *const f32, inverse: f32);
 }
 
-/// Values in units of `1 / inverse`, above [`ACTIVATION_ZERO`]; to be rounded.
+/// Values in units of `1 / inverse`, rounded and above [`ACTIVATION_ZERO`], as what [`TO_INTEGER`] makes of them: the same
+/// on every instruction set that fuses alike.
 #[inline(always)]
 unsafe fn activations<S: Simd>(x: *const f32, inverse: f32) -> S::V {
-    unsafe { S::madd(S::load(x), S::splat(inverse), S::splat(f32::from(ACTIVATION_ZERO))) }
+    unsafe { S::madd(S::load(x), S::splat(inverse), S::splat(TO_INTEGER + f32::from(ACTIVATION_ZERO))) }
 }
 
 /// The reference: plain loops.
@@ -95,9 +97,10 @@ impl Dot for Plain {
     unsafe fn store(p: *mut u8, x: *const f32, inverse: f32) {
         for i in (0..16).step_by(4) {
             unsafe {
-                p.add(i)
-                    .cast::<[u8; 4]>()
-                    .write_unaligned(activations::<Scalar>(x.add(i), inverse).map(|q| q.round_ties_even() as u8))
+                p.add(i).cast::<[u8; 4]>().write_unaligned(
+                    activations::<Scalar>(x.add(i), inverse)
+                        .map(|q| q.to_bits().wrapping_sub(TO_INTEGER.to_bits()) as u8),
+                )
             }
         }
     }
@@ -108,7 +111,7 @@ pub(super) use x86::{Maddubs256, Maddubs512, Vnni256, Vnni512};
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
-    use super::{Avx2, Avx512, Dot, activations};
+    use super::{Avx2, Avx512, Dot, TO_INTEGER, activations};
     use std::arch::x86_64::*;
     use std::array::from_fn;
 
@@ -161,7 +164,8 @@ mod x86 {
     unsafe fn store256(p: *mut u8, x: *const f32, inverse: f32) {
         unsafe {
             let words = [0, 8].map(|i| {
-                let v = _mm256_cvtps_epi32(activations::<Avx2>(x.add(i), inverse));
+                let v = _mm256_castps_si256(activations::<Avx2>(x.add(i), inverse));
+                let v = _mm256_sub_epi32(v, _mm256_castps_si256(_mm256_set1_ps(TO_INTEGER)));
                 _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v))
             });
             _mm_storeu_si128(p.cast(), _mm_packus_epi16(words[0], words[1]));
@@ -198,7 +202,11 @@ mod x86 {
             _mm512_add_epi32(sum, _mm512_madd_epi16(all, _mm512_set1_epi16(1)))
         };
         store(p, x, inverse) =
-            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(activations::<Avx512>(x, inverse))))
+            {
+            let q = _mm512_castps_si512(activations::<Avx512>(x, inverse));
+            let q = _mm512_sub_epi32(q, _mm512_castps_si512(_mm512_set1_ps(TO_INTEGER)));
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(q))
+        }
     }
 
     dot! {
@@ -207,7 +215,11 @@ mod x86 {
         dot(sum, input, block) =
             _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(sum, input[0], block[0]), input[1], block[1]);
         store(p, x, inverse) =
-            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(activations::<Avx512>(x, inverse))))
+            {
+            let q = _mm512_castps_si512(activations::<Avx512>(x, inverse));
+            let q = _mm512_sub_epi32(q, _mm512_castps_si512(_mm512_set1_ps(TO_INTEGER)));
+            _mm_storeu_si128(p.cast(), _mm512_cvtepi32_epi8(q))
+        }
     }
 }
 
@@ -217,19 +229,15 @@ pub(super) use wasm::*;
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 #[allow(unused_unsafe, reason = "on wasm all but loads and stores are safe")]
 mod wasm {
-    use super::super::kernels::TO_INTEGER;
     use super::super::simd::{Simd, Wasm};
-    use super::{ACTIVATION_ZERO, Dot};
+    use super::{Dot, TO_INTEGER, activations};
     use std::arch::wasm32::*;
 
     /// 16 activations as two vectors of 16 bits, rounded by a sum that leaves integers in its low bits: a conversion takes
     /// many more instructions.
     #[inline(always)]
     unsafe fn integers<S: Simd<V = v128>>(x: *const f32, inverse: f32) -> [v128; 2] {
-        let four = |at: usize| unsafe {
-            let q = S::madd(S::load(x.add(at)), S::splat(inverse), S::splat(TO_INTEGER + f32::from(ACTIVATION_ZERO)));
-            i32x4_sub(q, S::splat(TO_INTEGER))
-        };
+        let four = |at: usize| unsafe { i32x4_sub(activations::<S>(x.add(at), inverse), S::splat(TO_INTEGER)) };
         [i16x8_narrow_i32x4(four(0), four(4)), i16x8_narrow_i32x4(four(8), four(12))]
     }
 

@@ -168,13 +168,13 @@ unsafe fn rotate<S: Simd>(x: *const f32, multipliers: *const f32, out: *mut f32)
             }
             return rotate_unscaled(&mut *out.cast());
         }
-        // Two of the four stages at a time, so that all values stay in registers.
-        for i in (0..16).step_by(4) {
-            let v: [S::V; 4] = from_fn(|k| S::mul(S::load(x.add(16 * k + i)), S::load(multipliers.add(16 * k + i))));
-            four::<S>(v, out.add(i), 16);
-        }
+        // Two of the four stages at a time, so that all values stay in registers; in the other's order.
         for i in (0..ROTATION).step_by(16) {
-            four::<S>(from_fn(|k| S::load(out.add(i + 4 * k))), out.add(i), 4);
+            let v: [S::V; 4] = from_fn(|k| S::mul(S::load(x.add(i + 4 * k)), S::load(multipliers.add(i + 4 * k))));
+            four::<S>(v, out.add(i), 4);
+        }
+        for i in (0..16).step_by(4) {
+            four::<S>(from_fn(|k| S::load(out.add(16 * k + i))), out.add(i), 16);
         }
     }
 }

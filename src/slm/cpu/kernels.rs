@@ -305,6 +305,35 @@ pub(super) unsafe fn lanes<S: Simd>(v: S::V, from: f32, f: impl Fn(f32, f32) -> 
     values[..S::LANES].iter().fold(from, |a, b| f(a, *b))
 }
 
+/// Values that are summed side by side on every instruction set, so that those that fuse alike give the same bits, and an
+/// int8 activation is rounded to the same level in the tab and natively.
+const SUMS: usize = 16;
+
+/// The sum of `f` of vectors at multiples of [`SUMS`] below `whole`, then of `rest` of what follows up to `end`.
+#[inline(always)]
+unsafe fn sum<S: Simd>(
+    whole: usize,
+    end: usize,
+    f: impl Fn(usize, S::V) -> S::V,
+    rest: impl Fn(usize, f32) -> f32,
+) -> f32 {
+    unsafe {
+        // `SUMS / S::LANES` of them count.
+        let mut sums = [S::splat(0.0); 4];
+        for j in (0..whole).step_by(SUMS) {
+            for (k, sum) in sums.iter_mut().enumerate().take(SUMS / S::LANES) {
+                *sum = f(j + k * S::LANES, *sum);
+            }
+        }
+        let mut values = [0.0; SUMS];
+        for (k, sum) in sums.into_iter().enumerate().take(SUMS / S::LANES) {
+            S::store(values.as_mut_ptr().add(k * S::LANES), sum);
+        }
+        (whole..end).for_each(|j| values[j % SUMS] = rest(j, values[j % SUMS]));
+        values.iter().sum()
+    }
+}
+
 #[inline(always)]
 unsafe fn softmax<S: Simd>(job: &Softmax<'_>, scores: &mut [f32]) {
     unsafe {
@@ -326,22 +355,19 @@ unsafe fn softmax<S: Simd>(job: &Softmax<'_>, scores: &mut [f32]) {
                 max = S::max(v, max);
             }
             let max = S::splat(lanes::<S>(max, f32::MIN, |a, b| if a > b { a } else { b }));
-            let mut sum = S::splat(0.0);
             let whole = padded / (4 * S::LANES) * (4 * S::LANES);
             for j in (0..whole).step_by(4 * S::LANES) {
                 let at: [*mut f32; 4] = from_fn(|k| p.add(j + k * S::LANES));
                 let e = exp::<S, 4>(at.map(|p| S::sub(S::load(p), max)));
-                for (p, e) in at.into_iter().zip(e) {
-                    S::store(p, e);
-                    sum = S::add(sum, e);
-                }
+                at.into_iter().zip(e).for_each(|(p, e)| S::store(p, e));
             }
             for j in (whole..padded).step_by(S::LANES) {
                 let [e] = exp::<S, 1>([S::sub(S::load(p.add(j)), max)]);
                 S::store(p.add(j), e);
-                sum = S::add(sum, e);
             }
-            let inverse = S::splat(1.0 / lanes::<S>(sum, 0.0, |a, b| a + b));
+            let whole = job.tokens / SUMS * SUMS;
+            let total = sum::<S>(whole, job.tokens, |j, sum| S::add(sum, S::load(p.add(j))), |j, sum| sum + *p.add(j));
+            let inverse = S::splat(1.0 / total);
             for j in (0..padded).step_by(S::LANES) {
                 S::store(p.add(j), S::mul(S::load(p.add(j)), inverse));
             }
@@ -352,28 +378,21 @@ unsafe fn softmax<S: Simd>(job: &Softmax<'_>, scores: &mut [f32]) {
 #[inline(always)]
 unsafe fn layer_norm<S: Simd>(job: &LayerNorm<'_>, x: &mut [f32]) {
     unsafe {
-        let (n, whole) = (job.width, job.width / S::LANES * S::LANES);
+        let (n, whole) = (job.width, job.width / SUMS * SUMS);
         assert!(n <= job.stride && job.gamma.len() == n && job.beta.len() == n);
         let (gamma, beta) = (job.gamma.as_ptr(), job.beta.as_ptr());
         for row in x.chunks_exact_mut(job.stride) {
             let p = row.as_mut_ptr();
-            let mut sum = S::splat(0.0);
-            for j in (0..whole).step_by(S::LANES) {
-                sum = S::add(sum, S::load(p.add(j)));
-            }
-            let rest = row[whole..n].iter().sum::<f32>();
-            let mean = lanes::<S>(sum, rest, |a, b| a + b) / n as f32;
+            let mean = sum::<S>(whole, n, |j, sum| S::add(sum, S::load(p.add(j))), |j, sum| sum + *p.add(j)) / n as f32;
             let center = S::splat(mean);
-            let mut squares = S::splat(0.0);
-            for j in (0..whole).step_by(S::LANES) {
+            let square = |j: usize, sum: S::V| {
                 let d = S::sub(S::load(p.add(j)), center);
-                squares = S::madd(d, d, squares);
-            }
-            let rest = row[whole..n].iter().map(|v| (v - mean) * (v - mean)).sum::<f32>();
-            let variance = lanes::<S>(squares, rest, |a, b| a + b) / n as f32;
+                S::madd(d, d, sum)
+            };
+            let rest = |j: usize, sum: f32| sum + (*p.add(j) - mean) * (*p.add(j) - mean);
+            let variance = sum::<S>(whole, n, square, rest) / n as f32;
             let inverse = 1.0 / (variance + job.epsilon).sqrt();
             let scale = S::splat(inverse);
-            let p = row.as_mut_ptr();
             for j in (0..whole).step_by(S::LANES) {
                 let d = S::mul(S::sub(S::load(p.add(j)), center), scale);
                 S::store(p.add(j), S::madd(d, S::load(gamma.add(j)), S::load(beta.add(j))));
