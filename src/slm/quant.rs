@@ -106,6 +106,22 @@ impl Room {
     }
 }
 
+/// Whether no eight weights of a row pass [`SUM_OF_EIGHT`].
+pub(super) fn fits_sums(row: &[i8]) -> bool {
+    row.chunks(16).all(|sixteen| {
+        // By their place among four inputs, of which two and two belong together.
+        let (mut above, mut below) = ([0i16; 4], [0i16; 4]);
+        for four in sixteen.chunks(4) {
+            for (i, value) in four.iter().enumerate() {
+                above[i] += i16::from(*value).max(0);
+                below[i] += (-i16::from(*value)).max(0);
+            }
+        }
+        let most = SUM_OF_EIGHT as i16;
+        [above, below].iter().all(|[a, b, c, d]| a + b <= most && c + d <= most)
+    })
+}
+
 /// The nearest level of a value; with a scale of 0 all are 0.
 pub(super) fn level(x: f32, scale: f32, levels: f32) -> f32 {
     if scale == 0.0 { 0.0 } else { (x / scale).round_ties_even().clamp(-levels, levels) }
@@ -187,6 +203,16 @@ mod tests {
                 sums[eight(i)][usize::from(*value < 0)] += u32::from(value.unsigned_abs());
             }
             prop_assert!(sums.iter().flatten().all(|sum| *sum <= SUM_OF_EIGHT));
+            prop_assert!(fits_sums(&matrix.values));
+        }
+
+        #[test]
+        fn sums_are_checked_as_they_are_counted(values in proptest::collection::vec(-80i8..=80, 1..100)) {
+            let mut sums = vec![[0; 2]; values.len() + 8];
+            for (i, value) in values.iter().enumerate() {
+                sums[eight(i)][usize::from(*value < 0)] += u32::from(value.unsigned_abs());
+            }
+            prop_assert_eq!(fits_sums(&values), sums.iter().flatten().all(|sum| *sum <= SUM_OF_EIGHT));
         }
 
         #[test]

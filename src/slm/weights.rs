@@ -2,7 +2,7 @@
 
 use super::SlmError;
 use super::config::{Architecture, EncoderConfig};
-use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, Room, SUM_OF_EIGHT, WEIGHT_LEVELS};
+use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, SUM_OF_EIGHT, WEIGHT_LEVELS, fits_sums};
 use safetensors::{Dtype, SafeTensors};
 
 /// A tensor's shape and values.
@@ -294,11 +294,7 @@ impl ReadMatrix for Int8Matrix {
             let problem = format!("tensor '{tensor}' holds {value}, expected -{levels} to {levels}; pack it again");
             return Err(SlmError::File { file: reader.source.file().to_owned(), problem });
         }
-        let fits = |row: &[i8]| {
-            let mut room = Room::new(columns, Some(SUM_OF_EIGHT));
-            row.iter().enumerate().all(|(input, value)| room.take(input, f32::from(*value)) == *value)
-        };
-        if (group, levels) == WEIGHTS && !values.chunks_exact(columns.max(1)).all(fits) {
+        if (group, levels) == WEIGHTS && !values.chunks_exact(columns.max(1)).all(fits_sums) {
             let problem = format!("tensor '{tensor}': eight weights sum to more than {SUM_OF_EIGHT}; pack it again");
             return Err(SlmError::File { file: reader.source.file().to_owned(), problem });
         }

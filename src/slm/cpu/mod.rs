@@ -17,7 +17,7 @@ use int8::{Int8Panels, Int8Product, Int8Rows, Layout, Quantize};
 use kernels::{Epilogue, Kernels, LayerNorm, Panels, Product, Softmax};
 
 /// The most tokens of a group, where its first text is not longer.
-const GROUP: usize = 192;
+const GROUP: usize = 256;
 
 /// An instruction set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -166,12 +166,18 @@ impl Matrix for Int8Matrix {
         for (output, (row, scales)) in rows.zip(scales).enumerate() {
             let (target, column) = (&mut target[output / panel * layout.size()..], output % panel);
             let places: [usize; 4] = std::array::from_fn(|input| (kernels.place)(column, input));
-            for (index, weights) in row.chunks(4).enumerate() {
-                let block = &mut target[layout.block(4 * index)..];
-                places.iter().zip(weights).for_each(|(place, weight)| block[*place] = weight.cast_unsigned());
-            }
             for (group, (scale, weights)) in scales.iter().zip(row.chunks(INT8_GROUP)).enumerate() {
-                let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
+                let blocks = target[layout.block(group * INT8_GROUP)..].chunks_exact_mut(4 * panel);
+                let mut sums = [0; 4];
+                for (block, weights) in blocks.zip(weights.chunks(4)) {
+                    let mut four = [0; 4];
+                    four[..weights.len()].copy_from_slice(weights);
+                    for i in 0..4 {
+                        block[places[i]] = four[i].cast_unsigned();
+                        sums[i] += i32::from(four[i]);
+                    }
+                }
+                let sum: i32 = sums.iter().sum();
                 let start = -i32::from(ACTIVATION_ZERO) * sum;
                 target[layout.starts(group) + 4 * column..][..4].copy_from_slice(&start.to_ne_bytes());
                 target[layout.scales(group) + 4 * column..][..4].copy_from_slice(&scale.to_ne_bytes());
