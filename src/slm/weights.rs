@@ -290,8 +290,10 @@ impl ReadMatrix for Int8Matrix {
     ) -> Result<Self, SlmError> {
         let tensor = format!("{}{name}", reader.prefix);
         let values = reader.checked(reader.source.int8(&tensor)?, &tensor, &[rows, columns])?;
-        if let Some(value) = values.iter().find(|value| value.unsigned_abs() > levels) {
-            let problem = format!("tensor '{tensor}' holds {value}, expected -{levels} to {levels}; pack it again");
+        let largest = values.iter().fold(0, |largest, value| value.unsigned_abs().max(largest));
+        if largest > levels {
+            let problem =
+                format!("tensor '{tensor}' holds a value of size {largest}, expected at most {levels}; pack it again");
             return Err(SlmError::File { file: reader.source.file().to_owned(), problem });
         }
         if (group, levels) == WEIGHTS && !values.chunks_exact(columns.max(1)).all(fits_sums) {
