@@ -25,7 +25,7 @@ PORT ?= 8080
 BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-native lint deps wasm page binary pull chromium test-rust test-wasm test-www test-page clean
+.PHONY: help run test bench bench-web bench-native lint deps wasm page binary pull chromium emulator test-rust test-neon test-wasm test-www test-page clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -35,7 +35,7 @@ help: ## Show this
 run: binary page pull ## Build everything, bring the models and serve the page (PORT=8080)
 	@exec $(BINARY) serve --port $(PORT)
 
-test: test-rust test-wasm test-www test-page ## Run every test: Rust, the wasm in node, the page's own, the page in Chromium
+test: test-rust test-neon test-wasm test-www test-page ## Run every test: Rust, the ARM kernels under emulation, the wasm in node, the page's own, the page in Chromium
 
 bench: ## Run the benches
 	cargo bench --locked
@@ -117,6 +117,17 @@ pull: binary
 test-rust: pull
 	cargo test --release --locked
 
+# On another machine than an ARM one, under emulation. Left out where nothing can be installed.
+ARM := aarch64-unknown-linux-gnu
+test-neon: emulator
+	@if [ "$$(uname -sm)" != 'Linux x86_64' ]; then echo 'test-neon: the ARM kernels are emulated on x86-64 Linux only'; exit 0; fi; \
+	if ! { command -v qemu-aarch64-static && command -v aarch64-linux-gnu-gcc && command -v rustup; } >/dev/null; then \
+	  echo 'test-neon: skipped; it needs rustup and Debian'"'"'s qemu-user-static, gcc-aarch64-linux-gnu and libc6-dev-arm64-cross'; exit 0; fi; \
+	rustup target add $(ARM); \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_LINKER=aarch64-linux-gnu-gcc \
+	CARGO_TARGET_AARCH64_UNKNOWN_LINUX_GNU_RUNNER='qemu-aarch64-static -L /usr/aarch64-linux-gnu' \
+	cargo test --release --locked --target $(ARM) --no-default-features --test parity --test reference -- --skip any_number_of_threads
+
 test-wasm: wasm $(STAMPS)/npm-wasm-tests
 	npm --prefix wasm-tests run node
 
@@ -133,4 +144,11 @@ chromium:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; \
 	else \
 	  echo 'The page test needs Chromium: install it (Debian: sudo apt-get install chromium) or set CHROMIUM to its path.'; exit 1; \
+	fi
+
+emulator:
+	@if [ "$$(uname -sm)" = 'Linux x86_64' ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null \
+	  && ! { command -v qemu-aarch64-static && command -v aarch64-linux-gnu-gcc; } >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends \
+	    qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross; \
 	fi

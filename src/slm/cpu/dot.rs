@@ -223,6 +223,110 @@ mod x86 {
     }
 }
 
+#[cfg(target_arch = "aarch64")]
+pub(super) use aarch64::{NeonDot, NeonPairs};
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use super::super::simd::Neon;
+    use super::{Dot, TO_INTEGER, activations};
+    use std::arch::aarch64::*;
+    use std::arch::asm;
+
+    /// Implements [`Dot`] for steps of 16 inputs on NEON.
+    macro_rules! dot {
+        ($(#[$doc:meta])* $name:ident, dot($sum:ident, $input:ident, $block:ident) = $dot:expr) => {
+            $(#[$doc])*
+            pub struct $name;
+            impl Dot for $name {
+                type S = Neon;
+                type Sum = int32x4_t;
+                type Block = [int8x16_t; 4];
+                type Input = int8x16_t;
+                type Constant = ();
+                const INPUTS: usize = 16;
+                const WIDTH: usize = 1;
+                #[inline(always)]
+                unsafe fn sum(p: *const i32) -> int32x4_t {
+                    unsafe { vld1q_s32(p) }
+                }
+                #[inline(always)]
+                unsafe fn blocks(p: *const u8) -> [[int8x16_t; 4]; 2] {
+                    let at = |i: usize| unsafe { vld1q_s8(p.add(16 * i).cast()) };
+                    [[at(0), at(2), at(4), at(6)], [at(1), at(3), at(5), at(7)]]
+                }
+                #[inline(always)]
+                unsafe fn input(p: *const u8) -> int8x16_t {
+                    unsafe { vld1q_s8(p.cast()) }
+                }
+                #[inline(always)]
+                unsafe fn constant() {}
+                #[inline(always)]
+                unsafe fn dot($sum: int32x4_t, $input: int8x16_t, $block: [int8x16_t; 4], (): ()) -> int32x4_t {
+                    unsafe { $dot }
+                }
+                #[inline(always)]
+                unsafe fn float(sum: int32x4_t) -> float32x4_t {
+                    unsafe { vcvtq_f32_s32(sum) }
+                }
+                #[inline(always)]
+                unsafe fn store(p: *mut u8, x: *const f32, inverse: f32) {
+                    unsafe {
+                        let base = vdupq_n_s32(TO_INTEGER.to_bits().cast_signed());
+                        let four = |at: usize| {
+                            let v = vreinterpretq_s32_f32(activations::<Neon>(x.add(at), inverse));
+                            vmovn_s32(vsubq_s32(v, base))
+                        };
+                        let eight = |at: usize| vmovn_s16(vcombine_s16(four(at), four(at + 4)));
+                        vst1q_s8(p.cast(), vcombine_s8(eight(0), eight(8)));
+                    }
+                }
+            }
+        };
+    }
+
+    dot! {
+        /// NEON: products of 16 bits; those of four steps add in 16 bits, and neighbours too.
+        NeonPairs, dot(sum, input, block) = {
+            let x = vreinterpretq_s32_s8(input);
+            let x = [vdupq_laneq_s32::<0>(x), vdupq_laneq_s32::<1>(x), vdupq_laneq_s32::<2>(x), vdupq_laneq_s32::<3>(x)]
+                .map(|x| vreinterpretq_s8_s32(x));
+            let mut low = vmull_s8(vget_low_s8(x[0]), vget_low_s8(block[0]));
+            let mut high = vmull_high_s8(x[0], block[0]);
+            for i in 1..4 {
+                low = vmlal_s8(low, vget_low_s8(x[i]), vget_low_s8(block[i]));
+                high = vmlal_high_s8(high, x[i], block[i]);
+            }
+            vpadalq_s16(sum, vpaddq_s16(low, high))
+        }
+    }
+
+    /// `sdot` by four of the 16 inputs. The intrinsic is not stable (rust-lang/rust#117224).
+    macro_rules! sdot {
+        ($sum:expr, $block:expr, $input:expr, $lane:literal) => {{
+            let mut sum: int32x4_t = $sum;
+            asm!(
+                concat!("sdot {sum:v}.4s, {block:v}.16b, {input:v}.4b[", $lane, "]"),
+                sum = inout(vreg) sum,
+                block = in(vreg) $block,
+                input = in(vreg) $input,
+                options(pure, nomem, nostack, preserves_flags)
+            );
+            sum
+        }};
+    }
+
+    dot! {
+        /// NEON with the dot product instructions.
+        NeonDot, dot(sum, input, block) = {
+            let sum = sdot!(sum, block[0], input, 0);
+            let sum = sdot!(sum, block[1], input, 1);
+            let sum = sdot!(sum, block[2], input, 2);
+            sdot!(sum, block[3], input, 3)
+        }
+    }
+}
+
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 pub(super) use wasm::*;
 

@@ -159,6 +159,15 @@ kernels!(AVX_VNNI, avx_vnni, Avx2, 6, Vnni256, 6, "avx2,fma,avxvnni");
 kernels!(AVX512, avx512, Avx512, 8, Maddubs512, 8, "avx512f,avx512bw,avx2,fma");
 #[cfg(target_arch = "x86_64")]
 kernels!(AVX512_VNNI, avx512_vnni, Avx512, 8, Vnni512, 6, "avx512f,avx512bw,avx512vnni,avx2,fma");
+#[cfg(target_arch = "aarch64")]
+use super::{
+    dot::{NeonDot, NeonPairs},
+    simd::Neon,
+};
+#[cfg(target_arch = "aarch64")]
+kernels!(NEON, neon, Neon, 8, NeonPairs, 4, "neon");
+#[cfg(target_arch = "aarch64")]
+kernels!(NEON_DOT, neon_dot, Neon, 8, NeonDot, 8, "neon,dotprod");
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 use super::{dot::Pairs, simd::Wasm};
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]

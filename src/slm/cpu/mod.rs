@@ -32,6 +32,10 @@ pub enum Isa {
     Avx512,
     /// x86-64 with AVX-512F, BW and VNNI.
     Avx512Vnni,
+    /// AArch64's NEON.
+    Neon,
+    /// AArch64 with NEON and its dot products.
+    NeonDot,
     /// WebAssembly SIMD, not relaxed.
     Simd128,
     /// WebAssembly SIMD with the relaxed instructions.
@@ -41,8 +45,17 @@ pub enum Isa {
 impl Isa {
     /// What this machine has, the slowest first; never empty.
     pub fn available() -> Vec<Self> {
-        let all =
-            [Self::Scalar, Self::Avx2, Self::AvxVnni, Self::Avx512, Self::Avx512Vnni, Self::Simd128, Self::Relaxed];
+        let all = [
+            Self::Scalar,
+            Self::Avx2,
+            Self::AvxVnni,
+            Self::Avx512,
+            Self::Avx512Vnni,
+            Self::Neon,
+            Self::NeonDot,
+            Self::Simd128,
+            Self::Relaxed,
+        ];
         all.into_iter().filter(|isa| isa.kernels().is_some()).collect()
     }
 
@@ -66,6 +79,10 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => (is_x86_feature_detected!("avx512vnni") && Self::Avx512.kernels().is_some())
                 .then_some(&kernels::AVX512_VNNI),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => Some(&kernels::NEON),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod").then_some(&kernels::NEON_DOT),
             #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
             Self::Simd128 => Some(&kernels::SIMD128),
             #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]

@@ -86,6 +86,9 @@ pub(super) struct Avx512;
 /// AVX2 with FMA.
 #[cfg(target_arch = "x86_64")]
 pub(super) struct Avx2;
+/// NEON.
+#[cfg(target_arch = "aarch64")]
+pub(super) struct Neon;
 /// WebAssembly SIMD, without the relaxed instructions: deterministic.
 #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
 pub(super) struct Wasm;
@@ -95,7 +98,7 @@ pub(super) struct Wasm;
 pub(super) struct Relaxed;
 
 /// Implements [`Simd`] by intrinsics: a list of `method(arguments) = expression`.
-#[cfg(any(target_arch = "x86_64", all(target_arch = "wasm32", target_feature = "simd128")))]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 macro_rules! simd {
     ($name:ident, $vector:ty, $lanes:literal,
      load($lp:ident) = $load:expr; store($sp:ident, $sv:ident) = $store:expr; splat($x:ident) = $splat:expr;
@@ -161,6 +164,29 @@ mod x86 {
         scale(a, power) = {
             let power = _mm256_slli_epi32::<23>(_mm256_castps_si256(power));
             _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a), power))
+        };
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+mod aarch64 {
+    use super::{Neon, Simd};
+    use std::arch::aarch64::*;
+
+    simd! { Neon, float32x4_t, 4,
+        load(p) = vld1q_f32(p);
+        store(p, v) = vst1q_f32(p, v);
+        splat(x) = vdupq_n_f32(x);
+        add(a, b) = vaddq_f32(a, b);
+        sub(a, b) = vsubq_f32(a, b);
+        mul(a, b) = vmulq_f32(a, b);
+        div(a, b) = vdivq_f32(a, b);
+        madd(a, b, c) = vfmaq_f32(c, a, b);
+        max(a, b) = vmaxq_f32(a, b);
+        min(a, b) = vminq_f32(a, b);
+        scale(a, power) = {
+            let power = vshlq_n_s32::<23>(vreinterpretq_s32_f32(power));
+            vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), power))
         };
     }
 }
