@@ -7,6 +7,7 @@ use autoannotator::slm::pack::{self, FORMAT, PackedMeta, PackedWeights, Precisio
 use autoannotator::slm::tokenize::Tokenizer;
 use autoannotator::slm::weights::{EncoderWeights, Head, Linear, Pooling, SafetensorsSource};
 use autoannotator::slm::{Batch, Engine, SlmError};
+use pollster::block_on;
 use serde::Deserialize;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -189,8 +190,8 @@ fn a_packed_slm_votes_as_the_reference_does() {
         let mut slm = Slm::load(&packed, &bytes(&format!("{}/tokenizer.json", case.model)), 1).expect("loaded");
         let texts: Vec<&str> = case.votes.iter().map(|vote| vote.text.as_str()).collect();
         let logits: Vec<f64> = case.votes.iter().flat_map(|vote| vote.logits.clone()).collect();
-        close(&slm.logits(&texts).expect("logits"), &logits, &case.model);
-        for (vote, expected) in slm.vote(&texts).expect("votes").iter().zip(&case.votes) {
+        close(&block_on(slm.logits(&texts)).expect("logits"), &logits, &case.model);
+        for (vote, expected) in block_on(slm.vote(&texts)).expect("votes").iter().zip(&case.votes) {
             close(&vote.probabilities, &expected.probabilities, &expected.text);
             let best = (0..all.labels.len())
                 .max_by(|a, b| expected.probabilities[*a].total_cmp(&expected.probabilities[*b]))

@@ -9,7 +9,6 @@ pub mod report;
 use crate::data::Row;
 use crate::sample::{Annotation, Verdict, Vote};
 use crate::slm::SlmError;
-use crate::slm::model::Slm;
 use crate::vote::{Rule, verdict};
 use thiserror::Error;
 
@@ -33,12 +32,6 @@ pub enum AnnotateError {
 pub trait Voter {
     /// One vote a text, in order.
     fn vote(&mut self, texts: &[&str]) -> Result<Vec<Vote>, SlmError>;
-}
-
-impl Voter for Slm {
-    fn vote(&mut self, texts: &[&str]) -> Result<Vec<Vote>, SlmError> {
-        Slm::vote(self, texts)
-    }
 }
 
 /// How many rows make a block: the unit of voting, of the journal and of what a killed run does again.

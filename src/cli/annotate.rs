@@ -1,10 +1,11 @@
 //! `autoannotator annotate`.
 
+use super::device::{DeviceChoice, Devices};
 use crate::annotate::journal::{Entry, Pins, Progress};
 use crate::annotate::report::{Report, ReviewReport, Score, Tally};
 use crate::annotate::{self, BLOCK, Voter};
 use crate::data::{DataError, Format, ReadOptions, Reader, Row, Writer, find_column};
-use crate::hub::{Home, packing};
+use crate::hub::Home;
 use crate::review::client::review_blocking;
 use crate::sample::{Annotation, Review, Sample};
 use crate::spec::{ExportFormat, ReviewTo, Spec};
@@ -22,6 +23,7 @@ Examples:
   autoannotator annotate test.jsonl --task toxicity --gold label --out out.jsonl --report report.json
   autoannotator annotate tweets.csv --task sentiment --review http://127.0.0.1:8080 --out labelled.csv
   autoannotator annotate notes.txt --spec annotator.toml --out labelled.jsonl
+  autoannotator annotate tweets.csv --task sentiment --device auto --out labelled.csv
 
 A run that was killed goes on where it was when the same command is given again; its journal lies beside OUT.";
 
@@ -55,6 +57,9 @@ pub(super) struct Args {
     /// What the SLMs compute in: int8, or f32, the reference, which is slower.
     #[arg(long, default_value = "int8", value_parser = ["int8", "f32"])]
     precision: String,
+    /// What the SLMs compute on: cpu, gpu, or auto, which times both and takes the faster, SLM by SLM.
+    #[arg(long, value_enum, default_value = "cpu")]
+    device: DeviceChoice,
     /// Threads; without it, one a core.
     #[arg(long)]
     threads: Option<usize>,
@@ -169,13 +174,14 @@ fn load(args: &Args, spec: &Spec) -> anyhow::Result<Vec<Box<dyn Voter>>> {
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
     let labels = spec.task.labels.names();
+    let devices = Devices::new(args.device)?;
     let load = |id: &String| -> anyhow::Result<Box<dyn Voter>> {
-        let slm = packing::load(&home, id, &args.precision, threads)?;
-        let found = &slm.meta().labels;
+        let voter = devices.load(&home, id, &args.precision, threads)?;
+        let found = voter.labels();
         if *found != labels {
             bail!("the SLM '{id}' names the labels {found:?}, the spec {labels:?}; they must be the same");
         }
-        Ok(Box::new(slm))
+        Ok(Box::new(voter))
     };
     spec.slms.iter().map(load).collect()
 }

@@ -1,6 +1,7 @@
 //! The command line: parsing and calls, nothing else. One file a command.
 
 mod annotate;
+mod device;
 mod doctor;
 mod pack;
 mod pull;

@@ -5,8 +5,8 @@ use crate::hub::Catalogue;
 use crate::slm::adapter::{SlmFolder, sha256_hex};
 use crate::slm::model::Slm;
 use crate::slm::pack::{
-    Assembler, FORMAT, Index, PackedMeta, PackedWeights, Precision, SlmManifest, flops_per_token, plain_tokenizer,
-    shards, write,
+    Assembler, FORMAT, Index, PackedMeta, PackedSlm, PackedWeights, Precision, SlmManifest, flops_per_token,
+    plain_tokenizer, shards, write,
 };
 use crate::slm::quant::{GROUP, Int8Matrix, WEIGHT_LEVELS};
 use crate::slm::tokenize::Tokenizer;
@@ -237,9 +237,18 @@ pub fn index(home: &Home) -> Result<Index, HubError> {
     }
 }
 
-/// Loads a packed SLM from `<home>/packed/`, every byte verified. `precision` is what its engine is to compute in, `int8`
-/// or `f32`; `threads` are those of the engine.
-pub fn load(home: &Home, id: &str, precision: &str, threads: usize) -> Result<Slm, HubError> {
+/// A packed SLM as it lies in `<home>/packed/`, every byte verified.
+pub struct Unpacked {
+    /// Its weights and what the file says of it.
+    pub packed: PackedSlm,
+    /// The version of its weights.
+    pub version: String,
+    /// Its `tokenizer.json`.
+    pub tokenizer: Vec<u8>,
+}
+
+/// Reads a packed SLM; `precision` is what its engine is to compute in, `int8` or `f32`.
+pub fn read(home: &Home, id: &str, precision: &str) -> Result<Unpacked, HubError> {
     let index = index(home)?;
     let manifest = index.get(id, precision).ok_or_else(|| {
         let names = index.slms.iter().map(|slm| format!("{} ({})", slm.id, slm.precision.computes_in()));
@@ -254,5 +263,11 @@ pub fn load(home: &Home, id: &str, precision: &str, threads: usize) -> Result<Sl
     }
     let tokenizer = read(&manifest.tokenizer.name)?;
     manifest.tokenizer.verify(&tokenizer, id)?;
-    Ok(Slm::from_packed(assembler.finish()?, manifest.version.clone(), &tokenizer, threads)?)
+    Ok(Unpacked { packed: assembler.finish()?, version: manifest.version.clone(), tokenizer })
+}
+
+/// Loads a packed SLM on the CPU engine; see [`read`]. `threads` are those of the engine.
+pub fn load(home: &Home, id: &str, precision: &str, threads: usize) -> Result<Slm, HubError> {
+    let Unpacked { packed, version, tokenizer } = read(home, id, precision)?;
+    Ok(Slm::from_packed(packed, version, &tokenizer, threads)?)
 }

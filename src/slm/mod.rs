@@ -1,7 +1,7 @@
 //! One small language model: a BERT-family encoder with a classification head.
 //!
 //! [`config`] reads `config.json`; [`weights`] the tensors; [`tokenize`] the tokenizer; [`adapter`] merges what was
-//! trained into a base; [`pack`] is the file that a browser downloads; [`cpu`] runs it. The burn module (`burn`) trains
+//! trained into a base; [`pack`] is the file that a browser downloads; [`cpu`] runs it, and [`gpu`] on a GPU. The burn module (`burn`) trains
 //! it and is the oracle.
 
 pub mod adapter;
@@ -11,6 +11,8 @@ pub mod burn;
 mod calibrate;
 pub mod config;
 pub mod cpu;
+#[cfg(feature = "gpu")]
+pub mod gpu;
 pub mod model;
 pub mod pack;
 pub mod quant;
@@ -73,6 +75,12 @@ pub enum SlmError {
     /// The tokenizer refused.
     #[error("slm-tokenizer: {0}")]
     Tokenizer(String),
+    /// There is no GPU of use.
+    #[error("slm-no-gpu: {0}; the CPU engine serves every machine")]
+    NoGpu(String),
+    /// A GPU failed while it worked: it was lost or ran out of memory.
+    #[error("slm-gpu: {0}")]
+    Gpu(String),
     /// Token ids or lengths that the model cannot take.
     #[error("slm-input: {0}")]
     Input(String),

@@ -1,6 +1,8 @@
 //! An SLM ready to vote: tokenizer, engine and what the packed file says of it.
 
 use super::cpu::{CpuEncoder, CpuEngine};
+#[cfg(feature = "gpu")]
+use super::gpu::{Gpu, GpuEngine};
 use super::pack::{self, PackedMeta, PackedSlm, PackedWeights};
 use super::tokenize::Tokenizer;
 use super::{Batch, Engine, SlmError, plan_batches, probabilities};
@@ -11,12 +13,45 @@ use std::collections::HashMap;
 /// Tokens that go through the engine together: enough to keep its panels in use, little enough to stay in the cache.
 const TOKENS: usize = 2048;
 
+/// What an SLM runs on.
+enum Serving {
+    Cpu(CpuEngine),
+    #[cfg(feature = "gpu")]
+    Gpu(Box<GpuEngine>),
+}
+
+impl Serving {
+    fn name(&self) -> &'static str {
+        match self {
+            Self::Cpu(engine) => engine.name(),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(engine) => engine.name(),
+        }
+    }
+
+    fn precision(&self) -> &'static str {
+        match self {
+            Self::Cpu(engine) => engine.precision(),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(engine) => engine.precision(),
+        }
+    }
+
+    async fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        match self {
+            Self::Cpu(engine) => engine.logits(batch),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(engine) => engine.logits(batch).await,
+        }
+    }
+}
+
 /// A small language model that votes.
 pub struct Slm {
     meta: PackedMeta,
     version: String,
     tokenizer: Tokenizer,
-    engine: CpuEngine,
+    engine: Serving,
 }
 
 impl Slm {
@@ -35,19 +70,27 @@ impl Slm {
         threads: usize,
     ) -> Result<Self, SlmError> {
         let PackedSlm { meta, weights, head } = packed;
-        let tokenizer = Tokenizer::from_json(tokenizer_json, meta.max_length)?;
-        if tokenizer.vocabulary() > meta.config.vocab_size {
-            return Err(SlmError::Tokenizer(format!(
-                "tokenizer.json has {} tokens, the model only {}; they do not belong together",
-                tokenizer.vocabulary(),
-                meta.config.vocab_size
-            )));
-        }
+        let tokenizer = tokenizer(&meta, tokenizer_json)?;
         let encoder = match weights {
             PackedWeights::F32(weights) => CpuEncoder::from_weights(weights),
             PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, None),
         };
-        let engine = CpuEngine::from_encoder(encoder.threads(threads), head);
+        let engine = Serving::Cpu(CpuEngine::from_encoder(encoder.threads(threads), head));
+        Ok(Self { meta, version, tokenizer, engine })
+    }
+
+    /// As [`Self::from_packed`], on a GPU. Where that fails the error is [`SlmError::NoGpu`] or [`SlmError::Gpu`], and the
+    /// CPU engine will do.
+    #[cfg(feature = "gpu")]
+    pub async fn on_gpu(
+        packed: PackedSlm,
+        version: String,
+        tokenizer_json: &[u8],
+        gpu: &Gpu,
+    ) -> Result<Self, SlmError> {
+        let PackedSlm { meta, weights, head } = packed;
+        let tokenizer = tokenizer(&meta, tokenizer_json)?;
+        let engine = Serving::Gpu(Box::new(GpuEngine::new(gpu, weights, &head).await?));
         Ok(Self { meta, version, tokenizer, engine })
     }
 
@@ -77,24 +120,25 @@ impl Slm {
     }
 
     /// Raw logits `[texts x labels]`, row by row in the order of the texts.
-    pub fn logits(&mut self, texts: &[&str]) -> Result<Vec<f32>, SlmError> {
-        Ok(self.run(texts)?.0)
+    pub async fn logits(&mut self, texts: &[&str]) -> Result<Vec<f32>, SlmError> {
+        Ok(self.run(texts).await?.0)
     }
 
     /// Raw logits `[texts x labels]` of texts that are token ids already, special ones included.
-    pub fn logits_of_tokens(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
-        self.engine.logits(batch)
+    pub async fn logits_of_tokens(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        self.engine.logits(batch).await
     }
 
-    /// One vote a text, in the order of the texts. A text's vote does not depend on the others.
-    pub fn vote(&mut self, texts: &[&str]) -> Result<Vec<Vote>, SlmError> {
-        let (mut values, truncated) = self.run(texts)?;
+    /// One vote a text, in the order of the texts. A text's vote does not depend on the others. On the CPU the future is
+    /// ready at once; a GPU is waited for.
+    pub async fn vote(&mut self, texts: &[&str]) -> Result<Vec<Vote>, SlmError> {
+        let (mut values, truncated) = self.run(texts).await?;
         let labels = self.meta.labels.len();
         probabilities(&mut values, labels, self.meta.temperature);
         Ok(values.chunks_exact(labels).zip(truncated).map(|(row, truncated)| self.as_vote(row, truncated)).collect())
     }
 
-    fn run(&mut self, texts: &[&str]) -> Result<(Vec<f32>, Vec<bool>), SlmError> {
+    async fn run(&mut self, texts: &[&str]) -> Result<(Vec<f32>, Vec<bool>), SlmError> {
         let encoded = texts.iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
         // Texts of the same tokens are computed once.
         let mut places: HashMap<&[u32], usize> = HashMap::with_capacity(texts.len());
@@ -111,7 +155,7 @@ impl Slm {
         let mut computed = vec![0.0; distinct.len() * labels];
         for group in plan_batches(&lengths, TOKENS, usize::MAX) {
             let batch = Batch::new(group.iter().map(|text| distinct[*text]));
-            let rows = self.engine.logits(&batch)?;
+            let rows = self.engine.logits(&batch).await?;
             for (text, row) in group.iter().zip(rows.chunks_exact(labels)) {
                 computed[text * labels..][..labels].copy_from_slice(row);
             }
@@ -131,4 +175,17 @@ impl Slm {
             truncated,
         }
     }
+}
+
+/// The tokenizer, if it belongs to the model.
+fn tokenizer(meta: &PackedMeta, json: &[u8]) -> Result<Tokenizer, SlmError> {
+    let tokenizer = Tokenizer::from_json(json, meta.max_length)?;
+    if tokenizer.vocabulary() > meta.config.vocab_size {
+        return Err(SlmError::Tokenizer(format!(
+            "tokenizer.json has {} tokens, the model only {}; they do not belong together",
+            tokenizer.vocabulary(),
+            meta.config.vocab_size
+        )));
+    }
+    Ok(tokenizer)
 }

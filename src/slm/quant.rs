@@ -89,6 +89,23 @@ impl Int8Matrix {
     }
 }
 
+impl Int8Matrix {
+    /// The weights of a linear map of `inputs` as they act on inputs that are neither multiplied nor rotated.
+    pub fn plain(&self, inputs: usize) -> Vec<f32> {
+        let groups = inputs.div_ceil(GROUP);
+        let mut weights = Vec::with_capacity(self.values.len());
+        for (row, scales) in self.values.chunks_exact(inputs.max(1)).zip(self.scales.chunks_exact(groups.max(1))) {
+            let from = weights.len();
+            let groups = row.chunks(GROUP).zip(scales);
+            weights
+                .extend(groups.flat_map(|(values, scale)| values.iter().map(move |value| f32::from(*value) * scale)));
+            rotate(&mut weights[from..]);
+            weights[from..].iter_mut().zip(&self.multipliers).for_each(|(weight, multiplier)| *weight *= multiplier);
+        }
+        weights
+    }
+}
+
 /// What is left of the sums of eight in a row: for positive values, and for negative ones.
 pub(super) struct Room(Vec<[u32; 2]>);
 

@@ -52,7 +52,7 @@ impl Teacher {
 
     fn vote(&mut self, texts: &[String]) -> Result<Vec<f32>, TuneError> {
         let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
-        Ok(self.slm.vote(&texts)?.into_iter().flat_map(|vote| vote.probabilities).collect())
+        Ok(pollster::block_on(self.slm.vote(&texts))?.into_iter().flat_map(|vote| vote.probabilities).collect())
     }
 
     fn key(&self, texts: &[String]) -> String {

@@ -11,6 +11,8 @@ mod slm;
 pub use data::{Exporter, RowReader, sniff_format};
 pub use report::ReportBuilder;
 pub use review::redact;
+#[cfg(feature = "gpu")]
+pub use slm::Gpu;
 pub use slm::{Slm, SlmLoader};
 
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};

@@ -1,6 +1,8 @@
 //! One small language model in a worker.
 
 use super::{thrown, to_js};
+#[cfg(feature = "gpu")]
+use crate::slm::gpu::GpuOptions;
 use crate::slm::pack::Unpacker;
 use crate::slm::{Batch, model};
 use wasm_bindgen::prelude::*;
@@ -30,9 +32,45 @@ impl SlmLoader {
         let packed = self.unpacker.finish().map_err(thrown)?;
         Ok(Slm { inner: model::Slm::from_packed(packed, self.version, tokenizer, 1).map_err(thrown)? })
     }
+
+    /// As `finish`, on a GPU. Where that fails the error's code is `slm-no-gpu` or `slm-gpu`, and the CPU will do.
+    #[cfg(feature = "gpu")]
+    #[wasm_bindgen(js_name = finishOn)]
+    pub async fn finish_on(self, gpu: &Gpu, tokenizer: Vec<u8>) -> Result<Slm, JsValue> {
+        let packed = self.unpacker.finish().map_err(thrown)?;
+        Ok(Slm { inner: model::Slm::on_gpu(packed, self.version, &tokenizer, &gpu.inner).await.map_err(thrown)? })
+    }
 }
 
-/// One small language model: its tokenizer and weights, on the CPU engine.
+/// A GPU that SLMs share.
+#[cfg(feature = "gpu")]
+#[wasm_bindgen]
+pub struct Gpu {
+    inner: crate::slm::gpu::Gpu,
+}
+
+#[cfg(feature = "gpu")]
+#[wasm_bindgen]
+impl Gpu {
+    /// Asks the browser for a GPU; `software`: one that computes on the CPU will do. There is none: the error's code is
+    /// `slm-no-gpu`.
+    pub async fn request(software: bool) -> Result<Self, JsValue> {
+        Ok(Self { inner: crate::slm::gpu::Gpu::request(GpuOptions { software }).await.map_err(thrown)? })
+    }
+
+    /// The adapter in words.
+    #[wasm_bindgen(getter)]
+    pub fn name(&self) -> String {
+        self.inner.describe()
+    }
+
+    /// Gives the device up, as a driver's reset would.
+    pub fn destroy(&self) {
+        self.inner.destroy();
+    }
+}
+
+/// One small language model: its tokenizer and weights, and what it runs on.
 #[wasm_bindgen]
 pub struct Slm {
     inner: model::Slm,
@@ -76,22 +114,28 @@ impl Slm {
         self.inner.meta().max_length
     }
 
-    /// One vote a text, in order.
+    /// `cpu` or `gpu`.
+    #[wasm_bindgen(getter)]
+    pub fn engine(&self) -> String {
+        self.inner.engine().to_owned()
+    }
+
+    /// One vote a text, in order. One call at a time: it throws while another is under way.
     #[wasm_bindgen(unchecked_return_type = "Vote[]")]
-    pub fn vote(&mut self, texts: Vec<String>) -> Result<JsValue, JsValue> {
-        to_js(&self.inner.vote(&views(&texts)).map_err(thrown)?)
+    pub async fn vote(&mut self, texts: Vec<String>) -> Result<JsValue, JsValue> {
+        to_js(&self.inner.vote(&views(&texts)).await.map_err(thrown)?)
     }
 
     /// Raw logits before the temperature, texts x labels: to hold this build against another.
-    pub fn logits(&mut self, texts: Vec<String>) -> Result<Vec<f32>, JsValue> {
-        self.inner.logits(&views(&texts)).map_err(thrown)
+    pub async fn logits(&mut self, texts: Vec<String>) -> Result<Vec<f32>, JsValue> {
+        self.inner.logits(&views(&texts)).await.map_err(thrown)
     }
 
     /// Raw logits, texts x labels, of texts that are token ids already: all ids end to end, and the number of each text's.
     #[wasm_bindgen(js_name = logitsOfTokens)]
-    pub fn logits_of_tokens(&mut self, ids: Vec<u32>, lengths: &[u32]) -> Result<Vec<f32>, JsValue> {
+    pub async fn logits_of_tokens(&mut self, ids: Vec<u32>, lengths: Vec<u32>) -> Result<Vec<f32>, JsValue> {
         let batch = Batch { ids, lengths: lengths.iter().map(|length| *length as usize).collect() };
-        self.inner.logits_of_tokens(&batch).map_err(thrown)
+        self.inner.logits_of_tokens(&batch).await.map_err(thrown)
     }
 
     /// The token ids of a text, special ones included: to hold this tokenizer against another.

@@ -19,7 +19,7 @@ pub struct Variant {
 }
 
 /// The variants, by name.
-pub const VARIANTS: [Variant; 2] = [
+pub const VARIANTS: [Variant; 3] = [
     Variant { name: "plain", target_features: &["+simd128"], features: &[], opt_features: &["--enable-simd"] },
     Variant {
         name: "relaxed",
@@ -27,6 +27,8 @@ pub const VARIANTS: [Variant; 2] = [
         features: &[],
         opt_features: &["--enable-simd", "--enable-relaxed-simd"],
     },
+    // Browsers with WebGPU may lack relaxed SIMD, and what is left for the CPU to do is little.
+    Variant { name: "gpu", target_features: &["+simd128"], features: &["gpu"], opt_features: &["--enable-simd"] },
 ];
 
 /// On by default in rustc's wasm32-unknown-unknown.

@@ -1,0 +1,107 @@
+//! The adapter and device that engines share.
+
+use super::super::SlmError;
+use std::sync::{Arc, Mutex};
+
+/// What to ask of the machine.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GpuOptions {
+    /// Whether an adapter that computes on the CPU will do. It is slower than the CPU engine, and of use in tests.
+    pub software: bool,
+}
+
+/// A device with its queue, and what became of it.
+#[derive(Clone)]
+pub struct Gpu {
+    pub(super) device: wgpu::Device,
+    pub(super) queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    failure: Arc<Mutex<Option<SlmError>>>,
+}
+
+/// Whether an adapter is known to compute on the CPU.
+fn is_software(info: &wgpu::AdapterInfo) -> bool {
+    let name = format!("{} {}", info.name, info.driver).to_lowercase();
+    info.device_type == wgpu::DeviceType::Cpu
+        || ["swiftshader", "llvmpipe", "basic render"].iter().any(|software| name.contains(software))
+}
+
+impl Gpu {
+    /// Asks for the adapter and a device of WebGPU's default limits: the kernels need no more.
+    ///
+    /// No adapter, one in software where that will not do, or a device refused is an error that says so.
+    pub async fn request(options: GpuOptions) -> Result<Self, SlmError> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor::new_without_display_handle());
+        let adapter = instance
+            .request_adapter(&wgpu::RequestAdapterOptions {
+                power_preference: wgpu::PowerPreference::HighPerformance,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| SlmError::NoGpu(error.to_string()))?;
+        let info = adapter.get_info();
+        if is_software(&info) && !options.software {
+            return Err(SlmError::NoGpu(format!("the adapter '{}' computes on the CPU", info.name)));
+        }
+        let descriptor = wgpu::DeviceDescriptor { label: Some("autoannotator"), ..Default::default() };
+        let (device, queue) =
+            adapter.request_device(&descriptor).await.map_err(|error| SlmError::NoGpu(error.to_string()))?;
+        let failure = Arc::new(Mutex::new(None));
+        let gpu = Self { device, queue, info, failure };
+        let failed = gpu.clone_failure();
+        gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&failed, error.to_string())));
+        let failed = gpu.clone_failure();
+        gpu.device.set_device_lost_callback(move |reason, message| {
+            note(&failed, format!("the device was lost ({reason:?}) {message}"));
+        });
+        Ok(gpu)
+    }
+
+    fn clone_failure(&self) -> Arc<Mutex<Option<SlmError>>> {
+        Arc::clone(&self.failure)
+    }
+
+    /// The adapter in words: its name and backend.
+    pub fn describe(&self) -> String {
+        let name = if self.info.name.is_empty() { "an unnamed adapter" } else { &self.info.name };
+        format!("{name} ({})", self.info.backend)
+    }
+
+    /// Whether the adapter is known to compute on the CPU.
+    pub fn is_software(&self) -> bool {
+        is_software(&self.info)
+    }
+
+    /// Gives the device up, as a driver's reset would: everything on it fails from now on.
+    pub fn destroy(&self) {
+        self.device.destroy();
+    }
+
+    /// The first failure there was; the device is of no use after it.
+    pub(super) fn check(&self) -> Result<(), SlmError> {
+        match self.failure.lock().ok().as_deref() {
+            Some(Some(SlmError::Gpu(problem))) => Err(SlmError::Gpu(problem.clone())),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn fail(&self, problem: impl Into<String>) -> SlmError {
+        let problem = problem.into();
+        note(&self.failure, problem.clone());
+        SlmError::Gpu(problem)
+    }
+
+    /// Waits until everything submitted is done; in a browser that happens by itself.
+    pub(super) fn wait(&self) -> Result<(), SlmError> {
+        match self.device.poll(wgpu::PollType::wait_indefinitely()) {
+            Ok(_) => Ok(()),
+            Err(error) => Err(self.fail(error.to_string())),
+        }
+    }
+}
+
+fn note(failure: &Mutex<Option<SlmError>>, problem: String) {
+    if let Ok(mut failure) = failure.lock() {
+        failure.get_or_insert(SlmError::Gpu(problem));
+    }
+}

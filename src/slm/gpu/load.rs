@@ -1,0 +1,325 @@
+//! What is made once: buffers, pipelines, bind groups.
+
+use super::super::config::{EncoderConfig, relative_position_bucket};
+use super::super::quant::Int8Matrix;
+use super::super::weights::{Head, LayerWeights, Linear, Norm, Pooling};
+use super::shader::{self, Attention, Ending, GROUP, Shape};
+use super::{Gpu, TOKENS, padded};
+use std::sync::{Arc, OnceLock};
+use wgpu::util::DeviceExt;
+
+/// The largest value of an int8 weight on the device, where products do not have to fit 16 bits.
+const LEVELS: u8 = 127;
+
+/// Dispatches of a layer.
+pub(super) const LAYER_STEPS: usize = 7;
+
+/// A dispatch.
+pub(super) struct Step {
+    pub kernel: Kernel,
+    pub bindings: wgpu::BindGroup,
+}
+
+/// What a dispatch runs.
+pub(super) enum Kernel {
+    /// With its number of outputs, filled up.
+    Product(Arc<Products>, usize),
+    Attention(wgpu::ComputePipeline),
+    Norm(wgpu::ComputePipeline),
+    Pool(wgpu::ComputePipeline),
+}
+
+/// The pipelines of the products, made as they are first used.
+pub(super) struct Products {
+    int8: bool,
+    layout: wgpu::BindGroupLayout,
+    pipelines: [OnceLock<wgpu::ComputePipeline>; Shape::COUNT],
+}
+
+impl Products {
+    fn new(gpu: &Gpu, int8: bool) -> Self {
+        Self { int8, layout: layout(gpu, "rrrwru"), pipelines: Default::default() }
+    }
+
+    pub(super) fn pipeline(&self, gpu: &Gpu, shape: Shape) -> &wgpu::ComputePipeline {
+        let make = || pipeline(gpu, "product", &self.layout, shader::product(shape, self.int8));
+        self.pipelines[shape as usize].get_or_init(make)
+    }
+}
+
+/// A matrix that the device can take.
+pub(super) trait Matrix: Sized {
+    /// As recorded on votes.
+    const PRECISION: &'static str;
+
+    /// The map's weights `[outputs x inputs]`, as they act on plain inputs.
+    fn plain(map: Linear<Self>) -> Vec<f32>;
+}
+
+impl Matrix for Vec<f32> {
+    const PRECISION: &'static str = "f32";
+
+    fn plain(map: Linear) -> Vec<f32> {
+        map.weight
+    }
+}
+
+impl Matrix for Int8Matrix {
+    const PRECISION: &'static str = "int8";
+
+    fn plain(map: Linear<Self>) -> Vec<f32> {
+        map.weight.plain(map.inputs)
+    }
+}
+
+/// Makes everything that stays.
+pub(super) struct Loader<'a> {
+    gpu: &'a Gpu,
+    config: &'a EncoderConfig,
+    head: &'a Head,
+    pub attention: Attention,
+    pub states: wgpu::Buffer,
+    pub meta: wgpu::Buffer,
+    pub out: wgpu::Buffer,
+    distances: wgpu::Buffer,
+}
+
+/// Where a product takes its inputs and puts its outputs.
+struct Flow<'a> {
+    from: &'a wgpu::Buffer,
+    to: &'a wgpu::Buffer,
+    residual: Option<&'a wgpu::Buffer>,
+    ending: Ending,
+}
+
+impl<'a> Loader<'a> {
+    pub(super) fn new(gpu: &'a Gpu, config: &'a EncoderConfig, head: &'a Head, relative: &[f32]) -> Self {
+        let reach = 2 * config.max_length() - 1;
+        let attention = Attention {
+            hidden: config.hidden_size,
+            heads: config.num_attention_heads,
+            qkv: padded(3 * config.hidden_size) / 4,
+            out: padded(config.hidden_size) / 4,
+            relative: (!relative.is_empty()).then_some((config.max_length() - 1, reach)),
+        };
+        let out = TOKENS * (head.linear.outputs + config.hidden_size);
+        let copied = wgpu::BufferUsages::COPY_DST;
+        Self {
+            states: storage(gpu, "states", TOKENS * padded(config.hidden_size), copied),
+            meta: storage(gpu, "texts", 4 * (1 + 2 * TOKENS), copied),
+            out: storage(gpu, "logits", out, wgpu::BufferUsages::COPY_SRC),
+            distances: floats(gpu, "relative bias", &distances(config, relative)),
+            gpu,
+            config,
+            head,
+            attention,
+        }
+    }
+
+    /// The dispatches of a forward: [`LAYER_STEPS`] a layer, and one for pooling and head.
+    pub(super) fn steps<M: Matrix>(&self, layers: Vec<LayerWeights<M>>) -> Vec<Step> {
+        let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
+        let rows = |label, width| storage(self.gpu, label, TOKENS * padded(width), wgpu::BufferUsages::empty());
+        let qkv = rows("query, key, value", 3 * hidden);
+        let (context, attended, lifted) = (rows("context", hidden), rows("attended", hidden), rows("inner", inner));
+        let products = Arc::new(Products::new(self.gpu, M::PRECISION == "int8"));
+        let (attend, norm) = (self.attend(&qkv, &context), self.norm());
+        let x = &self.states;
+        let mut steps = Vec::new();
+        for layer in layers {
+            let LayerWeights { query, key, value, output, attention_norm, up, down, output_norm } = layer;
+            let map =
+                |maps, from, to, ending, residual| self.product(&products, maps, Flow { from, to, residual, ending });
+            steps.push(map(vec![query, key, value], x, &qkv, Ending::Bias, None));
+            steps.push(Step { kernel: Kernel::Attention(attend.0.clone()), bindings: attend.1.clone() });
+            steps.push(map(vec![output], &context, &attended, Ending::Residual, Some(x)));
+            steps.push(self.norm_of(&norm, &attention_norm, &attended));
+            steps.push(map(vec![up], &attended, &lifted, Ending::Gelu, None));
+            steps.push(map(vec![down], &lifted, x, Ending::Residual, Some(&attended)));
+            steps.push(self.norm_of(&norm, &output_norm, x));
+        }
+        steps.push(self.pool());
+        steps
+    }
+
+    /// A linear map, or several of the same inputs side by side.
+    fn product<M: Matrix>(&self, products: &Arc<Products>, maps: Vec<Linear<M>>, flow: Flow<'_>) -> Step {
+        let width = maps.first().map_or(0, |map| map.inputs);
+        let (inputs, outputs) = (padded(width), padded(maps.iter().map(|map| map.outputs).sum()));
+        let mut bias: Vec<f32> = maps.iter().flat_map(|map| &map.bias).copied().collect();
+        bias.resize(outputs, 0.0);
+        let rows: Vec<f32> = maps.into_iter().flat_map(M::plain).collect();
+        let (weights, mut scales) = if products.int8 {
+            let (weights, scales) = int8_columns(&rows, width, inputs, outputs);
+            (bytes(self.gpu, "weights", &weights), scales)
+        } else {
+            (floats(self.gpu, "weights", &columns(&rows, width, inputs, outputs)), Vec::new())
+        };
+        let sizes = [inputs / 4, outputs / 4, scales.len() / 4, flow.ending as usize];
+        scales.extend(bias);
+        let scales = floats(self.gpu, "scales and bias", &scales);
+        let sizes = uniform(self.gpu, sizes);
+        let buffers = [flow.from, &weights, flow.residual.unwrap_or(&weights), flow.to, &scales, &sizes];
+        Step {
+            bindings: bind(self.gpu, &products.layout, buffers),
+            kernel: Kernel::Product(Arc::clone(products), outputs),
+        }
+    }
+
+    fn attend(&self, qkv: &wgpu::Buffer, context: &wgpu::Buffer) -> (wgpu::ComputePipeline, wgpu::BindGroup) {
+        let layout = layout(self.gpu, "rrwr");
+        let bindings = bind(self.gpu, &layout, [qkv, &self.meta, context, &self.distances]);
+        (pipeline(self.gpu, "attention", &layout, self.attention.wgsl()), bindings)
+    }
+
+    fn norm(&self) -> (wgpu::ComputePipeline, wgpu::BindGroupLayout) {
+        let layout = layout(self.gpu, "wr");
+        let hidden = self.config.hidden_size;
+        let code = shader::layer_norm(hidden, padded(hidden) / 4, self.config.layer_norm_eps);
+        (pipeline(self.gpu, "layer norm", &layout, code), layout)
+    }
+
+    fn norm_of(
+        &self,
+        (pipeline, layout): &(wgpu::ComputePipeline, wgpu::BindGroupLayout),
+        norm: &Norm,
+        rows: &wgpu::Buffer,
+    ) -> Step {
+        let mut affine = norm.gamma.clone();
+        affine.resize(padded(affine.len()), 0.0);
+        affine.extend(&norm.beta);
+        affine.resize(2 * padded(norm.beta.len()), 0.0);
+        let affine = floats(self.gpu, "affine", &affine);
+        Step { bindings: bind(self.gpu, layout, [rows, &affine]), kernel: Kernel::Norm(pipeline.clone()) }
+    }
+
+    fn pool(&self) -> Step {
+        let layout = layout(self.gpu, "rrrw");
+        let (hidden, labels) = (self.config.hidden_size, self.head.linear.outputs);
+        let head = floats(self.gpu, "head", &[&self.head.linear.weight[..], &self.head.linear.bias].concat());
+        let mean = self.head.pooling == Pooling::Mean;
+        let code = shader::pool(hidden, padded(hidden) / 4, labels, mean, TOKENS * labels);
+        Step {
+            bindings: bind(self.gpu, &layout, [&self.states, &self.meta, &head, &self.out]),
+            kernel: Kernel::Pool(pipeline(self.gpu, "pool", &layout, code)),
+        }
+    }
+}
+
+/// Rows of `width` values as the columns of `[inputs x outputs]`, filled up with zeros.
+fn columns(rows: &[f32], width: usize, inputs: usize, outputs: usize) -> Vec<f32> {
+    let mut columns = vec![0.0; inputs * outputs];
+    for (output, row) in rows.chunks_exact(width).enumerate() {
+        for (input, value) in row.iter().enumerate() {
+            columns[input * outputs + output] = *value;
+        }
+    }
+    columns
+}
+
+/// As [`columns`], in int8, with the scales `[groups x outputs]`.
+fn int8_columns(rows: &[f32], width: usize, inputs: usize, outputs: usize) -> (Vec<u8>, Vec<f32>) {
+    let mut values = vec![0; inputs * outputs];
+    let mut scales = vec![0.0; inputs.div_ceil(GROUP) * outputs];
+    for (output, row) in rows.chunks_exact(width).enumerate() {
+        let quantized = Int8Matrix::quantize(row, width, GROUP, LEVELS, None);
+        for (input, value) in quantized.values.iter().enumerate() {
+            values[input * outputs + output] = value.cast_unsigned();
+        }
+        for (group, scale) in quantized.scales.iter().enumerate() {
+            scales[group * outputs + output] = *scale;
+        }
+    }
+    (values, scales)
+}
+
+/// The relative position bias by head and distance, `2 * max_length - 1` values a head and three behind the last.
+fn distances(config: &EncoderConfig, bias: &[f32]) -> Vec<f32> {
+    if bias.is_empty() {
+        return vec![0.0; 4];
+    }
+    let (heads, reach) = (config.num_attention_heads, config.max_length() as i64);
+    let bucket = |distance| relative_position_bucket(distance, config.relative_attention_num_buckets);
+    let buckets: Vec<usize> = (1 - reach..reach).map(bucket).collect();
+    let head = |head| buckets.iter().map(move |bucket| bias[bucket * heads + head]);
+    (0..heads).flat_map(head).chain([0.0; 3]).collect()
+}
+
+fn storage(gpu: &Gpu, label: &str, values: usize, more: wgpu::BufferUsages) -> wgpu::Buffer {
+    gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(label),
+        size: (values * size_of::<f32>()) as u64,
+        usage: wgpu::BufferUsages::STORAGE | more,
+        mapped_at_creation: false,
+    })
+}
+
+fn bytes(gpu: &Gpu, label: &str, contents: &[u8]) -> wgpu::Buffer {
+    let usage = wgpu::BufferUsages::STORAGE;
+    gpu.device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: Some(label), contents, usage })
+}
+
+fn floats(gpu: &Gpu, label: &str, values: &[f32]) -> wgpu::Buffer {
+    let contents: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+    bytes(gpu, label, &contents)
+}
+
+fn uniform(gpu: &Gpu, values: [usize; 4]) -> wgpu::Buffer {
+    let contents: Vec<u8> = values.iter().flat_map(|value| (*value as u32).to_le_bytes()).collect();
+    let usage = wgpu::BufferUsages::UNIFORM;
+    gpu.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
+        label: Some("sizes"),
+        contents: &contents,
+        usage,
+    })
+}
+
+/// A layout of buffers: `r` for a storage buffer that is read, `w` for one that is written too, `u` for a uniform.
+fn layout(gpu: &Gpu, kinds: &str) -> wgpu::BindGroupLayout {
+    let entry = |(binding, kind)| wgpu::BindGroupLayoutEntry {
+        binding: binding as u32,
+        visibility: wgpu::ShaderStages::COMPUTE,
+        ty: wgpu::BindingType::Buffer {
+            ty: match kind {
+                'u' => wgpu::BufferBindingType::Uniform,
+                kind => wgpu::BufferBindingType::Storage { read_only: kind == 'r' },
+            },
+            has_dynamic_offset: false,
+            min_binding_size: None,
+        },
+        count: None,
+    };
+    let entries: Vec<_> = kinds.chars().enumerate().map(entry).collect();
+    gpu.device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries })
+}
+
+fn bind<'b>(
+    gpu: &Gpu,
+    layout: &wgpu::BindGroupLayout,
+    buffers: impl IntoIterator<Item = &'b wgpu::Buffer>,
+) -> wgpu::BindGroup {
+    let entry = |(binding, buffer): (usize, &'b wgpu::Buffer)| wgpu::BindGroupEntry {
+        binding: binding as u32,
+        resource: buffer.as_entire_binding(),
+    };
+    let entries: Vec<_> = buffers.into_iter().enumerate().map(entry).collect();
+    gpu.device.create_bind_group(&wgpu::BindGroupDescriptor { label: None, layout, entries: &entries })
+}
+
+fn pipeline(gpu: &Gpu, label: &str, layout: &wgpu::BindGroupLayout, code: String) -> wgpu::ComputePipeline {
+    let source = wgpu::ShaderSource::Wgsl(code.into());
+    let module = gpu.device.create_shader_module(wgpu::ShaderModuleDescriptor { label: Some(label), source });
+    let layout = gpu.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+        label: Some(label),
+        bind_group_layouts: &[Some(layout)],
+        immediate_size: 0,
+    });
+    gpu.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+        label: Some(label),
+        layout: Some(&layout),
+        module: &module,
+        entry_point: Some("main"),
+        compilation_options: Default::default(),
+        cache: None,
+    })
+}

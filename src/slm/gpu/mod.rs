@@ -1,0 +1,297 @@
+//! The GPU engine: an encoder in WGSL on wgpu, natively and on WebGPU in the browser.
+//!
+//! The tokens of a batch lie end to end without padding. Embeddings are looked up and normalised on the CPU, so that no
+//! table has to fit a binding; from there on everything happens on the device: two buffer writes, one submit and one
+//! readback a forward. Pipelines and bind groups are made at load.
+
+mod device;
+mod load;
+mod shader;
+
+pub use device::{Gpu, GpuOptions};
+
+use super::config::EncoderConfig;
+use super::cpu::CpuEncoder;
+use super::pack::PackedWeights;
+use super::weights::{EncoderWeights, Head};
+use super::{Batch, SlmError};
+use load::{Kernel, LAYER_STEPS, Loader, Matrix, Step};
+use shader::{BLOCKS, COLUMNS, NORM_TOKENS, Shape};
+
+/// The most tokens of a forward; a longer batch takes several. A multiple of every kernel's rows.
+const TOKENS: usize = 2048;
+
+/// What tells the kernels about the texts: `[texts, blocks, 0, 0]`; for each text its first token and its length; for each
+/// block of queries the text's first token, its length and the first query.
+struct Meta {
+    words: Vec<[u32; 4]>,
+    texts: u32,
+    blocks: u32,
+}
+
+impl Meta {
+    fn new(lengths: &[usize], queries: usize) -> Self {
+        let mut words = vec![[0; 4]];
+        let mut first = 0;
+        for length in lengths {
+            words.push([first, *length as u32, 0, 0]);
+            first += *length as u32;
+        }
+        let blocks = lengths.iter().enumerate().flat_map(|(text, length)| {
+            let [first, ..] = words[1 + text];
+            (0..*length).step_by(queries).map(move |query| [first, *length as u32, query as u32, 0])
+        });
+        let blocks: Vec<_> = blocks.collect();
+        let (texts, count) = (lengths.len() as u32, blocks.len() as u32);
+        words[0] = [texts, count, 0, 0];
+        words.extend(blocks);
+        Self { words, texts, blocks: count }
+    }
+}
+
+/// An encoder with its head on a device.
+pub struct GpuEngine {
+    gpu: Gpu,
+    config: EncoderConfig,
+    labels: usize,
+    precision: &'static str,
+    /// Embeds; it has no layers.
+    embeddings: CpuEncoder,
+    queries: usize,
+    states: wgpu::Buffer,
+    meta: wgpu::Buffer,
+    out: wgpu::Buffer,
+    staging: wgpu::Buffer,
+    steps: Vec<Step>,
+    /// The products' shape by the number of tokens: see [`class`].
+    shapes: [Shape; CLASSES.len() + 1],
+}
+
+/// The most tokens of each class of forwards; the last one has no limit.
+const CLASSES: [usize; 3] = [16, 64, 256];
+
+/// The class of a forward.
+fn class(tokens: usize) -> usize {
+    CLASSES.partition_point(|limit| *limit < tokens)
+}
+
+impl GpuEngine {
+    /// Puts weights and head on the device: int8 weights as int8 (a scale for each 32 inputs of an output), others in f32.
+    /// A shape that the kernels do not take (heads of a width that is no multiple of four) or a lack of memory is an
+    /// error; the CPU engine takes all.
+    pub async fn new(gpu: &Gpu, weights: PackedWeights, head: &Head) -> Result<Self, SlmError> {
+        match weights {
+            PackedWeights::F32(weights) => Self::load(gpu, weights, head, CpuEncoder::from_weights).await,
+            PackedWeights::Int8(weights) => {
+                Self::load(gpu, weights, head, |weights| CpuEncoder::from_int8(weights, None)).await
+            }
+        }
+    }
+
+    async fn load<M: Matrix>(
+        gpu: &Gpu,
+        mut weights: EncoderWeights<M>,
+        head: &Head,
+        embeddings: impl FnOnce(EncoderWeights<M>) -> CpuEncoder,
+    ) -> Result<Self, SlmError> {
+        gpu.check()?;
+        let config = weights.config.clone();
+        if !(config.hidden_size / config.num_attention_heads).is_multiple_of(4) || config.max_length() > TOKENS {
+            let problem = "the GPU engine takes heads of a multiple of four values";
+            return Err(SlmError::NoGpu(problem.to_owned()));
+        }
+        let memory = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let validation = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
+        let layers = std::mem::take(&mut weights.layers);
+        let relative = std::mem::take(&mut weights.relative_bias);
+        let loader = Loader::new(gpu, &config, head, &relative);
+        let steps = loader.steps(layers);
+        let Loader { states, meta, out, attention, .. } = loader;
+        let labels = head.linear.outputs;
+        let staging = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("logits, to be read"),
+            size: (TOKENS * labels * size_of::<f32>()) as u64,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let errors = [validation.pop().await, memory.pop().await];
+        if let Some(error) = errors.into_iter().flatten().next() {
+            return Err(gpu.fail(error.to_string()));
+        }
+        gpu.check()?;
+        Ok(Self {
+            gpu: gpu.clone(),
+            precision: M::PRECISION,
+            embeddings: embeddings(weights),
+            queries: attention.queries(),
+            shapes: if gpu.is_software() {
+                [Shape::Tall; 4]
+            } else {
+                [Shape::Small, Shape::Wide, Shape::Shared, Shape::Shared]
+            },
+            config,
+            labels,
+            states,
+            meta,
+            out,
+            staging,
+            steps,
+        })
+    }
+
+    /// Its short name, recorded on votes.
+    pub fn name(&self) -> &'static str {
+        "gpu"
+    }
+
+    /// The precision of its weights, recorded on votes.
+    pub fn precision(&self) -> &'static str {
+        self.precision
+    }
+
+    /// Dispatches of a forward.
+    pub fn dispatches(&self) -> usize {
+        self.steps.len()
+    }
+
+    /// Times a layer in every shape of the products, for each class of forwards, and keeps the fastest; `now` is a clock
+    /// in milliseconds. It takes as long as a few forwards.
+    pub async fn tune(&mut self, now: impl Fn() -> f64) -> Result<(), SlmError> {
+        for (class, tokens) in [16, 64, 256, 1024].into_iter().enumerate() {
+            let lengths = vec![16; tokens / 16];
+            let states = vec![0.5; tokens * self.config.hidden_size];
+            let mut best = (f64::INFINITY, self.shapes[class]);
+            for shape in [Shape::Small, Shape::Wide, Shape::Tall, Shape::Shared] {
+                self.shapes[class] = shape;
+                // The first run compiles.
+                for run in 0..3 {
+                    let start = now();
+                    self.forward(&lengths, &states, LAYER_STEPS)?;
+                    self.read(1).await?;
+                    if run > 0 && now() - start < best.0 {
+                        best = (now() - start, shape);
+                    }
+                }
+            }
+            self.shapes[class] = best.1;
+        }
+        Ok(())
+    }
+
+    /// The shapes that serve, by the size of forwards: for the curious.
+    pub fn shapes(&self) -> String {
+        format!("{:?}", self.shapes)
+    }
+
+    /// Raw logits, `[texts x labels]`. After an error the device is of no use.
+    pub async fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        let mut logits = Vec::with_capacity(batch.lengths.len() * self.labels);
+        let states = self.embeddings.hidden(batch, 0)?;
+        for (group, states) in parts(batch, &states, self.config.hidden_size) {
+            self.forward(group, states, self.steps.len())?;
+            logits.extend(self.read(group.len()).await?);
+        }
+        if logits.iter().any(|logit| !logit.is_finite()) {
+            return Err(SlmError::Input(
+                "the model gave a logit that is not finite; its weights are unusable".to_owned(),
+            ));
+        }
+        Ok(logits)
+    }
+
+    /// Submits the first `steps` of a forward over texts of these lengths and embeddings.
+    fn forward(&self, lengths: &[usize], states: &[f32], steps: usize) -> Result<(), SlmError> {
+        self.gpu.check()?;
+        let hidden = self.config.hidden_size;
+        let tokens = states.len() / hidden;
+        let meta = Meta::new(lengths, self.queries);
+        let bytes: Vec<u8> = meta.words.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
+        self.gpu.queue.write_buffer(&self.meta, 0, &bytes);
+        self.gpu.queue.write_buffer(&self.states, 0, &padded_rows(states, hidden));
+        let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
+        {
+            let mut pass = encoder.begin_compute_pass(&Default::default());
+            for step in &self.steps[..steps.min(self.steps.len())] {
+                self.dispatch(&mut pass, step, tokens, &meta, self.shapes[class(tokens)]);
+            }
+        }
+        let size = (lengths.len() * self.labels * size_of::<f32>()) as u64;
+        encoder.copy_buffer_to_buffer(&self.out, 0, &self.staging, 0, size);
+        self.gpu.queue.submit([encoder.finish()]);
+        Ok(())
+    }
+
+    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step, tokens: usize, meta: &Meta, shape: Shape) {
+        let tiles = |size: usize| tokens.div_ceil(size) as u32;
+        let (pipeline, x, y) = match &step.kernel {
+            Kernel::Product(products, outputs) => {
+                let (rows, columns) = shape.workgroup();
+                (products.pipeline(&self.gpu, shape), outputs.div_ceil(columns) as u32, tiles(rows))
+            }
+            Kernel::Attention(pipeline) => {
+                (pipeline, meta.blocks.div_ceil(BLOCKS), self.config.num_attention_heads as u32)
+            }
+            Kernel::Norm(pipeline) => (pipeline, 1, tiles(NORM_TOKENS)),
+            Kernel::Pool(pipeline) => (pipeline, meta.texts, 1),
+        };
+        pass.set_pipeline(pipeline);
+        pass.set_bind_group(0, &step.bindings, &[]);
+        pass.dispatch_workgroups(x, y, 1);
+    }
+
+    /// The logits of the last forward.
+    async fn read(&self, texts: usize) -> Result<Vec<f32>, SlmError> {
+        let size = (texts * self.labels * size_of::<f32>()) as u64;
+        let (done, mapped) = futures_channel::oneshot::channel();
+        self.staging.map_async(wgpu::MapMode::Read, ..size, |result| {
+            // Nobody waits any more where the forward was dropped.
+            let _ = done.send(result);
+        });
+        self.gpu.wait()?;
+        match mapped.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(self.gpu.fail(error.to_string())),
+            Err(_) => return Err(self.gpu.fail("the device went away")),
+        }
+        let view = self.staging.get_mapped_range(..size).map_err(|error| self.gpu.fail(error.to_string()))?;
+        let logits = view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        drop(view);
+        self.staging.unmap();
+        self.gpu.check()?;
+        Ok(logits)
+    }
+}
+
+/// Whole texts that fit a forward, with their embeddings.
+fn parts<'a>(batch: &'a Batch, states: &'a [f32], hidden: usize) -> Vec<(&'a [usize], &'a [f32])> {
+    let (mut lengths, mut states) = (&batch.lengths[..], states);
+    let mut parts = Vec::new();
+    while !lengths.is_empty() {
+        let mut tokens = 0;
+        let fits = |length: &&usize| {
+            tokens += **length;
+            tokens <= TOKENS
+        };
+        let texts = lengths.iter().take_while(fits).count().max(1);
+        let tokens: usize = lengths[..texts].iter().sum();
+        parts.push((&lengths[..texts], &states[..tokens * hidden]));
+        (lengths, states) = (&lengths[texts..], &states[tokens * hidden..]);
+    }
+    parts
+}
+
+/// A width filled up to whole columns.
+fn padded(width: usize) -> usize {
+    width.next_multiple_of(COLUMNS)
+}
+
+/// Rows of `width` values, filled up with zeros, as bytes.
+fn padded_rows(values: &[f32], width: usize) -> Vec<u8> {
+    let row = padded(width);
+    let mut bytes = Vec::with_capacity(values.len() / width * row * 4);
+    for values in values.chunks_exact(width) {
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        bytes.resize(bytes.len() + (row - width) * 4, 0);
+    }
+    bytes
+}

@@ -1,0 +1,457 @@
+//! The WGSL of the kernels, written out for the sizes of a model: every loop bound and stride is a constant, and what a
+//! register tile holds is a variable of its own.
+//!
+//! Activations are rows of vec4, tokens end to end; a row's length is its width up to whole [`COLUMNS`].
+
+use std::fmt::Write;
+
+/// Rows of activations are filled up to a multiple of this.
+pub(super) const COLUMNS: usize = 16;
+
+/// Inputs of a linear map that share a scale in int8.
+pub(super) const GROUP: usize = 32;
+
+/// Tokens of a LayerNorm's workgroup.
+pub(super) const NORM_TOKENS: usize = 8;
+
+/// Lanes of a LayerNorm that share a token.
+const NORM_LANES: usize = 8;
+
+/// Invocations of an attention workgroup: blocks of queries.
+pub(super) const BLOCKS: u32 = 16;
+
+/// Invocations of a workgroup that pools a text.
+const POOL_LANES: usize = 64;
+
+/// How a matrix product is cut into invocations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    /// Four rows by four columns an invocation, for few rows.
+    Small,
+    /// Eight rows by eight columns an invocation.
+    Wide,
+    /// Sixteen rows by sixteen columns an invocation: for adapters in software, to which a load is dear.
+    Tall,
+    /// Tiles of 32 rows by 32 columns in shared memory, four rows by four columns an invocation.
+    Shared,
+}
+
+impl Shape {
+    /// How many there are.
+    pub(super) const COUNT: usize = 4;
+
+    /// Rows and columns of a workgroup.
+    pub(super) fn workgroup(self) -> (usize, usize) {
+        let (rows, vectors) = self.tile();
+        let (x, y) = self.invocations();
+        (rows * y, 4 * vectors * x)
+    }
+
+    /// Rows and vectors of columns an invocation.
+    fn tile(self) -> (usize, usize) {
+        match self {
+            Self::Small | Self::Shared => (4, 1),
+            Self::Wide => (8, 2),
+            Self::Tall => (16, 4),
+        }
+    }
+
+    /// Invocations of a workgroup along columns and rows.
+    fn invocations(self) -> (usize, usize) {
+        match self {
+            Self::Small => (16, 4),
+            Self::Wide => (16, 1),
+            Self::Tall => (4, 1),
+            Self::Shared => (8, 8),
+        }
+    }
+}
+
+/// What a product adds or applies at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// The bias.
+    Bias,
+    /// The bias, then GELU.
+    Gelu,
+    /// The bias and a residual.
+    Residual,
+}
+
+/// The head of a product's code. Bindings: 0 input rows, 1 weights `[inputs][outputs]`, 2 residual rows, 3 output rows, 4
+/// the bias (behind the scales `[groups][outputs]` in int8), 5 the vectors of an input row, those of an output row, the
+/// vector that the bias begins at, and the [`Ending`]. One pipeline serves all products of a model.
+const PRODUCT: &str = "
+@group(0) @binding(0) var<storage, read> a: array<vec4f>;
+@group(0) @binding(2) var<storage, read> residual: array<vec4f>;
+@group(0) @binding(3) var<storage, read_write> c: array<vec4f>;
+@group(0) @binding(4) var<storage, read> scales: array<vec4f>;
+@group(0) @binding(5) var<uniform> sizes: vec4u;
+
+// x / 2 (1 + erf(x / sqrt 2)), absolute error below 3e-7: max(x, 0) less a rational function of |x|, as on the CPU.
+fn gelu(x: vec4f) -> vec4f {
+    let s = min(abs(x), vec4f(5.4));
+    let above = ((((-0.00015244981 * s + 0.0038005563) * s - 0.038109705) * s + 0.19226742) * s - 0.4883807) * s + 0.5000072;
+    let below = ((((((0.00074817357 * s - 0.0019567912) * s + 0.007248074) * s + 0.012291545) * s - 0.012113438) * s
+        + 0.24031952) * s - 0.17861007) * s + 1.0;
+    return max(x, vec4f(0.0)) - above * s / below;
+}
+
+fn put(at: u32, sum: vec4f) {
+    if (sizes.w == 1u) {
+        c[at] = gelu(sum);
+    } else if (sizes.w == 2u) {
+        c[at] = sum + residual[at];
+    } else {
+        c[at] = sum;
+    }
+}
+";
+
+/// Four int8 of a word as floats.
+const UNPACK: &str = "
+fn unpack(x: u32) -> vec4f {
+    return vec4f(vec4i(vec4u(x) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u));
+}
+";
+
+const LANES: [&str; 4] = ["x", "y", "z", "w"];
+
+/// The code of the products of a shape, with weights in f32 or int8.
+pub(super) fn product(shape: Shape, int8: bool) -> String {
+    let mut code = PRODUCT.to_owned();
+    let whole = int8 && shape.tile().1 == 4;
+    let weights = match (int8, whole) {
+        (false, _) => "vec4f",
+        (true, false) => "u32",
+        (true, true) => "vec4u",
+    };
+    line(&mut code, format!("@group(0) @binding(1) var<storage, read> w: array<{weights}>;"));
+    if int8 {
+        code += UNPACK;
+    }
+    match shape {
+        Shape::Shared => shared(&mut code, int8),
+        _ => registers(&mut code, shape, int8),
+    }
+    code
+}
+
+/// An invocation's tile in registers, without shared memory.
+fn registers(code: &mut String, shape: Shape, int8: bool) {
+    let ((rows, vectors), (x, y)) = (shape.tile(), shape.invocations());
+    line(
+        code,
+        format!(
+            "@compute @workgroup_size({x}, {y})
+            fn main(@builtin(global_invocation_id) id: vec3u) {{
+            let K = sizes.x;
+            let N = sizes.y;
+            let column = id.x * {vectors}u;
+            let row = id.y * {rows}u;
+            if (column >= N) {{ return; }}"
+        ),
+    );
+    for v in 0..vectors {
+        line(code, format!("let bias{v} = scales[sizes.z + column + {v}u];"));
+        (0..rows).for_each(|r| line(code, format!("var c{r}_{v} = bias{v};")));
+    }
+    if int8 {
+        // The sums of a group are scaled before they are added.
+        let group = GROUP / 4;
+        line(code, format!("for (var g = 0u; g * {group}u < K; g++) {{"));
+        for v in 0..vectors {
+            (0..rows).for_each(|r| line(code, format!("var s{r}_{v} = vec4f(0.0);")));
+        }
+        line(code, format!("for (var k = g * {group}u; k < min(K, (g + 1u) * {group}u); k++) {{"));
+        for i in 0..4 {
+            if vectors == 4 {
+                line(code, format!("let w{i} = w[((k * 4u + {i}u) * N + column) / 4u];"));
+            }
+            for v in 0..vectors {
+                let word = match vectors {
+                    4 => format!("w{i}.{}", LANES[v]),
+                    _ => format!("w[(k * 4u + {i}u) * N + column + {v}u]"),
+                };
+                line(code, format!("let b{i}_{v} = unpack({word});"));
+            }
+        }
+        step(code, rows, vectors, "s");
+        line(code, "}");
+        for v in 0..vectors {
+            line(code, format!("let scale{v} = scales[g * N + column + {v}u];"));
+            (0..rows).for_each(|r| line(code, format!("c{r}_{v} += s{r}_{v} * scale{v};")));
+        }
+        line(code, "}");
+    } else {
+        line(code, "for (var k = 0u; k < K; k++) {");
+        for i in 0..4 {
+            for v in 0..vectors {
+                line(code, format!("let b{i}_{v} = w[(k * 4u + {i}u) * N + column + {v}u];"));
+            }
+        }
+        step(code, rows, vectors, "c");
+        line(code, "}");
+    }
+    store(code, rows, vectors);
+    line(code, "}");
+}
+
+/// Adds the products of four inputs: sums are written once for four of them, since some compilers keep variables in memory.
+fn step(code: &mut String, rows: usize, vectors: usize, sum: &str) {
+    for r in 0..rows {
+        line(code, format!("let a{r} = a[(row + {r}u) * K + k];"));
+        for v in 0..vectors {
+            let products: Vec<String> = (0..4).map(|i| format!("a{r}.{} * b{i}_{v}", LANES[i])).collect();
+            line(code, format!("{sum}{r}_{v} = {sum}{r}_{v} + {};", products.join(" + ")));
+        }
+    }
+}
+
+/// The tail of a kernel whose sums stand in `c<row>_<vector>`. Of many sums the endings are a second pass: code that is
+/// written out for each of them takes long to compile.
+fn store(code: &mut String, rows: usize, vectors: usize) {
+    let many = rows * vectors > 16;
+    let put = |at: String, sum: String| if many { format!("c[{at}] = {sum};") } else { format!("put({at}, {sum});") };
+    for r in 0..rows {
+        for v in 0..vectors {
+            line(code, put(format!("(row + {r}u) * N + column + {v}u"), format!("c{r}_{v}")));
+        }
+    }
+    if many {
+        line(
+            code,
+            format!(
+                "if (sizes.w == 0u) {{ return; }}
+                for (var i = 0u; i < {}u; i++) {{
+                let at = (row + i / {vectors}u) * N + column + i % {vectors}u;
+                put(at, c[at]);
+                }}",
+                rows * vectors
+            ),
+        );
+    }
+}
+
+/// A step takes 16 inputs: 32 rows of four vectors, and 16 rows of eight vectors of weights.
+fn shared(code: &mut String, int8: bool) {
+    let weight = match int8 {
+        true => format!("unpack(w[input * N + column]) * scales[(input / {GROUP}u) * N + column]"),
+        false => "w[input * N + column]".to_owned(),
+    };
+    line(
+        code,
+        format!(
+            "var<workgroup> left: array<vec4f, 128>;
+            var<workgroup> right: array<vec4f, 128>;
+            @compute @workgroup_size(8, 8)
+            fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
+            let K = sizes.x;
+            let N = sizes.y;
+            let column = group.x * 8u + local.x;
+            let row = group.y * 32u + local.y * 4u;
+            let inside = column < N;
+            let lane = local.y * 8u + local.x;
+            var c0_0 = scales[sizes.z + min(column, N - 1u)];
+            var c1_0 = c0_0;
+            var c2_0 = c0_0;
+            var c3_0 = c0_0;
+            for (var k = 0u; k < K; k += 4u) {{
+            for (var i = lane; i < 128u; i += 64u) {{
+            left[i] = a[(group.y * 32u + i / 4u) * K + k + i % 4u];
+            }}
+            for (var i = local.y; i < 16u; i += 8u) {{
+            let input = k * 4u + i;
+            var b = vec4f(0.0);
+            if (inside) {{ b = {weight}; }}
+            right[i * 8u + local.x] = b;
+            }}
+            workgroupBarrier();
+            for (var i = 0u; i < 4u; i++) {{"
+        ),
+    );
+    for i in 0..4 {
+        line(code, format!("let b{i} = right[(i * 4u + {i}u) * 8u + local.x];"));
+    }
+    for r in 0..4 {
+        line(code, format!("let a{r} = left[(local.y * 4u + {r}u) * 4u + i];"));
+        line(code, format!("c{r}_0 += a{r}.x * b0 + a{r}.y * b1 + a{r}.z * b2 + a{r}.w * b3;"));
+    }
+    line(code, "}\nworkgroupBarrier();\n}\nif (inside) {");
+    store(code, 4, 1);
+    line(code, "}\n}");
+}
+
+/// Attention of a block of queries of one text, one head an invocation: key after key, with a running maximum (online
+/// softmax, arXiv 1805.02867).
+pub(super) struct Attention {
+    /// Width of a token's state.
+    pub hidden: usize,
+    /// Heads.
+    pub heads: usize,
+    /// Vectors of a row of queries, keys and values.
+    pub qkv: usize,
+    /// Vectors of a row of the result.
+    pub out: usize,
+    /// The index of distance 0 in a head's relative bias, and the values of a head; none where there is none.
+    pub relative: Option<(usize, usize)>,
+}
+
+impl Attention {
+    /// Queries of an invocation: what leaves registers for longer heads.
+    pub(super) fn queries(&self) -> usize {
+        if self.hidden / self.heads > 32 { 2 } else { 4 }
+    }
+
+    /// Bindings: 0 rows of queries, keys and values, 1 [`super::Meta`], 2 result rows, 3 the relative bias.
+    pub(super) fn wgsl(&self) -> String {
+        let (size, queries) = (self.hidden / self.heads / 4, self.queries());
+        let mut code = format!(
+            "@group(0) @binding(0) var<storage, read> qkv: array<vec4f>;
+             @group(0) @binding(1) var<storage, read> meta_: array<vec4u>;
+             @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
+             @group(0) @binding(3) var<storage, read> distances: array<f32>;
+             const ROW = {}u;
+             const OUT = {}u;
+             const HIDDEN = {}u;
+             @compute @workgroup_size({BLOCKS})
+             fn main(@builtin(global_invocation_id) id: vec3u) {{
+             let texts = meta_[0].x;
+             if (id.x >= meta_[0].y) {{ return; }}
+             let block = meta_[1u + texts + id.x];
+             let first = block.x;
+             let length = block.y;
+             let query = block.z;
+             let head = id.y * {size}u;\n",
+            self.qkv,
+            self.out,
+            self.hidden / 4
+        );
+        let scale = 1.0 / (4.0 * size as f32).sqrt();
+        for q in 0..queries {
+            // Queries beyond the text repeat its last one and are not stored.
+            line(&mut code, format!("let at{q} = (first + min(query + {q}u, length - 1u));"));
+            line(&mut code, format!("var m{q} = -1e30; var l{q} = 0.0;"));
+            for i in 0..size {
+                line(&mut code, format!("let q{q}_{i} = qkv[at{q} * ROW + head + {i}u] * {scale:?};"));
+                line(&mut code, format!("var o{q}_{i} = vec4f(0.0);"));
+            }
+        }
+        line(&mut code, "for (var j = 0u; j < length; j++) {");
+        line(&mut code, "let key = (first + j) * ROW + HIDDEN + head;");
+        for i in 0..size {
+            line(&mut code, format!("let k{i} = qkv[key + {i}u];"));
+        }
+        for q in 0..queries {
+            let dots: Vec<String> = (0..size).map(|i| format!("dot(q{q}_{i}, k{i})")).collect();
+            let relative = self.relative.map_or(String::new(), |(center, values)| {
+                format!(" + distances[id.y * {values}u + {center}u + j - min(query + {q}u, length - 1u)]")
+            });
+            line(
+                &mut code,
+                format!(
+                    "let s{q} = {}{relative};
+                    let n{q} = max(m{q}, s{q});
+                    let f{q} = exp(m{q} - n{q});
+                    let p{q} = exp(s{q} - n{q});
+                    m{q} = n{q};
+                    l{q} = l{q} * f{q} + p{q};",
+                    dots.join(" + ")
+                ),
+            );
+        }
+        for i in 0..size {
+            line(&mut code, format!("let v{i} = qkv[key + HIDDEN + {i}u];"));
+            for q in 0..queries {
+                line(&mut code, format!("o{q}_{i} = o{q}_{i} * f{q} + p{q} * v{i};"));
+            }
+        }
+        line(&mut code, "}");
+        for q in 0..queries {
+            line(&mut code, format!("if (query + {q}u < length) {{ let inverse = 1.0 / l{q};"));
+            for i in 0..size {
+                line(&mut code, format!("out[at{q} * OUT + head + {i}u] = o{q}_{i} * inverse;"));
+            }
+            line(&mut code, "}");
+        }
+        line(&mut code, "}");
+        code
+    }
+}
+
+/// An affine LayerNorm of rows, in place. Bindings: 0 the rows, 1 gamma, then beta.
+pub(super) fn layer_norm(hidden: usize, row: usize, epsilon: f32) -> String {
+    let vectors = hidden / 4;
+    format!(
+        "@group(0) @binding(0) var<storage, read_write> x: array<vec4f>;
+        @group(0) @binding(1) var<storage, read> affine: array<vec4f>;
+        var<workgroup> partial: array<f32, {}>;
+        fn total(lane: u32, token: u32, value: f32) -> f32 {{
+            workgroupBarrier();
+            partial[token * {NORM_LANES}u + lane] = value;
+            workgroupBarrier();
+            var sum = 0.0;
+            for (var i = 0u; i < {NORM_LANES}u; i++) {{ sum += partial[token * {NORM_LANES}u + i]; }}
+            return sum;
+        }}
+        fn sum(v: vec4f) -> f32 {{ return (v.x + v.y) + (v.z + v.w); }}
+        @compute @workgroup_size({NORM_LANES}, {NORM_TOKENS})
+        fn main(@builtin(global_invocation_id) id: vec3u, @builtin(local_invocation_id) local: vec3u) {{
+            let base = id.y * {row}u;
+            var s = vec4f(0.0);
+            for (var i = local.x; i < {vectors}u; i += {NORM_LANES}u) {{ s += x[base + i]; }}
+            let mean = total(local.x, local.y, sum(s)) / {hidden}.0;
+            s = vec4f(0.0);
+            for (var i = local.x; i < {vectors}u; i += {NORM_LANES}u) {{ let d = x[base + i] - mean; s += d * d; }}
+            let scale = 1.0 / sqrt(total(local.x, local.y, sum(s)) / {hidden}.0 + {epsilon:?});
+            for (var i = local.x; i < {vectors}u; i += {NORM_LANES}u) {{
+                x[base + i] = (x[base + i] - mean) * scale * affine[i] + affine[{row}u + i];
+            }}
+        }}",
+        NORM_LANES * NORM_TOKENS
+    )
+}
+
+/// A text's pooled state and its logits. Bindings: 0 rows, 1 [`super::Meta`], 2 the head's weights by label with the bias
+/// behind them, 3 the result: logits, and from `pooled` on the pooled states.
+pub(super) fn pool(hidden: usize, row: usize, labels: usize, mean: bool, pooled: usize) -> String {
+    let vectors = hidden / 4;
+    let (tokens, count) = if mean { ("text.y", "f32(text.y)") } else { ("1u", "1.0") };
+    format!(
+        "@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+        @group(0) @binding(1) var<storage, read> meta_: array<vec4u>;
+        @group(0) @binding(2) var<storage, read> head: array<f32>;
+        @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+        var<workgroup> state: array<vec4f, {vectors}>;
+        @compute @workgroup_size({POOL_LANES})
+        fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
+            let text = meta_[1u + group.x];
+            for (var i = local.x; i < {vectors}u; i += {POOL_LANES}u) {{
+                var sum = vec4f(0.0);
+                for (var t = 0u; t < {tokens}; t++) {{ sum += x[(text.x + t) * {row}u + i]; }}
+                sum = sum / {count};
+                state[i] = sum;
+                let at = {pooled}u + group.x * {hidden}u + i * 4u;
+                out[at] = sum.x;
+                out[at + 1u] = sum.y;
+                out[at + 2u] = sum.z;
+                out[at + 3u] = sum.w;
+            }}
+            workgroupBarrier();
+            for (var label = local.x; label < {labels}u; label += {POOL_LANES}u) {{
+                var sum = head[{}u + label];
+                for (var i = 0u; i < {vectors}u; i++) {{
+                    let at = label * {hidden}u + i * 4u;
+                    sum += dot(vec4f(head[at], head[at + 1u], head[at + 2u], head[at + 3u]), state[i]);
+                }}
+                out[group.x * {labels}u + label] = sum;
+            }}
+        }}",
+        labels * hidden
+    )
+}
+
+fn line(code: &mut String, text: impl AsRef<str>) {
+    // Writing to a string cannot fail.
+    let _ = writeln!(code, "{}", text.as_ref());
+}
