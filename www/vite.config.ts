@@ -36,6 +36,8 @@ export default defineConfig({
       { find: /^#wasm$/, replacement: at('../pkg/wasm/plain/autoannotator.js') },
       { find: /^#wasm-relaxed-bg/, replacement: at('../pkg/wasm/relaxed/autoannotator_bg.wasm') },
       { find: /^#wasm-relaxed$/, replacement: at('../pkg/wasm/relaxed/autoannotator.js') },
+      { find: /^#wasm-gpu-bg/, replacement: at('../pkg/wasm/gpu/autoannotator_bg.wasm') },
+      { find: /^#wasm-gpu$/, replacement: at('../pkg/wasm/gpu/autoannotator.js') },
     ],
   },
   build: { target: 'es2022', assetsInlineLimit: 0, modulePreload: { polyfill: false }, chunkSizeWarningLimit: 800 },

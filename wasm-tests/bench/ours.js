@@ -51,7 +51,7 @@ export async function ours(build, manifest) {
       const lengths = Uint32Array.from(texts, (text) => text.length);
       return () => slm.logitsOfTokens(ids, lengths);
     },
-    label: (texts) => slm.vote(texts).map((vote) => vote.label),
+    label: async (texts) => (await slm.vote(texts)).map((vote) => vote.label),
     free: () => slm.free(),
   };
 }

@@ -75,41 +75,41 @@ const packed = pack();
 const slm = aa.Slm.load(packed, tokenizer);
 const texts = ['good film!', 'a bad film', '', '🎉 the film was 很好', 'good '.repeat(40), 'the film was good'];
 
-test('it says what it is', () => {
+test('it says what it is', async () => {
   assert.equal(slm.id, 'tiny');
   assert.equal(slm.version, createHash('sha256').update(packed).digest('hex').slice(0, 12));
   assert.deepEqual(slm.labels, meta.labels);
   assert.deepEqual([slm.task, slm.maxLength], ['sentiment', 12]);
 });
 
-test('a loader that takes the file in pieces makes the same SLM', () => {
+test('a loader that takes the file in pieces makes the same SLM', async () => {
   const loader = new aa.SlmLoader('0123456789ab');
   for (let at = 0; at < packed.length; at += 777) loader.push(packed.subarray(at, at + 777));
   const other = loader.finish(tokenizer);
   assert.equal(other.version, '0123456789ab');
-  assert.deepEqual(other.logits(texts), slm.logits(texts));
+  assert.deepEqual(await other.logits(texts), await slm.logits(texts));
   other.free();
   const cut = new aa.SlmLoader('0123456789ab');
   cut.push(packed.subarray(0, packed.length - 1));
   assert.throws(() => cut.finish(tokenizer), /^Error: slm-file: .*head/);
 });
 
-test('token ids', () => {
+test('token ids', async () => {
   assert.deepEqual([...slm.tokenize('The FILM was good!')], [2, 9, 7, 10, 5, 11, 3]);
   assert.deepEqual([...slm.tokenize('')], [2, 3]);
   assert.deepEqual([...slm.tokenize('x'.repeat(100_000))], [2, 1, 3]);
   assert.deepEqual([...slm.tokenize(texts[4])], [2, ...Array(10).fill(5), 3]);
 });
 
-test('a tokenizer of another kind is refused by name', () => {
+test('a tokenizer of another kind is refused by name', async () => {
   const bpe = JSON.parse(Buffer.from(tokenizer).toString());
   bpe.model = { type: 'BPE', vocab: { a: 0 }, merges: [] };
   assert.throws(() => aa.Slm.load(packed, utf8(JSON.stringify(bpe))), { code: 'slm-tokenizer', message: /BPE.*WordPiece/ });
 });
 
-test('votes are the softmax of the logits over the temperature; a long text is flagged', () => {
-  const votes = slm.vote(texts);
-  const logits = slm.logits(texts);
+test('votes are the softmax of the logits over the temperature; a long text is flagged', async () => {
+  const votes = await slm.vote(texts);
+  const logits = await slm.logits(texts);
   votes.forEach((vote, i) => {
     const row = [...logits.subarray(3 * i, 3 * i + 3)].map((logit) => Math.exp(logit / meta.temperature));
     const sum = row.reduce((a, b) => a + b);
@@ -120,27 +120,27 @@ test('votes are the softmax of the logits over the temperature; a long text is f
   });
 });
 
-test('a text’s logits do not depend on its batch, bit for bit', () => {
-  const together = slm.logits(texts);
-  texts.forEach((text, i) => assert.deepEqual(slm.logits([text]), together.slice(3 * i, 3 * i + 3)));
-  const reversed = slm.logits([...texts].reverse());
+test('a text’s logits do not depend on its batch, bit for bit', async () => {
+  const together = await slm.logits(texts);
+  for (const [i, text] of texts.entries()) assert.deepEqual(await slm.logits([text]), together.slice(3 * i, 3 * i + 3));
+  const reversed = await slm.logits([...texts].reverse());
   texts.forEach((_, i) => {
     const at = 3 * (texts.length - 1 - i);
     assert.deepEqual(reversed.slice(at, at + 3), together.slice(3 * i, 3 * i + 3));
   });
 });
 
-test('token ids give the logits of their texts; ids and lengths that do not fit are an error', () => {
+test('token ids give the logits of their texts; ids and lengths that do not fit are an error', async () => {
   const ids = texts.map((text) => [...slm.tokenize(text)]);
   const lengths = Uint32Array.from(ids, (text) => text.length);
-  assert.deepEqual(slm.logitsOfTokens(Uint32Array.from(ids.flat()), lengths), slm.logits(texts));
+  assert.deepEqual(await slm.logitsOfTokens(Uint32Array.from(ids.flat()), lengths), await slm.logits(texts));
   for (const [wrong, sizes] of [[[2, 99, 3], [3]], [[2, 3], [3]], [[2, 3], [2, 0]], [Array(13).fill(5), [17]]]) {
-    assert.throws(() => slm.logitsOfTokens(Uint32Array.from(wrong), Uint32Array.from(sizes)), { code: 'slm-input' });
+    await assert.rejects(slm.logitsOfTokens(Uint32Array.from(wrong), Uint32Array.from(sizes)), { code: 'slm-input' });
   }
 });
 
-test('a file that is cut or foreign is an error with a code, and the module goes on', () => {
-  const before = slm.logits(texts);
+test('a file that is cut or foreign is an error with a code, and the module goes on', async () => {
+  const before = await slm.logits(texts);
   for (const size of [0, 7, 100, packed.length - 1]) {
     assert.throws(() => aa.Slm.load(packed.subarray(0, size), tokenizer), { name: 'Error', code: /^slm-/ }, `${size} bytes`);
   }
@@ -148,5 +148,5 @@ test('a file that is cut or foreign is an error with a code, and the module goes
   hostile.writeBigUInt64LE(2n ** 62n);
   assert.throws(() => aa.Slm.load(hostile, tokenizer), { code: /^slm-/ });
   assert.throws(() => aa.Slm.load(packed, utf8('{}')), { code: 'slm-tokenizer' });
-  assert.deepEqual(slm.logits(texts), before);
+  assert.deepEqual(await slm.logits(texts), before);
 });

@@ -1,4 +1,4 @@
-// The part of the crate's wasm surface that the page uses. `cargo xtask wasm` builds it into pkg/wasm, in two variants.
+// The part of the crate's wasm surface that the page uses. `cargo xtask wasm` builds it into pkg/wasm, in three variants.
 declare module '#wasm' {
   import type { Annotation, Format, Row, Verdict, Vote } from './core/types';
 
@@ -19,7 +19,7 @@ declare module '#wasm' {
     readonly id: string;
     readonly version: string;
     readonly labels: string[];
-    vote(texts: string[]): Vote[];
+    vote(texts: string[]): Promise<Vote[]>;
     free(): void;
   }
   export function verdict(rule: string, votes: Vote[]): Verdict;
@@ -46,6 +46,26 @@ declare module '#wasm' {
 declare module '#wasm-relaxed' {
   export * from '#wasm';
   export { default } from '#wasm';
+}
+
+declare module '#wasm-gpu' {
+  import { type Slm, SlmLoader as Loader } from '#wasm';
+
+  export { default } from '#wasm';
+  export class Gpu {
+    static request(software: boolean): Promise<Gpu>;
+    readonly name: string;
+    destroy(): void;
+    free(): void;
+  }
+  export class SlmLoader extends Loader {
+    finishOn(gpu: Gpu, tokenizer: Uint8Array): Promise<Slm>;
+  }
+}
+
+declare module '#wasm-gpu-bg?url' {
+  const url: string;
+  export default url;
 }
 
 declare module '#wasm-bg?url' {

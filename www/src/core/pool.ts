@@ -1,5 +1,6 @@
 // The workers that vote: hired, given work, replaced when they die. What they do next the scheduler says.
 import type { Signal } from '@preact/signals';
+import type { Device } from './device';
 import { bytesOf } from './download';
 import { codeOf, messageOf, PageError, Remote } from './rpc';
 import { type Known, Scheduler, type Task } from './scheduler';
@@ -45,9 +46,9 @@ const CRASHES = 3;
 /** More workers than this would wait for memory, not for a core. */
 const MOST_WORKERS = 8;
 
-/** Workers of a pool: one a core. */
-export function workersOf(cores: number | undefined): number {
-  return Math.max(1, Math.min(MOST_WORKERS, cores ?? 2));
+/** Workers of a pool: one a core, or one that keeps the GPU busy. */
+export function workersOf(cores: number | undefined, device: Device): number {
+  return device === 'gpu' ? 1 : Math.max(1, Math.min(MOST_WORKERS, cores ?? 2));
 }
 
 /** Bytes that the SLMs may take in memory, copies and all: a quarter of the device's, which only some browsers tell. */
@@ -62,6 +63,7 @@ export function memoryOf(slm: SlmManifest): number {
 
 export class Pool {
   readonly manifests: SlmManifest[];
+  readonly device: Device;
   /** Resolves once every SLM can vote. */
   readonly ready: Promise<void>;
   #isReady: () => void = () => undefined;
@@ -76,8 +78,9 @@ export class Pool {
   #crashes = 0;
 
   /** `rates`: texts a second of each SLM, where it was measured; `here`: whether its files are on this device. */
-  constructor(manifests: SlmManifest[], rates: (number | undefined)[], here: boolean[], loads: Signal<Loading[]>, events: Events) {
+  constructor(manifests: SlmManifest[], device: Device, rates: (number | undefined)[], here: boolean[], loads: Signal<Loading[]>, events: Events) {
     this.manifests = manifests;
+    this.device = device;
     this.#loads = loads;
     this.#events = events;
     const known = manifests.map((slm, at): Known => {
@@ -85,7 +88,7 @@ export class Pool {
       return { relative: slm.relative_cost, ms: rate === undefined ? undefined : 1000 / rate, memory: memoryOf(slm), here: here[at] ?? false };
     });
     const { hardwareConcurrency, deviceMemory } = navigator as Navigator & { deviceMemory?: number };
-    this.#remotes = Array.from({ length: workersOf(hardwareConcurrency) }, () => undefined);
+    this.#remotes = Array.from({ length: workersOf(hardwareConcurrency, device) }, () => undefined);
     this.#scheduler = new Scheduler(known, this.#remotes.length, memoryBudget(deviceMemory));
     this.#busy = manifests.map(() => ({ texts: 0, ms: 0 }));
     this.ready = new Promise((resolve, reject) => {
@@ -97,9 +100,9 @@ export class Pool {
     this.#pumpAll();
   }
 
-  /** Whether these SLMs, in these versions, are the pool's. */
-  holds(manifests: SlmManifest[]): boolean {
-    return this.manifests.length === manifests.length && manifests.every((slm, at) => this.manifests[at]?.id === slm.id && this.manifests[at]?.version === slm.version);
+  /** Whether these SLMs, in these versions, are the pool's, on this device. */
+  holds(manifests: SlmManifest[], device: Device): boolean {
+    return this.device === device && this.manifests.length === manifests.length && manifests.every((slm, at) => this.manifests[at]?.id === slm.id && this.manifests[at]?.version === slm.version);
   }
 
   /** Votes on these blocks of a file of `rows` rows, or goes on with it: a pool does one run. */
@@ -156,7 +159,7 @@ export class Pool {
     set({ state: 'downloading', here: 0 });
     try {
       const start = performance.now();
-      const { ms, build } = await remote.call<Loaded>('load', { slm, manifest }, (here: number) => {
+      const { ms, build } = await remote.call<Loaded>('load', { slm, manifest, device: this.device }, (here: number) => {
         set({ here, state: here >= bytesOf(manifest) ? 'loading' : 'downloading' });
       });
       tell('load', start, performance.now(), { slm: manifest.id, worker, ms });

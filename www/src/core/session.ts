@@ -2,6 +2,7 @@
 import { signal } from '@preact/signals';
 import { Columns } from './columns';
 import { clearProject, clearResults, db } from './db';
+import { type Device, type DeviceChoice, faster, findGpu, type Found, isGpuFailure } from './device';
 import { cachedBytes, bytesOf, fetchIndex, roomProblem } from './download';
 import { estimateSeconds, Pace, thin } from './estimate';
 import { type Loading, Pool, workersOf } from './pool';
@@ -41,8 +42,16 @@ export interface Choice {
   slms: SlmManifest[];
   download: number;
   total: number;
-  /** Texts a second of each SLM on one core of this device; undefined where it was never measured. */
-  rates: (number | undefined)[];
+  /** Texts a second of each SLM on one core, and on the GPU; undefined where it was never measured. */
+  rates: Record<Device, (number | undefined)[]>;
+}
+
+/** What a run computes on, and why. */
+export interface Computing {
+  device: Device;
+  why: string;
+  /** The GPU, once it was looked for. */
+  found: Found | undefined;
 }
 
 /** What will happen, before it does. */
@@ -85,6 +94,7 @@ export class Session {
   readonly loads = signal<Loading[]>([]);
   /** The wasm build that votes. */
   readonly build = signal<Build>(relaxedSimd() ? 'relaxed' : 'plain');
+  readonly computing = signal<Computing>({ device: 'cpu', why: '', found: undefined });
   readonly notices = signal<Notice[]>([]);
   readonly columns = signal<Columns | null>(null);
   /** Goes up whenever a number changes; components that show numbers read it. */
@@ -97,6 +107,9 @@ export class Session {
   #only = false;
   #desk: Remote | undefined;
   #pool: Pool | undefined;
+  #found: Promise<Found> | undefined;
+  /** Why the GPU is not used any more. */
+  #gpuFailed: string | undefined;
   #pace = new Pace();
   #clock: ReturnType<typeof setInterval> | undefined;
   #lastTick = 0;
@@ -278,6 +291,12 @@ export class Session {
     await this.save({ ...this.project.value, precision });
   }
 
+  async chooseDevice(device: DeviceChoice): Promise<void> {
+    if (!this.project.value) return;
+    await this.save({ ...this.project.value, device });
+    await this.#makePlan();
+  }
+
   async chooseReviewer(reviewTo: ReviewTo): Promise<void> {
     if (!this.project.value) return;
     await this.save({ ...this.project.value, reviewTo });
@@ -306,13 +325,38 @@ export class Session {
       fetchIndex(),
     ]);
     this.dismiss('models-index');
-    const choices = await Promise.all(choicesOf(index.slms, project.task, spec.slms).map(measuredChoice));
+    const found = await this.#findGpu();
+    const choices = await Promise.all(choicesOf(index.slms, project.task, spec.slms).map((one) => measuredChoice(one, found)));
     const choice = choices.find((one) => one.precision === (project.precision ?? 'int8')) ?? choices[0];
     if (!choice) return;
     const plan: Plan = { choice, choices, labels: spec.labels, rule: spec.rule, hardShare: await (await db()).get('measured', `hard:${project.task}`) };
     const problem = planProblem(choice.slms, project.task, spec.slms);
     if (problem) plan.problem = problem;
     this.plan.value = plan;
+    this.#decide(choice, project, found);
+  }
+
+  #findGpu(): Promise<Found> {
+    this.#found ??= findGpu();
+    return this.#found;
+  }
+
+  /** Settles what the run computes on; with `auto` the CPU, until both were measured. False: that would be worth it. */
+  #decide(choice: Choice, project: Project, found: Found): boolean {
+    const wanted = project.device ?? 'auto';
+    const settle = (device: Device, why: string, settled = true) => {
+      this.computing.value = { device, why, found };
+      return settled;
+    };
+    if (wanted === 'cpu') return settle('cpu', 'as you chose');
+    if (this.#gpuFailed !== undefined) return settle('cpu', `the GPU failed (${this.#gpuFailed})`);
+    if (wanted === 'gpu') return found.name ? settle('gpu', `${found.name}, as you chose`) : settle('cpu', found.why ?? 'there is no GPU');
+    if (found.why) return settle('cpu', found.why);
+    const [cpu, gpu] = (['cpu', 'gpu'] as const).map((device) => secondsOn(device, choice, project));
+    if (cpu === undefined || gpu === undefined) return settle('cpu', `until the GPU (${found.name}) was measured`, false);
+    const device = faster(cpu, gpu);
+    const [least, most] = [Math.min(cpu, gpu), Math.max(cpu, gpu)];
+    return settle(device, `measured: ${(most / least).toFixed(1)} times as fast as the ${device === 'gpu' ? 'CPU' : `GPU (${found.name})`}`);
   }
 
   /** Brings the models and measures them on a few rows of the file, so that the plan can say how long it will take. */
@@ -321,16 +365,7 @@ export class Session {
     if (!plan || this.measuring.value) return;
     this.measuring.value = true;
     try {
-      const { slms } = plan.choice;
-      const pool = await this.#hire(slms);
-      await pool.ready;
-      const rows = (await this.rowBlock(0))?.rows ?? [];
-      const texts = rows.filter((row) => row.setAside === undefined).map((row) => row.text);
-      const base = await db();
-      for (const [slm, manifest] of slms.entries()) {
-        if (texts.length > 0) await base.put('measured', await pool.measure(slm, texts.slice(0, 16)), rateKey(manifest));
-      }
-      await this.#makePlan();
+      await this.#measure(plan.choice);
     } catch (error) {
       this.#stopPool();
       this.fail(error, { label: 'Retry', run: () => void this.measure() });
@@ -339,11 +374,38 @@ export class Session {
     }
   }
 
+  /** Measures the models on what the choice of device leaves open, and makes the plan anew. */
+  async #measure({ slms }: Choice): Promise<void> {
+    const found = await this.#findGpu();
+    const both = (this.project.value?.device ?? 'auto') === 'auto' && !found.why && this.#gpuFailed === undefined;
+    const texts = ((await this.rowBlock(0))?.rows ?? []).filter((row) => row.setAside === undefined).map((row) => row.text);
+    const base = await db();
+    for (const device of both ? (['cpu', 'gpu'] as const) : [this.computing.value.device]) {
+      try {
+        const pool = await this.#hire(slms, device);
+        await pool.ready;
+        for (const [slm, manifest] of slms.entries()) {
+          if (texts.length > 0) await base.put('measured', await pool.measure(slm, texts.slice(0, 16)), rateKey(manifest, device, found));
+        }
+      } catch (error) {
+        if (!isGpuFailure(codeOf(error))) throw error;
+        this.#loseGpu(error);
+      }
+    }
+    await this.#makePlan();
+  }
+
+  /** The GPU is of no use any more: the CPU takes over. */
+  #loseGpu(error: unknown): void {
+    this.#stopPool();
+    const why = messageOf(error).replace(/^[a-z-]+: /, '').split(';', 1)[0] ?? '';
+    this.#gpuFailed = why;
+    this.notify({ code: 'gpu-lost', kind: 'warn', text: `The GPU failed (${why}), so the CPU goes on. No row is lost. Reload the page to try the GPU again.` });
+  }
+
   /** Seconds the run will take on this device, where that is known. */
   estimate(choice: Choice, project: Project): number | undefined {
-    const rates = choice.rates.filter((rate) => rate !== undefined);
-    if (rates.length < choice.slms.length) return undefined;
-    return estimateSeconds(project.rows - project.aside, rates, workersOf(navigator.hardwareConcurrency));
+    return secondsOn(this.computing.value.device, choice, project);
   }
 
   // ---- the run ----
@@ -363,8 +425,13 @@ export class Session {
   async #begin(before: Project): Promise<void> {
     if (!simd()) throw new PageError('no-simd', 'this browser has no WebAssembly SIMD; use a current one');
     if (!this.plan.value) await this.#makePlan();
-    const plan = this.plan.value;
+    let plan = this.plan.value;
     if (!plan) return;
+    if (before.state === 'ready' && !this.#decide(plan.choice, before, await this.#findGpu())) {
+      await this.measure();
+      plan = this.plan.value ?? plan;
+    }
+    const { device } = this.computing.value;
     const manifests = before.state === 'ready' ? plan.choice.slms : pinned(before.slms, plan);
     if (manifests.length === 0) throw new PageError('models-missing', plan.problem ?? 'the server has no models for this task');
     const project: Project =
@@ -378,7 +445,7 @@ export class Session {
     void navigator.storage?.persist?.();
     if (before.state === 'ready') await (await db()).clear('file');
     this.#startClock();
-    const pool = await this.#hire(manifests);
+    const pool = await this.#hire(manifests, device);
     if (this.project.value?.state !== 'running') return this.#stopPool(); // paused or left meanwhile
     const todo: number[] = [];
     for (let block = 0; block < columns.blocks; block++) if (!columns.doneBlocks[block]) todo.push(block);
@@ -388,24 +455,37 @@ export class Session {
     pool.run(todo, columns.rows);
   }
 
-  /** The workers for these SLMs; those there are, where they hold the same. */
-  async #hire(manifests: SlmManifest[]): Promise<Pool> {
-    if (this.#pool?.holds(manifests)) return this.#pool;
+  /** The workers for these SLMs on a device; those there are, where they hold the same. */
+  async #hire(manifests: SlmManifest[], device: Device): Promise<Pool> {
+    if (this.#pool?.holds(manifests, device)) return this.#pool;
     const cached = await Promise.all(manifests.map(cachedBytes));
     const missing = manifests.map((slm, at) => bytesOf(slm) - (cached[at] ?? 0));
     const room = await roomProblem(missing.reduce((sum, bytes) => sum + bytes, 0));
     if (room) this.notify({ code: 'quota-models', kind: 'warn', text: room });
-    const rates = await Promise.all(manifests.map(async (slm) => (await db()).get('measured', rateKey(slm))));
+    const found = await this.#findGpu();
+    const rates = await Promise.all(manifests.map(async (slm) => (await db()).get('measured', rateKey(slm, device, found))));
     this.#stopPool();
-    this.#pool = new Pool(manifests, rates, missing.map((bytes) => bytes === 0), this.loads, {
+    this.#pool = new Pool(manifests, device, rates, missing.map((bytes) => bytes === 0), this.loads, {
       whole: (block, votes) => this.#settle(block, votes),
       loaded: (build) => (this.build.value = build),
       restarted: (why) => this.notify({ code: 'worker-restarted', kind: 'warn', text: `A worker stopped (${why}) and was started again; its rows are repeated.` }),
       failed: (error) => {
-        if (!this.measuring.value) void this.#halt(error);
+        if (this.measuring.value) return; // whoever measures is told
+        if (device === 'gpu' && isGpuFailure(codeOf(error))) void this.#toCpu(error);
+        else void this.#halt(error);
       },
     });
     return this.#pool;
+  }
+
+  /** Goes on with the run on the CPU: blocks that were not settled are voted on again. */
+  async #toCpu(error: unknown): Promise<void> {
+    this.#loseGpu(error);
+    const plan = this.plan.value;
+    const project = this.project.value;
+    if (plan && project) this.#decide(plan.choice, project, await this.#findGpu());
+    else this.computing.value = { ...this.computing.value, device: 'cpu' };
+    if (this.project.value?.state === 'running') await this.start();
   }
 
   async #settle(block: number, votes: Vote[][]): Promise<void> {
@@ -422,13 +502,14 @@ export class Session {
     if (columns.doneBlocks.every(Boolean)) await this.#finish();
   }
 
-  /** Engine and precision are known once an SLM has voted. */
+  /** Engine and precision are known once an SLM has voted; where a GPU fails there are two engines. */
   async #learnEngines(project: Project, votes: Vote[][]): Promise<void> {
-    if (project.slms.every((slm) => slm.engine !== '')) return;
     const slms = project.slms.map((slm, at) => {
       const vote = votes[at]?.[0];
-      return vote && slm.engine === '' ? { ...slm, engine: vote.engine, precision: vote.precision } : slm;
+      if (!vote || slm.engine.split('+').includes(vote.engine)) return slm;
+      return { ...slm, engine: slm.engine === '' ? vote.engine : `${slm.engine}+${vote.engine}`, precision: vote.precision };
     });
+    if (slms.every((slm, at) => slm === project.slms[at])) return;
     await this.save({ ...(this.project.value ?? project), slms });
   }
 
@@ -497,7 +578,8 @@ export class Session {
     const base = await db();
     for (const [slm, rate] of (this.#pool?.rates() ?? []).entries()) {
       const manifest = this.#pool?.manifests[slm];
-      if (manifest && rate !== undefined) await base.put('measured', rate, rateKey(manifest));
+      const found = await this.#findGpu();
+      if (manifest && rate !== undefined) await base.put('measured', rate, rateKey(manifest, this.#pool?.device ?? 'cpu', found));
     }
     const [, accepted = 0, hard = 0] = columns.byVerdict;
     if (accepted + hard > 0) await base.put('measured', hard / (accepted + hard), `hard:${project.task}`);
@@ -701,21 +783,29 @@ export function choicesOf(all: SlmManifest[], task: string, wanted: string[]): P
   return choices;
 }
 
-async function measuredChoice({ precision, slms }: Pick<Choice, 'precision' | 'slms'>): Promise<Choice> {
+async function measuredChoice({ precision, slms }: Pick<Choice, 'precision' | 'slms'>, found: Found): Promise<Choice> {
   const base = await db();
   const cached = await Promise.all(slms.map(cachedBytes));
   const total = slms.reduce((sum, slm) => sum + bytesOf(slm), 0);
+  const rates = (device: Device) => Promise.all(slms.map((slm) => base.get('measured', rateKey(slm, device, found))));
   return {
     precision,
     slms,
     total,
     download: total - cached.reduce((sum, bytes) => sum + bytes, 0),
-    rates: await Promise.all(slms.map((slm) => base.get('measured', rateKey(slm)))),
+    rates: { cpu: await rates('cpu'), gpu: await rates('gpu') },
   };
 }
 
-function rateKey(slm: SlmManifest): string {
-  return `rate:${slm.id}@${slm.version}`;
+function rateKey(slm: SlmManifest, device: Device, { name }: Found): string {
+  return `rate:${slm.id}@${slm.version}${device === 'gpu' ? ` on ${name}` : ''}`;
+}
+
+/** Seconds that a run takes on a device, where its models were measured there. */
+function secondsOn(device: Device, choice: Choice, project: Project): number | undefined {
+  const rates = choice.rates[device].filter((rate) => rate !== undefined);
+  if (rates.length < choice.slms.length) return undefined;
+  return estimateSeconds(project.rows - project.aside, rates, workersOf(navigator.hardwareConcurrency, device));
 }
 
 function planProblem(slms: SlmManifest[], task: string, wanted: string[]): string | undefined {

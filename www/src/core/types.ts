@@ -1,5 +1,7 @@
 // The records of the page. Those that cross into wasm or to the server keep the names the crate gives them.
 
+import type { DeviceChoice } from './device';
+
 /** What one SLM says of one text. */
 export interface Vote {
   slm: string;
@@ -152,6 +154,8 @@ export interface Project {
   reviewTo: ReviewTo;
   /** None means int8. */
   precision?: Precision;
+  /** None means auto. */
+  device?: DeviceChoice;
   state: RunState;
   /** Seconds spent running. */
   seconds: number;

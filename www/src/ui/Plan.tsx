@@ -1,4 +1,5 @@
 import { bytes, count, duration, percent } from '../core/estimate';
+import { workersOf } from '../core/pool';
 import type { Choice, Session } from '../core/session';
 import type { Project, ReviewTo } from '../core/types';
 import { cell } from '../core/guess';
@@ -191,13 +192,21 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
         </div>
         <div>
           <dt>Models</dt>
-          <dd>{choice ? <Models session={session} choice={choice} /> : 'looking…'}</dd>
+          <dd>{choice ? <Models choice={choice} /> : 'looking…'}</dd>
         </div>
         {plan && plan.choices.length > 1 && (
           <div>
             <dt id="precision-title">Precision</dt>
             <dd>
               <Precisions session={session} choices={plan.choices} chosen={plan.choice} project={project} />
+            </dd>
+          </div>
+        )}
+        {choice && (
+          <div>
+            <dt id="device-title">Computes on</dt>
+            <dd>
+              <Devices session={session} project={project} />
             </dd>
           </div>
         )}
@@ -239,17 +248,46 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
   );
 }
 
-function Models({ session, choice }: { session: Session; choice: Choice }) {
+function Models({ choice }: { choice: Choice }) {
+  return (
+    <ul class="models">
+      {choice.slms.map((slm) => (
+        <li key={slm.id}>
+          {slm.id} <span class="quiet">{bytes(slm.bytes)}</span>
+        </li>
+      ))}
+    </ul>
+  );
+}
+
+const DEVICE_WORDS = { auto: 'Whatever is faster', cpu: 'CPU', gpu: 'GPU' };
+
+/** What the models compute on, and why. */
+function Devices({ session, project }: { session: Session; project: Project }) {
+  const { device, why, found } = session.computing.value;
+  const wanted = project.device ?? 'auto';
+  const simd = session.build.value === 'relaxed' ? 'relaxed ' : '';
   return (
     <>
-      <ul class="models">
-        {choice.slms.map((slm) => (
-          <li key={slm.id}>
-            {slm.id} <span class="quiet">{bytes(slm.bytes)}</span>
-          </li>
+      <div class="devices" role="radiogroup" aria-labelledby="device-title">
+        {(['auto', 'cpu', 'gpu'] as const).map((choice) => (
+          <label key={choice}>
+            <input
+              type="radio"
+              name="device"
+              value={choice}
+              checked={choice === wanted}
+              disabled={session.measuring.value || (choice === 'gpu' && found?.name === undefined)}
+              onChange={() => void session.chooseDevice(choice)}
+            />
+            {DEVICE_WORDS[choice]}
+          </label>
         ))}
-      </ul>
-      <p class="quiet small">WebAssembly, {session.build.value} SIMD</p>
+      </div>
+      <p class="quiet small" data-device={device}>
+        {device === 'gpu' ? 'WebGPU' : `WebAssembly with ${simd}SIMD, ${workersOf(navigator.hardwareConcurrency, device)} workers`}
+        {why && `: ${why}`}
+      </p>
     </>
   );
 }

@@ -1,0 +1,85 @@
+// Runs the GPU build where it is loaded: in a page, or as a worker that answers messages.
+import init, { Gpu, SlmLoader } from '/wasm/gpu/autoannotator.js';
+
+const bytes = async (path) => new Uint8Array(await (await fetch(path)).arrayBuffer());
+
+/** What an error is to whoever asked. */
+const told = (error) => ({ error: String(error), code: error?.code });
+
+/** Counts calls of WebGPU while `work` runs. */
+async function counted(work) {
+  const counts = {};
+  const undo = [
+    [GPUComputePassEncoder, 'dispatchWorkgroups'],
+    [GPUQueue, 'submit'],
+    [GPUQueue, 'writeBuffer'],
+    [GPUDevice, 'createBindGroup'],
+    [GPUDevice, 'createBuffer'],
+    [GPUDevice, 'createComputePipeline'],
+  ].map(([{ prototype }, name]) => {
+    const original = prototype[name];
+    counts[name] = 0;
+    prototype[name] = function (...args) {
+      counts[name] += 1;
+      return original.apply(this, args);
+    };
+    return () => (prototype[name] = original);
+  });
+  try {
+    return { result: await work(), counts };
+  } finally {
+    undo.forEach((back) => back());
+  }
+}
+
+async function load(model, gpu) {
+  const loader = new SlmLoader('0');
+  loader.push(await bytes(`/models/${model}/packed`));
+  return loader.finishOn(gpu, await bytes(`/models/${model}/tokenizer`));
+}
+
+const TASKS = {
+  /** Logits of the texts, and what the second forward asked of the GPU. */
+  async logits({ model, texts }) {
+    const gpu = await Gpu.request(true);
+    const slm = await load(model, gpu);
+    await slm.logits(texts);
+    const { result, counts } = await counted(() => slm.logits(texts));
+    const votes = await slm.vote(texts);
+    return { logits: [...result], counts, name: gpu.name, engine: slm.engine, votes };
+  },
+
+  /** A device that is lost, between two forwards and in the middle of one; then another device. */
+  async lost({ model, texts }) {
+    const gpu = await Gpu.request(true);
+    const slm = await load(model, gpu);
+    const before = [...(await slm.logits(texts))];
+    const going = slm.logits(texts).then((logits) => [...logits], told);
+    gpu.destroy();
+    const middle = await going; // one call at a time
+    const after = await slm.logits(texts).then(String, told).catch(told);
+    const again = await load(model, await Gpu.request(true));
+    return { before, middle, after, again: [...(await again.logits(texts))] };
+  },
+
+  /** What is said where the browser gives no GPU, or where the adapter computes on the CPU. */
+  async none({ how }) {
+    const { requestAdapter } = GPU.prototype;
+    if (how === 'null') GPU.prototype.requestAdapter = async () => null;
+    if (how === 'throws') GPU.prototype.requestAdapter = async () => Promise.reject(new Error('denied'));
+    try {
+      return await Gpu.request(how !== 'software').then(String, told);
+    } finally {
+      GPU.prototype.requestAdapter = requestAdapter;
+    }
+  },
+};
+
+export async function run(task, what) {
+  await init();
+  return TASKS[task](what);
+}
+
+if (typeof window === 'undefined') {
+  onmessage = async ({ data: { task, what } }) => postMessage(await run(task, what).catch(told));
+}
