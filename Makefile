@@ -25,7 +25,7 @@ PORT ?= 8080
 BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-native lint deps wasm page binary pull chromium emulator test-rust test-neon test-wasm test-www test-page clean
+.PHONY: help run test bench bench-web bench-gpu bench-native lint deps wasm page binary pull chromium emulator test-rust test-neon test-wasm test-www test-page clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -43,6 +43,10 @@ bench: ## Run the benches
 bench-web: page pull chromium $(BENCH)/venv/.ready $(STAMPS)/npm-wasm-tests $(STAMPS)/npm-bench ## Measure the wasm engine against onnxruntime-web and transformers.js (ARGS=--help)
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	AUTOANNOTATOR_BINARY=$(BINARY) node wasm-tests/bench/bench.mjs $(ARGS)
+
+bench-gpu: page pull chromium $(BENCH)/venv/.ready $(STAMPS)/npm-wasm-tests $(STAMPS)/npm-bench ## Measure the WGSL engine against onnxruntime-web's WebGPU provider (ARGS=--help)
+	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
+	node wasm-tests/bench/gpu.mjs $(ARGS)
 
 bench-native: pull $(BENCH)/venv/.ready ## Measure the native engine against onnxruntime (ARGS=--help)
 	cargo build --release --locked --example bench_native
@@ -94,7 +98,7 @@ $(BENCH)/venv/.ready: wasm-tests/bench/requirements.txt | $(STAMPS)/tools
 wasm: $(STAMPS)/tools $(STAMPS)/npm-xtask
 	cargo xtask wasm
 
-WASM := pkg/wasm/plain/autoannotator_bg.wasm pkg/wasm/relaxed/autoannotator_bg.wasm
+WASM := pkg/wasm/plain/autoannotator_bg.wasm pkg/wasm/relaxed/autoannotator_bg.wasm pkg/wasm/gpu/autoannotator_bg.wasm
 
 $(WASM): wasm ;
 

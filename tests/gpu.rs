@@ -4,7 +4,7 @@
 #![cfg(feature = "gpu")]
 
 use autoannotator::slm::cpu::CpuEngine;
-use autoannotator::slm::gpu::{Gpu, GpuEngine, GpuOptions};
+use autoannotator::slm::gpu::{Gpu, GpuEngine, GpuOptions, Shape};
 use autoannotator::slm::pack::PackedWeights;
 use autoannotator::slm::weights::{EncoderWeights, Head, Pooling};
 use autoannotator::slm::{Batch, Engine, SlmError};
@@ -50,6 +50,9 @@ fn logits_are_those_of_the_cpu_engine() {
             let found = block_on(engine.logits(&batch)).expect("gpu");
             let off = farthest(&found, &expected);
             assert!(off < 1e-4, "{:?}: {off}", weights.config);
+            let expected = CpuEngine::new(&weights, head.clone()).pooled(&batch).expect("cpu");
+            let off = farthest(&block_on(engine.pooled(&batch)).expect("gpu"), &expected);
+            assert!(off < 1e-4, "pooled {:?}: {off}", weights.config);
             let int8 = weights.quantize();
             let plain = dequantized(&int8, &weights);
             let expected = CpuEngine::new(&plain, head.clone()).logits(&batch).expect("cpu");
@@ -60,6 +63,69 @@ fn logits_are_those_of_the_cpu_engine() {
         }
     }
     assert!(count > 4);
+}
+
+#[test]
+fn every_shape_of_the_products_gives_the_same() {
+    let Some(gpu) = gpu() else { return };
+    for (mut random, weights) in taken().take(4) {
+        let texts = random.texts(&weights.config, 20);
+        let batch = Batch::new(texts.iter().map(Vec::as_slice));
+        let head =
+            Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
+        let expected = CpuEngine::new(&weights, head.clone()).logits(&batch).expect("cpu");
+        for packed in [PackedWeights::F32(weights.clone()), PackedWeights::Int8(weights.quantize())] {
+            let most = if matches!(packed, PackedWeights::F32(_)) { 1e-4 } else { 0.2 };
+            let mut engine = block_on(GpuEngine::new(&gpu, packed, &head)).expect("loaded");
+            let first = block_on(engine.logits(&batch)).expect("gpu");
+            assert!(farthest(&first, &expected) < most, "{:?}", weights.config);
+            for shape in Shape::ALL {
+                engine.set_shape(shape);
+                let off = farthest(&block_on(engine.logits(&batch)).expect("gpu"), &first);
+                assert!(off < 1e-4, "{shape:?} {:?}: {off}", weights.config);
+            }
+        }
+    }
+}
+
+#[test]
+fn tuning_leaves_the_logits_as_they_are() {
+    let Some(gpu) = gpu() else { return };
+    let (mut random, weights) = taken().next().expect("a case");
+    let head = Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
+    let texts = random.texts(&weights.config, 3);
+    let batch = Batch::new(texts.iter().map(Vec::as_slice));
+    let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).expect("loaded");
+    let before = block_on(engine.logits(&batch)).expect("logits");
+    let start = std::time::Instant::now();
+    block_on(engine.tune(|| start.elapsed().as_secs_f64() * 1000.0)).expect("tuned");
+    assert!(farthest(&block_on(engine.logits(&batch)).expect("logits"), &before) < 1e-4);
+}
+
+#[test]
+fn a_batch_longer_than_a_forward_takes_several_and_a_text_does_not_depend_on_the_others() {
+    let Some(gpu) = gpu() else { return };
+    let (mut random, weights) = taken().next().expect("a case");
+    let head = Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
+    let texts = random.texts(&weights.config, 120);
+    assert!(texts.iter().map(Vec::len).sum::<usize>() > 4096);
+    let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).expect("loaded");
+    engine.set_shape(Shape::Wide);
+    let together = block_on(engine.logits(&Batch::new(texts.iter().map(Vec::as_slice)))).expect("logits");
+    for (ids, row) in texts.iter().zip(together.chunks_exact(2)).step_by(10) {
+        let alone = block_on(engine.logits(&Batch::new([&ids[..]]))).expect("logits");
+        assert_eq!(alone, row, "a text depends on its batch");
+    }
+}
+
+#[test]
+fn what_the_kernels_cannot_take_is_left_to_the_cpu() {
+    let Some(gpu) = gpu() else { return };
+    let whole = |w: &EncoderWeights| (w.config.hidden_size / w.config.num_attention_heads).is_multiple_of(4);
+    let (mut random, weights) = cases().find(|(_, weights)| !whole(weights)).expect("a case");
+    let head = Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
+    let error = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).err().expect("refused");
+    assert!(matches!(error, SlmError::NoGpu(_)), "{error}");
 }
 
 #[test]

@@ -44,6 +44,14 @@ impl Serving {
             Self::Gpu(engine) => engine.logits(batch).await,
         }
     }
+
+    async fn pooled(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        match self {
+            Self::Cpu(engine) => engine.pooled(batch),
+            #[cfg(feature = "gpu")]
+            Self::Gpu(engine) => engine.pooled(batch).await,
+        }
+    }
 }
 
 /// A small language model that votes.
@@ -127,6 +135,11 @@ impl Slm {
     /// Raw logits `[texts x labels]` of texts that are token ids already, special ones included.
     pub async fn logits_of_tokens(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
         self.engine.logits(batch).await
+    }
+
+    /// The pooled states `[texts x hidden]` of texts that are token ids already, special ones included.
+    pub async fn pooled_of_tokens(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        self.engine.pooled(batch).await
     }
 
     /// One vote a text, in the order of the texts. A text's vote does not depend on the others. On the CPU the future is

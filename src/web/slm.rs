@@ -138,6 +138,13 @@ impl Slm {
         self.inner.logits_of_tokens(&batch).await.map_err(thrown)
     }
 
+    /// Pooled states, texts x hidden, of texts that are token ids already; see `logitsOfTokens`.
+    #[wasm_bindgen(js_name = pooledOfTokens)]
+    pub async fn pooled_of_tokens(&mut self, ids: Vec<u32>, lengths: Vec<u32>) -> Result<Vec<f32>, JsValue> {
+        let batch = Batch { ids, lengths: lengths.iter().map(|length| *length as usize).collect() };
+        self.inner.pooled_of_tokens(&batch).await.map_err(thrown)
+    }
+
     /// The token ids of a text, special ones included: to hold this tokenizer against another.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, JsValue> {
         Ok(self.inner.tokenize(text).map_err(thrown)?.ids)

@@ -67,7 +67,8 @@ class Graph:
 
 
 class Encoder:
-    """Writes an SLM as a graph, in standard operators or, `fused`, in onnxruntime's."""
+    """Writes an SLM as a graph, in standard operators or, `fused`, in onnxruntime's: attention with its projections
+    (`True`), or alone (`heads`), which the WebGPU provider wants where there is a mask."""
 
     NAMES = {
         "bert": ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense", "attention.output.LayerNorm"),
@@ -138,12 +139,17 @@ class Encoder:
 
     def mask(self, bias):
         op = self.graph.op
-        if self.fused:
+        if self.fused is True:
             return op("Cast", "attention_mask", to=TensorProto.INT32)
         wide = op("Unsqueeze", "attention_mask", self.ints("middle", 1, 2))
         away = op("Sub", self.scalar("one_f", 1), op("Cast", wide, to=TensorProto.FLOAT))
         added = op("Mul", away, self.scalar("lowest", LOWEST))
-        return op("Add", bias, added) if bias else added
+        if bias or not self.fused:
+            return op("Add", bias, added) if bias else added
+        # By query and key, though all queries have the same.
+        length = op("Gather", op("Shape", "input_ids"), self.ints("one", 1), axis=0)
+        one = self.ints("one", 1)
+        return op("Expand", added, op("Concat", one, one, length, one, axis=0))
 
     def split(self, x, perm):
         heads = self.ints("heads", 0, 0, self.heads, self.hidden // self.heads)
@@ -152,13 +158,15 @@ class Encoder:
     def attend(self, x, at, mask, bias):
         op = self.graph.op
         names = [f"{at}.{name}" for name in self.NAMES[self.config["model_type"]][:3]]
-        if self.fused:
+        if self.fused is True:
             tensors = self.packed.tensors
             weight = self.graph.const(f"{at}.qkv", np.concatenate([tensors[f"{name}.weight"].T for name in names], axis=1))
             shift = self.graph.const(f"{at}.qkv_bias", np.concatenate([tensors[f"{name}.bias"] for name in names]))
             inputs = [x, weight, shift, mask] + (["", bias] if bias else [])
             return op("Attention", *inputs, domain=CONTRIB, num_heads=self.heads)
         query, key, value = (self.linear(x, name) for name in names)
+        if self.fused:
+            return op("MultiHeadAttention", query, key, value, "", "", mask, domain=CONTRIB, num_heads=self.heads)
         scores = op("MatMul", self.split(query, [0, 2, 1, 3]), self.split(key, [0, 2, 3, 1]))
         scores = op("Div", scores, self.scalar("root", np.sqrt(self.hidden // self.heads)))
         weights = op("Softmax", op("Add", scores, mask), axis=-1)
@@ -249,7 +257,7 @@ def export(manifest, home, out):
     for name, data in hub_files(packed, (source / manifest["tokenizer"]["name"]).read_bytes()).items():
         (target / name).write_bytes(data)
     path = lambda name: str(target / "onnx" / f"{name}.onnx")
-    for name, fused in (("model", False), ("model_fused", True)):
+    for name, fused in (("model", False), ("model_fused", True), ("model_heads", "heads")):
         model = Encoder(packed, fused).model()
         onnx.checker.check_model(model)
         onnx.save(model, path(name))

@@ -35,10 +35,10 @@ function proportional(pid) {
   return Number(/^Pss:\s+(\d+) kB/m.exec(read(`/proc/${pid}/smaps_rollup`))?.[1] ?? 0) / 1000;
 }
 
-/** Chromium with a profile of its own, which is kept until `close`. */
-export async function launch() {
+/** Chromium with a profile of its own, which is kept until `close`, and with more arguments. */
+export async function launch(more = []) {
   const folder = mkdtempSync(path.join(tmpdir(), 'autoannotator-bench-'));
-  const context = await chromium.launchPersistentContext(folder, { executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ARGS });
+  const context = await chromium.launchPersistentContext(folder, { executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: [...ARGS, ...more] });
   return {
     context,
     /** A new tab; whatever it throws ends the bench. */

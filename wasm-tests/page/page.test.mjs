@@ -492,3 +492,82 @@ test('a long file does not freeze the page', { timeout: 4 * LONG }, async () => 
   assert.ok(longest < 1000, `the page stood still for ${longest.toFixed(0)} ms`);
   await context.close();
 });
+
+/** A browser with WebGPU, which computes in software here, and a page in it. */
+async function withGpu(rows, work) {
+  const browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: [...ARGS, '--enable-unsafe-webgpu'] });
+  try {
+    const context = await browser.newContext({ acceptDownloads: true, viewport: { width: 1280, height: 860 } });
+    const file = path.join(folder, `gpu-${rows}.csv`);
+    await writeFile(file, (await readFile(SAMPLE, 'utf8')).split('\n').slice(0, rows + 1).join('\n'));
+    const page = await open(context);
+    await choose(page, file);
+    await work(page, file);
+  } finally {
+    await browser.close();
+  }
+}
+
+async function chooseDevice(page, device) {
+  await page.click(`input[name=device][value=${device}]`);
+  await page.waitForSelector(`input[value=${device}]:checked`);
+}
+
+test('a GPU in software is left alone unless it is asked for, and then votes as the companion does', { timeout: 4 * LONG }, async () => {
+  await withGpu(8, async (page, file) => {
+    await page.waitForSelector('[data-device=cpu]:has-text("computes on the CPU")');
+    await chooseDevice(page, 'gpu');
+    await page.waitForSelector('[data-device=gpu]');
+    await start(page);
+    await done(page);
+    const rows = lines(await exported(page));
+    const wanted = await annotate(file, 'f32');
+    assert.equal(rows.length, wanted.length);
+    rows.forEach((row, at) => {
+      const own = Object.keys(row);
+      for (const name of own.filter((name) => name.endsWith('.engine'))) assert.equal(row[name], 'gpu');
+      for (const name of own.filter((name) => name.includes('.p.'))) assert.ok(Math.abs(row[name] - wanted[at][name]) < 0.05, `row ${at + 1}, ${name}: ${row[name]} and ${wanted[at][name]}`);
+    });
+  });
+});
+
+test('a GPU that is lost in mid-run is told, and the CPU ends the run', { timeout: 4 * LONG }, async () => {
+  await withGpu(24, async (page, file) => {
+    await chooseDevice(page, 'gpu');
+    await page.waitForSelector('[data-device=gpu]');
+    await start(page);
+    await page.waitForFunction(() => globalThis.timeline.some((entry) => entry.name === 'vote'), undefined, { timeout: LONG });
+    const worker = page.workers().find((one) => one.url().includes('slm.worker'));
+    await worker.evaluate(() => {
+      const { createCommandEncoder } = GPUDevice.prototype;
+      GPUDevice.prototype.createCommandEncoder = function (...options) {
+        this.destroy();
+        return createCommandEncoder.apply(this, options);
+      };
+    });
+    await notice(page, 'gpu-lost');
+    await done(page);
+    same(lines(await exported(page)), await annotate(file));
+    assert.equal(await page.locator('[data-code="run-stopped"]').count(), 0);
+  });
+});
+
+test('an adapter that may be fast is measured against the CPU, and the faster one serves', { timeout: 4 * LONG }, async () => {
+  await withGpu(8, async (page) => {
+    // The page takes the software adapter for a real one.
+    await page.addInitScript(() => {
+      const named = { vendor: 'test', architecture: 'test', device: '', description: 'Test GPU', isFallbackAdapter: false };
+      Object.defineProperty(GPUAdapter.prototype, 'info', { get: () => named });
+    });
+    await page.reload();
+    await page.waitForSelector('[data-device=cpu]:has-text("until the GPU (test Test GPU) was measured")');
+    await start(page);
+    await done(page);
+    const rows = lines(await exported(page));
+    assert.equal(rows.length, 8);
+    for (const row of rows) for (const name of Object.keys(row).filter((name) => name.endsWith('.engine'))) assert.equal(row[name], 'cpu');
+    await page.click('button:text("Start over")');
+    await page.click('dialog[open] .danger');
+    await page.waitForSelector('[data-device=cpu]:has-text("times as fast as the GPU")');
+  });
+});

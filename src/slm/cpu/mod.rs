@@ -683,6 +683,21 @@ impl CpuEngine {
         Self { encoder, head }
     }
 
+    /// The pooled states, `[texts x hidden]`.
+    pub fn pooled(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        let layers = self.encoder.config().num_hidden_layers;
+        let hidden = self.encoder.hidden(batch, layers)?;
+        let width = self.encoder.config().hidden_size;
+        let mut rest = &hidden[..];
+        let mut pooled = Vec::with_capacity(batch.lengths.len() * width);
+        for length in &batch.lengths {
+            let (text, others) = rest.split_at(length * width);
+            pooled.extend(self.pool(text));
+            rest = others;
+        }
+        Ok(pooled)
+    }
+
     /// One text's pooled hidden state, from its tokens' ones.
     fn pool(&self, tokens: &[f32]) -> Vec<f32> {
         let hidden = self.encoder.config().hidden_size;
@@ -708,16 +723,12 @@ impl Engine for CpuEngine {
     }
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
-        let layers = self.encoder.config().num_hidden_layers;
-        let mut hidden = &self.encoder.hidden(batch, layers)?[..];
+        let pooled = self.pooled(batch)?;
         let Linear { weight, bias, inputs, .. } = &self.head.linear;
         let mut logits = Vec::with_capacity(batch.lengths.len() * bias.len());
-        for length in &batch.lengths {
-            let (text, rest) = hidden.split_at(length * inputs);
-            hidden = rest;
-            let pooled = self.pool(text);
+        for pooled in pooled.chunks_exact(*inputs) {
             for (row, bias) in weight.chunks_exact(*inputs).zip(bias) {
-                logits.push(row.iter().zip(&pooled).fold(*bias, |sum, (w, x)| sum + w * x));
+                logits.push(row.iter().zip(pooled).fold(*bias, |sum, (w, x)| sum + w * x));
             }
         }
         if logits.iter().any(|logit| !logit.is_finite()) {

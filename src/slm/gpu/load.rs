@@ -1,7 +1,7 @@
 //! What is made once: buffers, pipelines, bind groups.
 
 use super::super::config::{EncoderConfig, relative_position_bucket};
-use super::super::quant::Int8Matrix;
+use super::super::quant::{Int8Matrix, level};
 use super::super::weights::{Head, LayerWeights, Linear, Norm, Pooling};
 use super::shader::{self, Attention, Ending, GROUP, Shape};
 use super::{Gpu, TOKENS, padded};
@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 use wgpu::util::DeviceExt;
 
 /// The largest value of an int8 weight on the device, where products do not have to fit 16 bits.
-const LEVELS: u8 = 127;
+const LEVELS: f32 = 127.0;
 
 /// Dispatches of a layer.
 pub(super) const LAYER_STEPS: usize = 7;
@@ -33,7 +33,7 @@ pub(super) enum Kernel {
 pub(super) struct Products {
     int8: bool,
     layout: wgpu::BindGroupLayout,
-    pipelines: [OnceLock<wgpu::ComputePipeline>; Shape::COUNT],
+    pipelines: [OnceLock<wgpu::ComputePipeline>; Shape::ALL.len()],
 }
 
 impl Products {
@@ -80,7 +80,8 @@ pub(super) struct Loader<'a> {
     pub attention: Attention,
     pub states: wgpu::Buffer,
     pub meta: wgpu::Buffer,
-    pub out: wgpu::Buffer,
+    pub logits: wgpu::Buffer,
+    pub pooled: wgpu::Buffer,
     distances: wgpu::Buffer,
 }
 
@@ -102,12 +103,12 @@ impl<'a> Loader<'a> {
             out: padded(config.hidden_size) / 4,
             relative: (!relative.is_empty()).then_some((config.max_length() - 1, reach)),
         };
-        let out = TOKENS * (head.linear.outputs + config.hidden_size);
         let copied = wgpu::BufferUsages::COPY_DST;
         Self {
             states: storage(gpu, "states", TOKENS * padded(config.hidden_size), copied),
             meta: storage(gpu, "texts", 4 * (1 + 2 * TOKENS), copied),
-            out: storage(gpu, "logits", out, wgpu::BufferUsages::COPY_SRC),
+            logits: storage(gpu, "logits", TOKENS * head.linear.outputs, wgpu::BufferUsages::COPY_SRC),
+            pooled: storage(gpu, "pooled", TOKENS * config.hidden_size, wgpu::BufferUsages::COPY_SRC),
             distances: floats(gpu, "relative bias", &distances(config, relative)),
             gpu,
             config,
@@ -194,13 +195,15 @@ impl<'a> Loader<'a> {
     }
 
     fn pool(&self) -> Step {
-        let layout = layout(self.gpu, "rrrw");
+        let layout = layout(self.gpu, "rrrww");
         let (hidden, labels) = (self.config.hidden_size, self.head.linear.outputs);
-        let head = floats(self.gpu, "head", &[&self.head.linear.weight[..], &self.head.linear.bias].concat());
+        let mut head = self.head.linear.weight.clone();
+        head.extend(self.head.linear.bias.iter().flat_map(|bias| [*bias, 0.0, 0.0, 0.0]));
+        let head = floats(self.gpu, "head", &head);
         let mean = self.head.pooling == Pooling::Mean;
-        let code = shader::pool(hidden, padded(hidden) / 4, labels, mean, TOKENS * labels);
+        let code = shader::pool(hidden, padded(hidden) / 4, labels, mean);
         Step {
-            bindings: bind(self.gpu, &layout, [&self.states, &self.meta, &head, &self.out]),
+            bindings: bind(self.gpu, &layout, [&self.states, &self.meta, &head, &self.logits, &self.pooled]),
             kernel: Kernel::Pool(pipeline(self.gpu, "pool", &layout, code)),
         }
     }
@@ -209,9 +212,11 @@ impl<'a> Loader<'a> {
 /// Rows of `width` values as the columns of `[inputs x outputs]`, filled up with zeros.
 fn columns(rows: &[f32], width: usize, inputs: usize, outputs: usize) -> Vec<f32> {
     let mut columns = vec![0.0; inputs * outputs];
-    for (output, row) in rows.chunks_exact(width).enumerate() {
-        for (input, value) in row.iter().enumerate() {
-            columns[input * outputs + output] = *value;
+    // Some rows at a time, so that what is written lies together.
+    for (block, rows) in rows.chunks(16 * width).enumerate() {
+        for input in 0..width {
+            let target = columns[input * outputs + 16 * block..].iter_mut();
+            target.zip(rows.chunks_exact(width)).for_each(|(target, row)| *target = row[input]);
         }
     }
     columns
@@ -222,12 +227,13 @@ fn int8_columns(rows: &[f32], width: usize, inputs: usize, outputs: usize) -> (V
     let mut values = vec![0; inputs * outputs];
     let mut scales = vec![0.0; inputs.div_ceil(GROUP) * outputs];
     for (output, row) in rows.chunks_exact(width).enumerate() {
-        let quantized = Int8Matrix::quantize(row, width, GROUP, LEVELS, None);
-        for (input, value) in quantized.values.iter().enumerate() {
-            values[input * outputs + output] = value.cast_unsigned();
-        }
-        for (group, scale) in quantized.scales.iter().enumerate() {
-            scales[group * outputs + output] = *scale;
+        for (group, row) in row.chunks(GROUP).enumerate() {
+            // So few inputs share a scale that one below what fits the largest would gain nothing.
+            let scale = row.iter().fold(0.0f32, |most, x| most.max(x.abs())) / LEVELS;
+            scales[group * outputs + output] = scale;
+            for (place, x) in row.iter().enumerate() {
+                values[(group * GROUP + place) * outputs + output] = (level(*x, scale, LEVELS) as i8).cast_unsigned();
+            }
         }
     }
     (values, scales)
@@ -260,12 +266,11 @@ fn bytes(gpu: &Gpu, label: &str, contents: &[u8]) -> wgpu::Buffer {
 }
 
 fn floats(gpu: &Gpu, label: &str, values: &[f32]) -> wgpu::Buffer {
-    let contents: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
-    bytes(gpu, label, &contents)
+    bytes(gpu, label, bytemuck::cast_slice(values))
 }
 
 fn uniform(gpu: &Gpu, values: [usize; 4]) -> wgpu::Buffer {
-    let contents: Vec<u8> = values.iter().flat_map(|value| (*value as u32).to_le_bytes()).collect();
+    let contents: Vec<u8> = bytemuck::pod_collect_to_vec(&values.map(|value| value as u32));
     let usage = wgpu::BufferUsages::UNIFORM;
     gpu.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
         label: Some("sizes"),

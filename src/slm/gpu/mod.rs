@@ -9,6 +9,7 @@ mod load;
 mod shader;
 
 pub use device::{Gpu, GpuOptions};
+pub use shader::Shape;
 
 use super::config::EncoderConfig;
 use super::cpu::CpuEncoder;
@@ -16,7 +17,7 @@ use super::pack::PackedWeights;
 use super::weights::{EncoderWeights, Head};
 use super::{Batch, SlmError};
 use load::{Kernel, LAYER_STEPS, Loader, Matrix, Step};
-use shader::{BLOCKS, COLUMNS, NORM_TOKENS, Shape};
+use shader::{BLOCKS, COLUMNS, NORM_TOKENS};
 
 /// The most tokens of a forward; a longer batch takes several. A multiple of every kernel's rows.
 const TOKENS: usize = 2048;
@@ -49,6 +50,13 @@ impl Meta {
     }
 }
 
+/// What a forward is read for.
+#[derive(Clone, Copy)]
+enum Output {
+    Logits,
+    Pooled,
+}
+
 /// An encoder with its head on a device.
 pub struct GpuEngine {
     gpu: Gpu,
@@ -60,7 +68,8 @@ pub struct GpuEngine {
     queries: usize,
     states: wgpu::Buffer,
     meta: wgpu::Buffer,
-    out: wgpu::Buffer,
+    logits: wgpu::Buffer,
+    pooled: wgpu::Buffer,
     staging: wgpu::Buffer,
     steps: Vec<Step>,
     /// The products' shape by the number of tokens: see [`class`].
@@ -106,11 +115,11 @@ impl GpuEngine {
         let relative = std::mem::take(&mut weights.relative_bias);
         let loader = Loader::new(gpu, &config, head, &relative);
         let steps = loader.steps(layers);
-        let Loader { states, meta, out, attention, .. } = loader;
+        let Loader { states, meta, logits, pooled, attention, .. } = loader;
         let labels = head.linear.outputs;
         let staging = gpu.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("logits, to be read"),
-            size: (TOKENS * labels * size_of::<f32>()) as u64,
+            label: Some("to be read"),
+            size: (TOKENS * labels.max(config.hidden_size) * size_of::<f32>()) as u64,
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
@@ -125,7 +134,7 @@ impl GpuEngine {
             embeddings: embeddings(weights),
             queries: attention.queries(),
             shapes: if gpu.is_software() {
-                [Shape::Tall; 4]
+                [Shape::Broad; 4]
             } else {
                 [Shape::Small, Shape::Wide, Shape::Shared, Shape::Shared]
             },
@@ -133,7 +142,8 @@ impl GpuEngine {
             labels,
             states,
             meta,
-            out,
+            logits,
+            pooled,
             staging,
             steps,
         })
@@ -161,13 +171,13 @@ impl GpuEngine {
             let lengths = vec![16; tokens / 16];
             let states = vec![0.5; tokens * self.config.hidden_size];
             let mut best = (f64::INFINITY, self.shapes[class]);
-            for shape in [Shape::Small, Shape::Wide, Shape::Tall, Shape::Shared] {
+            for shape in Shape::ALL {
                 self.shapes[class] = shape;
                 // The first run compiles.
                 for run in 0..3 {
                     let start = now();
-                    self.forward(&lengths, &states, LAYER_STEPS)?;
-                    self.read(1).await?;
+                    self.forward(&lengths, &states, LAYER_STEPS, Output::Logits)?;
+                    self.read(1, Output::Logits).await?;
                     if run > 0 && now() - start < best.0 {
                         best = (now() - start, shape);
                     }
@@ -178,19 +188,14 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// The shapes that serve, by the size of forwards: for the curious.
-    pub fn shapes(&self) -> String {
-        format!("{:?}", self.shapes)
+    /// Has all products cut in one shape: to test and to compare them.
+    pub fn set_shape(&mut self, shape: Shape) {
+        self.shapes = [shape; CLASSES.len() + 1];
     }
 
     /// Raw logits, `[texts x labels]`. After an error the device is of no use.
     pub async fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
-        let mut logits = Vec::with_capacity(batch.lengths.len() * self.labels);
-        let states = self.embeddings.hidden(batch, 0)?;
-        for (group, states) in parts(batch, &states, self.config.hidden_size) {
-            self.forward(group, states, self.steps.len())?;
-            logits.extend(self.read(group.len()).await?);
-        }
+        let logits = self.run(batch, Output::Logits).await?;
         if logits.iter().any(|logit| !logit.is_finite()) {
             return Err(SlmError::Input(
                 "the model gave a logit that is not finite; its weights are unusable".to_owned(),
@@ -199,15 +204,46 @@ impl GpuEngine {
         Ok(logits)
     }
 
+    /// The pooled states, `[texts x hidden]`. After an error the device is of no use.
+    pub async fn pooled(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        self.run(batch, Output::Pooled).await
+    }
+
+    async fn run(&mut self, batch: &Batch, output: Output) -> Result<Vec<f32>, SlmError> {
+        let states = self.embeddings.hidden(batch, 0)?;
+        let mut values = Vec::new();
+        for (group, states) in parts(batch, &states, self.config.hidden_size) {
+            self.forward(group, states, self.steps.len(), output)?;
+            values.extend(self.read(group.len(), output).await?);
+        }
+        Ok(values)
+    }
+
+    /// Where an output stands on the device, and its size for so many texts, in bytes.
+    fn place(&self, texts: usize, output: Output) -> (&wgpu::Buffer, u64) {
+        let (buffer, width) = match output {
+            Output::Logits => (&self.logits, self.labels),
+            Output::Pooled => (&self.pooled, self.config.hidden_size),
+        };
+        (buffer, (texts * width * size_of::<f32>()) as u64)
+    }
+
     /// Submits the first `steps` of a forward over texts of these lengths and embeddings.
-    fn forward(&self, lengths: &[usize], states: &[f32], steps: usize) -> Result<(), SlmError> {
+    fn forward(&self, lengths: &[usize], states: &[f32], steps: usize, output: Output) -> Result<(), SlmError> {
         self.gpu.check()?;
         let hidden = self.config.hidden_size;
         let tokens = states.len() / hidden;
         let meta = Meta::new(lengths, self.queries);
-        let bytes: Vec<u8> = meta.words.iter().flatten().flat_map(|word| word.to_le_bytes()).collect();
-        self.gpu.queue.write_buffer(&self.meta, 0, &bytes);
-        self.gpu.queue.write_buffer(&self.states, 0, &padded_rows(states, hidden));
+        self.gpu.queue.write_buffer(&self.meta, 0, bytemuck::cast_slice(&meta.words));
+        if hidden == padded(hidden) {
+            self.gpu.queue.write_buffer(&self.states, 0, bytemuck::cast_slice(states));
+        } else {
+            let mut rows = vec![0.0; tokens * padded(hidden)];
+            for (row, state) in rows.chunks_exact_mut(padded(hidden)).zip(states.chunks_exact(hidden)) {
+                row[..hidden].copy_from_slice(state);
+            }
+            self.gpu.queue.write_buffer(&self.states, 0, bytemuck::cast_slice(&rows));
+        }
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
@@ -215,8 +251,8 @@ impl GpuEngine {
                 self.dispatch(&mut pass, step, tokens, &meta, self.shapes[class(tokens)]);
             }
         }
-        let size = (lengths.len() * self.labels * size_of::<f32>()) as u64;
-        encoder.copy_buffer_to_buffer(&self.out, 0, &self.staging, 0, size);
+        let (from, size) = self.place(lengths.len(), output);
+        encoder.copy_buffer_to_buffer(from, 0, &self.staging, 0, size);
         self.gpu.queue.submit([encoder.finish()]);
         Ok(())
     }
@@ -239,9 +275,9 @@ impl GpuEngine {
         pass.dispatch_workgroups(x, y, 1);
     }
 
-    /// The logits of the last forward.
-    async fn read(&self, texts: usize) -> Result<Vec<f32>, SlmError> {
-        let size = (texts * self.labels * size_of::<f32>()) as u64;
+    /// The output of the last forward.
+    async fn read(&self, texts: usize, output: Output) -> Result<Vec<f32>, SlmError> {
+        let (_, size) = self.place(texts, output);
         let (done, mapped) = futures_channel::oneshot::channel();
         self.staging.map_async(wgpu::MapMode::Read, ..size, |result| {
             // Nobody waits any more where the forward was dropped.
@@ -254,11 +290,11 @@ impl GpuEngine {
             Err(_) => return Err(self.gpu.fail("the device went away")),
         }
         let view = self.staging.get_mapped_range(..size).map_err(|error| self.gpu.fail(error.to_string()))?;
-        let logits = view.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect();
+        let values = bytemuck::pod_collect_to_vec(&view);
         drop(view);
         self.staging.unmap();
         self.gpu.check()?;
-        Ok(logits)
+        Ok(values)
     }
 }
 
@@ -283,15 +319,4 @@ fn parts<'a>(batch: &'a Batch, states: &'a [f32], hidden: usize) -> Vec<(&'a [us
 /// A width filled up to whole columns.
 fn padded(width: usize) -> usize {
     width.next_multiple_of(COLUMNS)
-}
-
-/// Rows of `width` values, filled up with zeros, as bytes.
-fn padded_rows(values: &[f32], width: usize) -> Vec<u8> {
-    let row = padded(width);
-    let mut bytes = Vec::with_capacity(values.len() / width * row * 4);
-    for values in values.chunks_exact(width) {
-        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
-        bytes.resize(bytes.len() + (row - width) * 4, 0);
-    }
-    bytes
 }

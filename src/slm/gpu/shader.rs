@@ -25,20 +25,20 @@ const POOL_LANES: usize = 64;
 
 /// How a matrix product is cut into invocations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Shape {
+pub enum Shape {
     /// Four rows by four columns an invocation, for few rows.
     Small,
     /// Eight rows by eight columns an invocation.
     Wide,
-    /// Sixteen rows by sixteen columns an invocation: for adapters in software, to which a load is dear.
-    Tall,
+    /// Eight rows by sixteen columns an invocation: for adapters in software, to which a load is dear.
+    Broad,
     /// Tiles of 32 rows by 32 columns in shared memory, four rows by four columns an invocation.
     Shared,
 }
 
 impl Shape {
-    /// How many there are.
-    pub(super) const COUNT: usize = 4;
+    /// Each of them.
+    pub const ALL: [Self; 4] = [Self::Small, Self::Wide, Self::Broad, Self::Shared];
 
     /// Rows and columns of a workgroup.
     pub(super) fn workgroup(self) -> (usize, usize) {
@@ -52,7 +52,7 @@ impl Shape {
         match self {
             Self::Small | Self::Shared => (4, 1),
             Self::Wide => (8, 2),
-            Self::Tall => (16, 4),
+            Self::Broad => (8, 4),
         }
     }
 
@@ -61,7 +61,7 @@ impl Shape {
         match self {
             Self::Small => (16, 4),
             Self::Wide => (16, 1),
-            Self::Tall => (4, 1),
+            Self::Broad => (4, 1),
             Self::Shared => (8, 8),
         }
     }
@@ -298,9 +298,9 @@ pub(super) struct Attention {
 }
 
 impl Attention {
-    /// Queries of an invocation: what leaves registers for longer heads.
+    /// Queries of an invocation: as many as leave registers for others.
     pub(super) fn queries(&self) -> usize {
-        if self.hidden / self.heads > 32 { 2 } else { 4 }
+        if self.hidden / self.heads > 32 { 1 } else { 2 }
     }
 
     /// Bindings: 0 rows of queries, keys and values, 1 [`super::Meta`], 2 result rows, 3 the relative bias.
@@ -412,16 +412,17 @@ pub(super) fn layer_norm(hidden: usize, row: usize, epsilon: f32) -> String {
     )
 }
 
-/// A text's pooled state and its logits. Bindings: 0 rows, 1 [`super::Meta`], 2 the head's weights by label with the bias
-/// behind them, 3 the result: logits, and from `pooled` on the pooled states.
-pub(super) fn pool(hidden: usize, row: usize, labels: usize, mean: bool, pooled: usize) -> String {
+/// A text's pooled state and its logits. Bindings: 0 rows, 1 [`super::Meta`], 2 the head's weights by label, then the bias
+/// of each label in a vector of its own, 3 the logits, 4 the pooled states.
+pub(super) fn pool(hidden: usize, row: usize, labels: usize, mean: bool) -> String {
     let vectors = hidden / 4;
     let (tokens, count) = if mean { ("text.y", "f32(text.y)") } else { ("1u", "1.0") };
     format!(
         "@group(0) @binding(0) var<storage, read> x: array<vec4f>;
         @group(0) @binding(1) var<storage, read> meta_: array<vec4u>;
-        @group(0) @binding(2) var<storage, read> head: array<f32>;
-        @group(0) @binding(3) var<storage, read_write> out: array<f32>;
+        @group(0) @binding(2) var<storage, read> head: array<vec4f>;
+        @group(0) @binding(3) var<storage, read_write> logits: array<f32>;
+        @group(0) @binding(4) var<storage, read_write> pooled: array<vec4f>;
         var<workgroup> state: array<vec4f, {vectors}>;
         @compute @workgroup_size({POOL_LANES})
         fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
@@ -429,25 +430,17 @@ pub(super) fn pool(hidden: usize, row: usize, labels: usize, mean: bool, pooled:
             for (var i = local.x; i < {vectors}u; i += {POOL_LANES}u) {{
                 var sum = vec4f(0.0);
                 for (var t = 0u; t < {tokens}; t++) {{ sum += x[(text.x + t) * {row}u + i]; }}
-                sum = sum / {count};
-                state[i] = sum;
-                let at = {pooled}u + group.x * {hidden}u + i * 4u;
-                out[at] = sum.x;
-                out[at + 1u] = sum.y;
-                out[at + 2u] = sum.z;
-                out[at + 3u] = sum.w;
+                state[i] = sum / {count};
+                pooled[group.x * {vectors}u + i] = state[i];
             }}
             workgroupBarrier();
             for (var label = local.x; label < {labels}u; label += {POOL_LANES}u) {{
-                var sum = head[{}u + label];
-                for (var i = 0u; i < {vectors}u; i++) {{
-                    let at = label * {hidden}u + i * 4u;
-                    sum += dot(vec4f(head[at], head[at + 1u], head[at + 2u], head[at + 3u]), state[i]);
-                }}
-                out[group.x * {labels}u + label] = sum;
+                var sum = head[{}u + label].x;
+                for (var i = 0u; i < {vectors}u; i++) {{ sum += dot(head[label * {vectors}u + i], state[i]); }}
+                logits[group.x * {labels}u + label] = sum;
             }}
         }}",
-        labels * hidden
+        labels * vectors
     )
 }
 

@@ -1,10 +1,9 @@
 import { bytes, count, duration, percent } from '../core/estimate';
-import { workersOf } from '../core/pool';
 import type { Choice, Session } from '../core/session';
 import type { Project, ReviewTo } from '../core/types';
 import { cell } from '../core/guess';
 import { Loads } from './Loads';
-import { plain } from './parts';
+import { ComputesOn, plain } from './parts';
 
 const TASKS = [
   { name: 'sentiment', title: 'Sentiment', about: 'negative, neutral or positive' },
@@ -264,9 +263,8 @@ const DEVICE_WORDS = { auto: 'Whatever is faster', cpu: 'CPU', gpu: 'GPU' };
 
 /** What the models compute on, and why. */
 function Devices({ session, project }: { session: Session; project: Project }) {
-  const { device, why, found } = session.computing.value;
+  const { found } = session.computing.value;
   const wanted = project.device ?? 'auto';
-  const simd = session.build.value === 'relaxed' ? 'relaxed ' : '';
   return (
     <>
       <div class="devices" role="radiogroup" aria-labelledby="device-title">
@@ -284,10 +282,7 @@ function Devices({ session, project }: { session: Session; project: Project }) {
           </label>
         ))}
       </div>
-      <p class="quiet small" data-device={device}>
-        {device === 'gpu' ? 'WebGPU' : `WebAssembly with ${simd}SIMD, ${workersOf(navigator.hardwareConcurrency, device)} workers`}
-        {why && `: ${why}`}
-      </p>
+      <ComputesOn session={session} />
     </>
   );
 }

@@ -3,6 +3,7 @@ import { count, duration, percent } from '../core/estimate';
 import type { Session } from '../core/session';
 import type { Project } from '../core/types';
 import { Overview } from './Overview';
+import { ComputesOn } from './parts';
 import { ResultsView } from './Results';
 import { ReviewView } from './Review';
 
@@ -122,6 +123,7 @@ function RunBar({ session, project }: { session: Session; project: Project }) {
         )}
         <li class="agree">agreement {percent(accepted, accepted + hard)}</li>
       </ul>
+      <ComputesOn session={session} />
       <dialog ref={dialog} aria-labelledby="over-title">
         <h2 id="over-title">Start over?</h2>
         <p>All votes and reviews of this file are deleted; the file stays. Export first if you want to keep them.</p>

@@ -1,5 +1,6 @@
 // Small pieces that several views share.
 import type { ComponentChildren } from 'preact';
+import { workersOf } from '../core/pool';
 import type { Session } from '../core/session';
 import type { Review, Verdict, Vote } from '../core/types';
 
@@ -131,5 +132,17 @@ export function Cross() {
     <svg viewBox="0 0 16 16" width="14" height="14" aria-hidden="true">
       <path d="M3 3l10 10M13 3L3 13" stroke="currentColor" stroke-width="2" stroke-linecap="round" />
     </svg>
+  );
+}
+
+/** What the models compute on, and why. */
+export function ComputesOn({ session }: { session: Session }) {
+  const { device, why } = session.computing.value;
+  const simd = session.build.value === 'relaxed' ? 'relaxed ' : '';
+  return (
+    <p class="quiet small" data-device={device}>
+      {device === 'gpu' ? 'GPU, by WebGPU' : `CPU, by WebAssembly with ${simd}SIMD, ${workersOf(navigator.hardwareConcurrency, device)} workers`}
+      {why && `: ${why}`}
+    </p>
   );
 }

@@ -1,0 +1,151 @@
+// What `make bench-gpu` runs in the tab: our WGSL engine and onnxruntime-web's WebGPU provider, the CPU engine as the oracle.
+import * as ort from '/npm/onnxruntime-web/dist/ort.webgpu.min.mjs';
+import initCpu, { SlmLoader as CpuLoader } from '/wasm/plain/autoannotator.js';
+import initGpu, { Gpu, SlmLoader } from '/wasm/gpu/autoannotator.js';
+import { engineOf } from './feeds.js';
+
+ort.env.wasm.numThreads = 1;
+ort.env.wasm.wasmPaths = '/npm/onnxruntime-web/dist/';
+ort.env.logLevel = 'error';
+
+const COUNTED = [
+  [GPUComputePassEncoder, 'dispatchWorkgroups', 'dispatches'],
+  [GPUQueue, 'submit', 'submits'],
+  [GPUDevice, 'createBindGroup', 'bind_groups'],
+  [GPUQueue, 'writeBuffer', 'writes'],
+];
+const counts = {};
+for (const [{ prototype }, name, as] of COUNTED) {
+  const original = prototype[name];
+  counts[as] = 0;
+  prototype[name] = function (...args) {
+    counts[as] += 1;
+    return original.apply(this, args);
+  };
+}
+
+const bytes = async (url) => new Uint8Array(await (await fetch(url)).arrayBuffer());
+
+async function files(manifest) {
+  const at = (name) => bytes(`/models/${manifest.id}/${manifest.version}/${name}`);
+  return { shards: await Promise.all(manifest.shards.map((shard) => at(shard.name))), tokenizer: await at(manifest.tokenizer.name) };
+}
+
+/** Ours, from bytes in memory. */
+const make = {
+  async gpu({ shards, tokenizer }, manifest) {
+    const gpu = await Gpu.request(true);
+    const loader = new SlmLoader(manifest.version);
+    shards.forEach((shard) => loader.push(shard));
+    return ours(await loader.finishOn(gpu, tokenizer));
+  },
+  async cpu({ shards, tokenizer }, manifest) {
+    const loader = new CpuLoader(manifest.version);
+    shards.forEach((shard) => loader.push(shard));
+    return ours(loader.finish(tokenizer));
+  },
+  async ort(graph) {
+    return engineOf(ort, await ort.InferenceSession.create(graph, { executionProviders: ['webgpu'], graphOptimizationLevel: 'all' }));
+  },
+};
+
+const ours = (slm) => ({
+  prepare({ texts }) {
+    const [ids, lengths] = [Uint32Array.from(texts.flat()), Uint32Array.from(texts, (text) => text.length)];
+    return () => slm.logitsOfTokens(ids, lengths);
+  },
+  pooled: (texts) => slm.pooledOfTokens(Uint32Array.from(texts.flat()), Uint32Array.from(texts, (text) => text.length)),
+  free: () => slm.free(),
+});
+
+const engines = new Map();
+
+/** Texts of real words: ids that occur in the vocabulary, no two texts alike. */
+function shape(batch, tokens) {
+  return Array.from({ length: batch }, (_, text) => [101, ...Array.from({ length: tokens - 2 }, (_, at) => 1996 + ((text * 7919 + at * 104729) % 20000)), 102]);
+}
+
+async function clock(run) {
+  const start = performance.now();
+  const result = await run();
+  return [performance.now() - start, result];
+}
+
+const median = (values) => {
+  const sorted = [...values].sort((a, b) => a - b);
+  const half = Math.floor(sorted.length / 2);
+  return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
+};
+
+/** Starts the modules, whose compilation is nobody's first call, and says what computes. */
+async function start() {
+  await Promise.all([initCpu(), initGpu()]);
+  const adapter = await navigator.gpu.requestAdapter();
+  const { vendor, architecture, device, description } = adapter.info;
+  return { adapter: [vendor, architecture, device, description].filter(Boolean).join(' '), software: adapter.info.isFallbackAdapter };
+}
+
+/**
+ * Makes the engines `{name: {kind, manifest | url}}` and times each from its bytes in memory to its first logits of one
+ * short text, pipelines and all.
+ */
+async function first(wanted) {
+  const times = {};
+  for (const [name, { kind, manifest, url }] of Object.entries(wanted)) {
+    const source = manifest ? await files(manifest) : await bytes(url);
+    const [ms] = await clock(async () => {
+      engines.set(name, await make[kind](source, manifest));
+      await engines.get(name).prepare({ texts: shape(1, 32), pad: 0 })();
+    });
+    times[name] = ms;
+  }
+  return times;
+}
+
+/** How far the logits of each engine are from those of `oracle`, at most; and embeddings, of unit length, where ours. */
+async function check(oracle, texts) {
+  const of = (name) => engines.get(name).prepare({ texts, pad: 0 })();
+  const unit = (values, width) => {
+    const rows = Array.from({ length: values.length / width }, (_, row) => [...values.slice(row * width, (row + 1) * width)]);
+    return rows.map((row) => row.map((value) => value / Math.hypot(...row)));
+  };
+  const wanted = await of(oracle);
+  const found = {};
+  for (const [name, engine] of engines) {
+    if (name === oracle) continue;
+    const logits = await of(name);
+    found[name] = { logits: Math.max(...wanted.map((value, at) => Math.abs(value - logits[at]))) };
+    if (!engine.pooled) continue;
+    const [mine, right] = [await engine.pooled(texts), await engines.get(oracle).pooled(texts)];
+    const width = right.length / texts.length;
+    const [a, b] = [unit(mine, width), unit(right, width)];
+    found[name].embedding = Math.max(...a.flatMap((row, at) => row.map((value, place) => Math.abs(value - b[at][place]))));
+    found[name].cosine = Math.min(...a.map((row, at) => row.reduce((sum, value, place) => sum + value * b[at][place], 0)));
+  }
+  return found;
+}
+
+/** Median milliseconds of each engine on one shape, in turns, and what one forward asked of WebGPU. */
+async function time({ names, batch, tokens, rounds, budget }) {
+  const runs = new Map(names.map((name) => [name, engines.get(name).prepare({ texts: shape(batch, tokens), pad: 0 })]));
+  const times = Object.fromEntries(names.map((name) => [name, []]));
+  const asked = {};
+  // The first run of a shape compiles.
+  for (const run of runs.values()) await run();
+  const begin = performance.now();
+  for (let round = 0; round < rounds && (round < 2 || performance.now() - begin < budget); round++) {
+    for (const name of round % 2 ? [...names].reverse() : names) {
+      const before = { ...counts };
+      times[name].push((await clock(runs.get(name)))[0]);
+      asked[name] = Object.fromEntries(Object.entries(counts).map(([what, count]) => [what, count - before[what]]));
+    }
+  }
+  return Object.fromEntries(names.map((name) => [name, { ms: median(times[name]), ...asked[name] }]));
+}
+
+async function free() {
+  for (const engine of engines.values()) await engine.free();
+  engines.clear();
+}
+
+globalThis.bench = { start, first, check: (oracle) => check(oracle, [...shape(3, 24), ...shape(5, 24)]), time, free };
