@@ -67,7 +67,9 @@ impl Devices {
         };
         let Some(gpu) = &self.gpu else { return Ok(DeviceVoter { slm: on_cpu()?, on_cpu }) };
         let Unpacked { packed, version, tokenizer } = packing::read(&home, &id, &precision)?;
-        let on_gpu = block_on(Slm::on_gpu(packed, version, &tokenizer, gpu));
+        let start = Instant::now();
+        let now = || start.elapsed().as_secs_f64() * 1000.0;
+        let on_gpu = block_on(Slm::on_gpu(packed, version, &tokenizer, gpu, now));
         if self.choice == DeviceChoice::Gpu {
             return Ok(DeviceVoter { slm: on_gpu.context("--device gpu")?, on_cpu });
         }

@@ -87,19 +87,24 @@ impl Slm {
         Ok(Self { meta, version, tokenizer, engine })
     }
 
-    /// As [`Self::from_packed`], on a GPU. Where that fails the error is [`SlmError::NoGpu`] or [`SlmError::Gpu`], and the
-    /// CPU engine will do.
+    /// As [`Self::from_packed`], on a GPU; `now` is a clock in milliseconds, by which the kernels that suit the adapter are
+    /// chosen. Where it fails the error is [`SlmError::NoGpu`] or [`SlmError::Gpu`], and the CPU engine will do.
     #[cfg(feature = "gpu")]
     pub async fn on_gpu(
         packed: PackedSlm,
         version: String,
         tokenizer_json: &[u8],
         gpu: &Gpu,
+        now: impl Fn() -> f64,
     ) -> Result<Self, SlmError> {
         let PackedSlm { meta, weights, head } = packed;
         let tokenizer = tokenizer(&meta, tokenizer_json)?;
-        let engine = Serving::Gpu(Box::new(GpuEngine::new(gpu, weights, &head).await?));
-        Ok(Self { meta, version, tokenizer, engine })
+        let mut engine = GpuEngine::new(gpu, weights, &head).await?;
+        // What suits an adapter in software is known, and it would take long to find out.
+        if !gpu.is_software() {
+            engine.tune(now).await?;
+        }
+        Ok(Self { meta, version, tokenizer, engine: Serving::Gpu(Box::new(engine)) })
     }
 
     /// What the packed file says of the SLM.

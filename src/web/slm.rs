@@ -38,8 +38,17 @@ impl SlmLoader {
     #[wasm_bindgen(js_name = finishOn)]
     pub async fn finish_on(self, gpu: &Gpu, tokenizer: Vec<u8>) -> Result<Slm, JsValue> {
         let packed = self.unpacker.finish().map_err(thrown)?;
-        Ok(Slm { inner: model::Slm::on_gpu(packed, self.version, &tokenizer, &gpu.inner).await.map_err(thrown)? })
+        let slm = model::Slm::on_gpu(packed, self.version, &tokenizer, &gpu.inner, now).await;
+        Ok(Slm { inner: slm.map_err(thrown)? })
     }
+}
+
+#[cfg(feature = "gpu")]
+#[wasm_bindgen]
+extern "C" {
+    /// Milliseconds, in pages and workers.
+    #[wasm_bindgen(js_namespace = performance)]
+    fn now() -> f64;
 }
 
 /// A GPU that SLMs share.

@@ -174,7 +174,7 @@ impl GpuEngine {
             for shape in Shape::ALL {
                 self.shapes[class] = shape;
                 // The first run compiles.
-                for run in 0..3 {
+                for run in 0..4 {
                     let start = now();
                     self.forward(&lengths, &states, LAYER_STEPS, Output::Logits)?;
                     self.read(1, Output::Logits).await?;
