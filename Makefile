@@ -25,7 +25,7 @@ PORT ?= 8080
 BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-gpu bench-native lint deps wasm page binary pull chromium emulator test-rust test-neon test-wasm test-www test-page clean
+.PHONY: help run test bench bench-web bench-gpu bench-native lint deps wasm page binary pull chromium emulator vulkan test-rust test-neon test-wasm test-www test-page clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -118,8 +118,9 @@ pull: binary
 
 # --- tests ---
 
-test-rust: pull
-	cargo test --release --locked
+# The GPU engine's tests take any Vulkan adapter; Mesa's in software is one.
+test-rust: pull vulkan
+	if ls $(LAVAPIPE) >/dev/null 2>&1; then export AUTOANNOTATOR_GPU=required; fi; cargo test --release --locked
 
 # On another machine than an ARM one, under emulation. Left out where nothing can be installed.
 ARM := aarch64-unknown-linux-gnu
@@ -148,6 +149,12 @@ chromium:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; \
 	else \
 	  echo 'The page test needs Chromium: install it (Debian: sudo apt-get install chromium) or set CHROMIUM to its path.'; exit 1; \
+	fi
+
+LAVAPIPE := /usr/share/vulkan/icd.d/lvp_icd*.json
+vulkan:
+	@if ! ls $(LAVAPIPE) >/dev/null 2>&1 && [ "$$(uname -s)" = Linux ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends mesa-vulkan-drivers libvulkan1; \
 	fi
 
 emulator:

@@ -146,11 +146,29 @@ fn hidden_states_and_logits_of_the_cpu_engine() {
     }
 }
 
+/// Where burn-wgpu has no adapter its test says so and passes, unless `AUTOANNOTATOR_GPU=required`.
+#[cfg(feature = "gpu-burn")]
+#[test]
+fn logits_of_the_burn_module_on_wgpu() {
+    use autoannotator::slm::burn::{Backend, BurnEngine, device};
+    let device = match block_on(device(Backend::Wgpu(None))) {
+        Ok(device) => device,
+        Err(error) if std::env::var("AUTOANNOTATOR_GPU").is_ok_and(|value| value == "required") => panic!("{error}"),
+        Err(error) => return eprintln!("skipped: {error}"),
+    };
+    for case in cases().cases {
+        let mut engine = BurnEngine::new(&case.weights(), &case.head(), &device);
+        case.check_logits(&mut engine, "burn on wgpu");
+    }
+}
+
 #[cfg(feature = "burn")]
 #[test]
 fn logits_of_the_burn_module() {
+    use autoannotator::slm::burn::{Backend, BurnEngine, device};
+    let device = block_on(device(Backend::Cpu)).expect("the CPU");
     for case in cases().cases {
-        let mut engine = autoannotator::slm::burn::BurnEngine::new(&case.weights(), &case.head());
+        let mut engine = BurnEngine::new(&case.weights(), &case.head(), &device);
         case.check_logits(&mut engine, "burn");
     }
 }

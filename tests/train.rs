@@ -3,6 +3,7 @@
 use autoannotator::Task;
 use autoannotator::slm::SlmError;
 use autoannotator::slm::adapter::{Method, SlmFolder};
+use autoannotator::slm::burn::Backend;
 use autoannotator::slm::config::EncoderConfig;
 use autoannotator::slm::model::Slm;
 use autoannotator::slm::pack::{FORMAT, PackedMeta, PackedWeights, Precision, write};
@@ -124,6 +125,7 @@ fn places(folder: &Path) -> Places {
         validation: folder.join("val.csv"),
         transfer: None,
         columns: Columns { text: "text".into(), label: "label".into() },
+        backend: Backend::Cpu,
         out: folder.join("out"),
         scratch: folder.join("scratch"),
         fresh: false,
@@ -235,6 +237,20 @@ fn a_file_of_another_kind_has_its_say_in_the_choice() {
     let alone = best(&places);
     places.transfer = Some(place.path().join("other.csv"));
     assert_ne!(best(&places), alone, "the file must make a difference here for this to be a test");
+}
+
+/// Where burn-wgpu has no adapter this says so and passes, unless `AUTOANNOTATOR_GPU=required`.
+#[cfg(feature = "gpu-burn")]
+#[test]
+fn a_gpu_trains_too() {
+    let _alone = alone();
+    let place = folder();
+    let places = Places { backend: Backend::Wgpu(None), ..places(place.path()) };
+    match train(&task(), base(), None, &options(), &places, &ProgressBar::hidden()) {
+        Ok(figures) => assert!(figures.accuracy > 0.8, "{figures:?}"),
+        Err(error) if std::env::var("AUTOANNOTATOR_GPU").is_ok_and(|value| value == "required") => panic!("{error}"),
+        Err(error) => eprintln!("skipped: {error}"),
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use crate::hub::{self, Home};
 use crate::slm::adapter::Method;
+use crate::slm::burn::Backend;
 use crate::task::Task;
 use crate::tune::dataset::{Columns, DataFile};
 use crate::tune::teacher::Teacher;
@@ -113,6 +114,9 @@ pub(super) struct Args {
     /// Seed of every choice by chance
     #[arg(long, default_value_t = 0)]
     seed: u64,
+    /// What trains: cpu, wgpu (the adapter that wgpu prefers) or wgpu:N (a discrete GPU by its number)
+    #[arg(long, default_value = "cpu")]
+    device: Backend,
     /// The data home [default: $AUTOANNOTATOR_HOME, or the platform's cache folder]
     #[arg(long)]
     home: Option<PathBuf>,
@@ -164,6 +168,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         validation: args.validation,
         transfer: args.transfer,
         columns: Columns { text: args.text_column, label: args.label_column },
+        backend: args.device,
         out: args.out,
         scratch: home.path().join("train").join(&options.id),
         fresh: args.fresh,

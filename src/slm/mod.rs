@@ -5,7 +5,7 @@
 //! it and is the oracle.
 
 pub mod adapter;
-#[cfg(feature = "burn")]
+#[cfg(any(feature = "burn", feature = "gpu-burn"))]
 pub mod burn;
 #[cfg(feature = "native")]
 mod calibrate;

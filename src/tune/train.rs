@@ -10,7 +10,7 @@ use super::metrics::{calibrate, metrics};
 use super::teacher::Teacher;
 use super::{TuneError, io};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
-use crate::slm::burn::{Classifier, Padded, Trained, Training, device, values};
+use crate::slm::burn::{Backend, Classifier, Padded, Trained, Training, device, values};
 use crate::slm::cpu::{CpuEncoder, CpuEngine};
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::weights::{EncoderWeights, Head, Linear, Pooling};
@@ -105,6 +105,8 @@ pub struct Places {
     pub transfer: Option<PathBuf>,
     /// Columns of all files.
     pub columns: Columns,
+    /// What the training runs on.
+    pub backend: Backend,
     /// The SLM's folder to write.
     pub out: PathBuf,
     /// Where activations and checkpoints go.
@@ -271,6 +273,8 @@ struct Run<'a> {
     /// Empty where none was given.
     transfer: (&'a Dataset, Input),
     width: usize,
+    /// Without a gradient tape.
+    plain: Device,
     device: Device,
     model: Classifier,
     optimizer: ModuleOptimizer,
@@ -292,7 +296,8 @@ impl<'a> Run<'a> {
         targets: Vec<f32>,
         progress: &'a ProgressBar,
     ) -> Result<Self, TuneError> {
-        let (labels, device) = (task.labels.len(), device(true));
+        let (labels, plain) = (task.labels.len(), pollster::block_on(device(places.backend))?);
+        let device = plain.clone().autodiff();
         let width = base.weights.config.hidden_size;
         let first = base.weights.config.num_hidden_layers - options.layers;
         let training = match options.method {
@@ -338,6 +343,7 @@ impl<'a> Run<'a> {
             validation: (validation, validation_input),
             transfer: (transfer, transfer_input),
             width,
+            plain,
             device,
             model,
             optimizer,
@@ -469,11 +475,11 @@ impl<'a> Run<'a> {
 
     /// Logits of a set without a gradient tape, `[texts x labels]`.
     fn all_logits(&self, part: &(&Dataset, Input)) -> Result<Vec<f32>, TuneError> {
-        let (model, plain) = (self.model.valid(), device(false));
+        let model = self.model.valid();
         let lengths: Vec<usize> = part.0.ids.iter().map(Vec::len).collect();
         let mut logits = vec![0.0; part.0.len() * self.labels];
         for group in plan_batches(&lengths, 2048, self.options.batch) {
-            let rows = values(self.logits(&model, part, &group, &plain)?);
+            let rows = values(self.logits(&model, part, &group, &self.plain)?);
             for (text, row) in group.iter().zip(rows.chunks_exact(self.labels)) {
                 logits[text * self.labels..][..self.labels].copy_from_slice(row);
             }
@@ -638,7 +644,7 @@ fn probe(
 /// By full-batch AdamW with a rate that falls to zero.
 fn logistic_regression(features: &[f32], targets: &[f32], width: usize, labels: usize) -> Linear {
     const STEPS: usize = 200;
-    let device = device(true);
+    let device = Device::flex().autodiff();
     let rows = targets.len() / labels;
     let features = Tensor::<2>::from_data(TensorData::new(features.to_vec(), [rows, width]), &device);
     let target = Tensor::<2>::from_data(TensorData::new(targets.to_vec(), [rows, labels]), &device);

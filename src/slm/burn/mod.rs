@@ -1,4 +1,5 @@
-//! The encoder as a burn module on burn's CPU backend: it trains adapters, and it is the oracle of the other engines.
+//! The encoder as a burn module: it trains adapters, and it is the oracle of the other engines. On burn's CPU backend, or
+//! on burn-wgpu (feature `gpu-burn`).
 
 mod layer;
 
@@ -11,10 +12,61 @@ use super::{Batch, Engine, SlmError};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
-/// The device that the module runs on: burn's CPU backend, with or without a gradient tape.
-pub fn device(autodiff: bool) -> Device {
-    let device = Device::flex();
-    if autodiff { device.autodiff() } else { device }
+/// What the module runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Backend {
+    /// burn's CPU backend.
+    #[default]
+    Cpu,
+    /// burn-wgpu: on the discrete GPU of this number, or on the adapter that wgpu prefers.
+    Wgpu(Option<usize>),
+}
+
+impl std::str::FromStr for Backend {
+    type Err = String;
+
+    /// `cpu`, `wgpu` or `wgpu:N`.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected cpu, wgpu or wgpu:N".to_owned();
+        match text.split_once(':') {
+            None if text == "cpu" => Ok(Self::Cpu),
+            None if text == "wgpu" => Ok(Self::Wgpu(None)),
+            Some(("wgpu", number)) => Ok(Self::Wgpu(Some(number.parse().map_err(|_| expected())?))),
+            _ => Err(expected()),
+        }
+    }
+}
+
+/// The device of a backend, without a gradient tape. A backend that this build or machine lacks is an error.
+pub async fn device(backend: Backend) -> Result<Device, SlmError> {
+    match backend {
+        #[cfg(feature = "burn")]
+        Backend::Cpu => Ok(Device::flex()),
+        #[cfg(feature = "gpu-burn")]
+        Backend::Wgpu(number) => wgpu_device(number).await,
+        #[allow(unreachable_patterns, reason = "with both features")]
+        _ => Err(SlmError::NoGpu("this build has no such backend; build it with --features gpu-burn".to_owned())),
+    }
+}
+
+/// The device, asked for once: a process has one of each number.
+#[cfg(feature = "gpu-burn")]
+async fn wgpu_device(number: Option<usize>) -> Result<Device, SlmError> {
+    use burn::tensor::DeviceKind;
+    use std::collections::HashMap;
+    use std::sync::Mutex;
+    static DEVICES: Mutex<Option<HashMap<Option<usize>, Device>>> = Mutex::new(None);
+    let known = || DEVICES.lock().ok().and_then(|devices| devices.as_ref()?.get(&number).cloned());
+    if let Some(device) = known() {
+        return Ok(device);
+    }
+    let kind = number.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu);
+    let made = Device::wgpu_options().device_kind(kind).init_async().await;
+    let device = made.map_err(|error| SlmError::NoGpu(error.to_string()))?;
+    if let Ok(mut devices) = DEVICES.lock() {
+        devices.get_or_insert_default().insert(number, device.clone());
+    }
+    Ok(device)
 }
 
 /// What of a model is trained.
@@ -240,17 +292,38 @@ impl Classifier {
     }
 }
 
-/// The burn module as an engine: the oracle.
+/// The burn module as an engine: the oracle, and what serves on burn-wgpu.
 pub struct BurnEngine {
     model: Classifier,
 }
 
 impl BurnEngine {
-    /// The whole encoder with its head, without a gradient tape.
-    pub fn new(weights: &EncoderWeights, head: &Head) -> Self {
-        Self { model: Classifier::new(weights, head, 0, Training::Nothing, 0.0, &device(false)) }
+    /// The whole encoder with its head on a device without a gradient tape: see [`device`].
+    pub fn new(weights: &EncoderWeights, head: &Head, device: &Device) -> Self {
+        Self { model: Classifier::new(weights, head, 0, Training::Nothing, 0.0, device) }
+    }
+
+    /// Raw logits, `[texts x labels]`, each text by itself: padding would let a text's neighbours into its sums.
+    pub async fn logits_async(&self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        let config = &self.model.shape.config;
+        batch.check(config.vocab_size, config.max_length())?;
+        let mut rows = Vec::new();
+        let mut start = 0;
+        for length in &batch.lengths {
+            rows.push(self.model.forward_ids(&batch.ids[start..start + length], &Padded::new(&[*length]))?);
+            start += length;
+        }
+        // Read once all are under way.
+        let mut logits = Vec::new();
+        for row in rows {
+            let data = row.into_data_async().await.map_err(|error| SlmError::Gpu(format!("{error:?}")))?;
+            logits.extend(data.try_into_vec::<f32>().unwrap_or_default());
+        }
+        Ok(logits)
     }
 }
+
+#[cfg(feature = "native")]
 
 impl Engine for BurnEngine {
     fn name(&self) -> &'static str {
@@ -261,18 +334,8 @@ impl Engine for BurnEngine {
         "f32"
     }
 
-    /// One text at a time: padding would let a text's neighbours into its sums.
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
-        let config = &self.model.shape.config;
-        batch.check(config.vocab_size, config.max_length())?;
-        let mut logits = Vec::new();
-        let mut start = 0;
-        for length in &batch.lengths {
-            let ids = &batch.ids[start..start + length];
-            logits.extend(values(self.model.forward_ids(ids, &Padded::new(&[*length]))?));
-            start += length;
-        }
-        Ok(logits)
+        pollster::block_on(self.logits_async(batch))
     }
 }
 
