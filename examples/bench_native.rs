@@ -44,7 +44,7 @@ fn run(slm: &mut Slm, texts: &[Vec<u32>], times: usize) -> Result<serde_json::Va
     let mut logits = Vec::new();
     for _ in 0..times {
         let start = Instant::now();
-        logits = slm.logits_of_tokens(&batch)?;
+        logits = pollster::block_on(slm.logits_of_tokens(&batch))?;
         seconds.push(start.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);

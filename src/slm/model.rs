@@ -15,7 +15,7 @@ const TOKENS: usize = 2048;
 
 /// What an SLM runs on.
 enum Serving {
-    Cpu(CpuEngine),
+    Cpu(Box<CpuEngine>),
     #[cfg(feature = "gpu")]
     Gpu(Box<GpuEngine>),
 }
@@ -83,7 +83,7 @@ impl Slm {
             PackedWeights::F32(weights) => CpuEncoder::from_weights(weights),
             PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, None),
         };
-        let engine = Serving::Cpu(CpuEngine::from_encoder(encoder.threads(threads), head));
+        let engine = Serving::Cpu(Box::new(CpuEngine::from_encoder(encoder.threads(threads), head)));
         Ok(Self { meta, version, tokenizer, engine })
     }
 

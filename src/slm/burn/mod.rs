@@ -324,7 +324,6 @@ impl BurnEngine {
 }
 
 #[cfg(feature = "native")]
-
 impl Engine for BurnEngine {
     fn name(&self) -> &'static str {
         "burn"

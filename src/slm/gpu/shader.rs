@@ -168,9 +168,9 @@ fn registers(code: &mut String, shape: Shape, int8: bool) {
             if vectors == 4 {
                 line(code, format!("let w{i} = w[((k * 4u + {i}u) * N + column) / 4u];"));
             }
-            for v in 0..vectors {
+            for (v, lane) in LANES.iter().enumerate().take(vectors) {
                 let word = match vectors {
-                    4 => format!("w{i}.{}", LANES[v]),
+                    4 => format!("w{i}.{lane}"),
                     _ => format!("w[(k * 4u + {i}u) * N + column + {v}u]"),
                 };
                 line(code, format!("let b{i}_{v} = unpack({word});"));
