@@ -25,9 +25,25 @@ fn gpu() -> Option<Gpu> {
     }
 }
 
-/// The cases that the kernels take: heads of a multiple of four values.
+/// The cases that the kernels take.
 fn taken() -> impl Iterator<Item = (Random, EncoderWeights)> {
-    cases().filter(|(_, weights)| (weights.config.hidden_size / weights.config.num_attention_heads).is_multiple_of(4))
+    cases().filter(|(_, weights)| takes(weights))
+}
+
+/// Whether the kernels take it: heads of a multiple of four values.
+fn takes(weights: &EncoderWeights) -> bool {
+    (weights.config.hidden_size / weights.config.num_attention_heads).is_multiple_of(4)
+}
+
+fn head(random: &mut Random, weights: &EncoderWeights) -> Head {
+    Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 }
+}
+
+/// The first case on the GPU, with some texts.
+fn loaded(gpu: &Gpu, count: usize) -> (GpuEngine, Vec<Vec<u32>>) {
+    let (mut random, weights) = taken().next().expect("a case");
+    let (head, texts) = (head(&mut random, &weights), random.texts(&weights.config, count));
+    (block_on(GpuEngine::new(gpu, PackedWeights::F32(weights), &head)).expect("loaded"), texts)
 }
 
 fn farthest(a: &[f32], b: &[f32]) -> f32 {
@@ -71,8 +87,7 @@ fn every_shape_of_the_products_gives_the_same() {
     for (mut random, weights) in taken().take(4) {
         let texts = random.texts(&weights.config, 20);
         let batch = Batch::new(texts.iter().map(Vec::as_slice));
-        let head =
-            Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
+        let head = head(&mut random, &weights);
         for packed in [PackedWeights::F32(weights.clone()), PackedWeights::Int8(weights.quantize())] {
             let mut engine = block_on(GpuEngine::new(&gpu, packed, &head)).expect("loaded");
             let first = block_on(engine.logits(&batch)).expect("gpu");
@@ -88,11 +103,8 @@ fn every_shape_of_the_products_gives_the_same() {
 #[test]
 fn tuning_leaves_the_logits_as_they_are() {
     let Some(gpu) = gpu() else { return };
-    let (mut random, weights) = taken().next().expect("a case");
-    let head = Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
-    let texts = random.texts(&weights.config, 3);
+    let (mut engine, texts) = loaded(&gpu, 3);
     let batch = Batch::new(texts.iter().map(Vec::as_slice));
-    let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).expect("loaded");
     let before = block_on(engine.logits(&batch)).expect("logits");
     let start = std::time::Instant::now();
     block_on(engine.tune(|| start.elapsed().as_secs_f64() * 1000.0)).expect("tuned");
@@ -102,11 +114,8 @@ fn tuning_leaves_the_logits_as_they_are() {
 #[test]
 fn a_batch_longer_than_a_forward_takes_several_and_a_text_does_not_depend_on_the_others() {
     let Some(gpu) = gpu() else { return };
-    let (mut random, weights) = taken().next().expect("a case");
-    let head = Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
-    let texts = random.texts(&weights.config, 160);
+    let (mut engine, texts) = loaded(&gpu, 160);
     assert!(texts.iter().map(Vec::len).sum::<usize>() > 2048);
-    let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).expect("loaded");
     engine.set_shape(Shape::Wide);
     let together = block_on(engine.logits(&Batch::new(texts.iter().map(Vec::as_slice)))).expect("logits");
     for (ids, row) in texts.iter().zip(together.chunks_exact(2)).step_by(10) {
@@ -118,9 +127,8 @@ fn a_batch_longer_than_a_forward_takes_several_and_a_text_does_not_depend_on_the
 #[test]
 fn what_the_kernels_cannot_take_is_left_to_the_cpu() {
     let Some(gpu) = gpu() else { return };
-    let whole = |w: &EncoderWeights| (w.config.hidden_size / w.config.num_attention_heads).is_multiple_of(4);
-    let (mut random, weights) = cases().find(|(_, weights)| !whole(weights)).expect("a case");
-    let head = Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
+    let (mut random, weights) = cases().find(|(_, weights)| !takes(weights)).expect("a case");
+    let head = head(&mut random, &weights);
     let error = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).err().expect("refused");
     assert!(matches!(error, SlmError::NoGpu(_)), "{error}");
 }
@@ -128,11 +136,8 @@ fn what_the_kernels_cannot_take_is_left_to_the_cpu() {
 #[test]
 fn a_lost_device_is_an_error_and_nothing_hangs() {
     let Some(gpu) = gpu() else { return };
-    let (mut random, weights) = taken().next().expect("a case");
-    let head = Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
-    let texts = random.texts(&weights.config, 3);
+    let (mut engine, texts) = loaded(&gpu, 3);
     let batch = Batch::new(texts.iter().map(Vec::as_slice));
-    let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).expect("loaded");
     block_on(engine.logits(&batch)).expect("logits");
     gpu.destroy();
     for _ in 0..2 {

@@ -134,6 +134,14 @@ pub trait Engine {
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError>;
 }
 
+/// Logits as they are, where all are finite; else an error.
+fn finite(logits: Vec<f32>) -> Result<Vec<f32>, SlmError> {
+    if logits.iter().all(|logit| logit.is_finite()) {
+        return Ok(logits);
+    }
+    Err(SlmError::Input("the model gave a logit that is not finite; its weights are unusable".to_owned()))
+}
+
 /// `softmax(logits / temperature)`, row by row in place; `labels` values a row.
 pub fn probabilities(logits: &mut [f32], labels: usize, temperature: f32) {
     for row in logits.chunks_exact_mut(labels) {

@@ -143,21 +143,23 @@ impl Slm {
     /// Raw logits, texts x labels, of texts that are token ids already: all ids end to end, and the number of each text's.
     #[wasm_bindgen(js_name = logitsOfTokens)]
     pub async fn logits_of_tokens(&mut self, ids: Vec<u32>, lengths: Vec<u32>) -> Result<Vec<f32>, JsValue> {
-        let batch = Batch { ids, lengths: lengths.iter().map(|length| *length as usize).collect() };
-        self.inner.logits_of_tokens(&batch).await.map_err(thrown)
+        self.inner.logits_of_tokens(&batch(ids, &lengths)).await.map_err(thrown)
     }
 
     /// Pooled states, texts x hidden, of texts that are token ids already; see `logitsOfTokens`.
     #[wasm_bindgen(js_name = pooledOfTokens)]
     pub async fn pooled_of_tokens(&mut self, ids: Vec<u32>, lengths: Vec<u32>) -> Result<Vec<f32>, JsValue> {
-        let batch = Batch { ids, lengths: lengths.iter().map(|length| *length as usize).collect() };
-        self.inner.pooled_of_tokens(&batch).await.map_err(thrown)
+        self.inner.pooled_of_tokens(&batch(ids, &lengths)).await.map_err(thrown)
     }
 
     /// The token ids of a text, special ones included: to hold this tokenizer against another.
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, JsValue> {
         Ok(self.inner.tokenize(text).map_err(thrown)?.ids)
     }
+}
+
+fn batch(ids: Vec<u32>, lengths: &[u32]) -> Batch {
+    Batch { ids, lengths: lengths.iter().map(|length| *length as usize).collect() }
 }
 
 fn views(texts: &[String]) -> Vec<&str> {

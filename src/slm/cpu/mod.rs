@@ -12,7 +12,7 @@ mod simd;
 use super::config::{EncoderConfig, relative_position_bucket};
 use super::quant::{ACTIVATION_ZERO, GROUP as INT8_GROUP, Int8Matrix, ROTATION, ROTATION_SCALE};
 use super::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
-use super::{Batch, Engine, SlmError};
+use super::{Batch, Engine, SlmError, finite};
 use int8::{Int8Panels, Int8Product, Int8Rows, Layout, Quantize};
 use kernels::{Epilogue, Kernels, LayerNorm, Panels, Product, Softmax};
 
@@ -484,8 +484,9 @@ fn run<'a>(groups: Vec<Group<'a>>, scratch: &mut [Scratch], work: impl Fn(Group<
     });
 }
 
-/// The relative position bias by head and distance, `2 * max_length - 1` values and a panel of zeros behind them.
-fn distances(config: &EncoderConfig, bias: &[f32], panel: usize) -> Vec<Vec<f32>> {
+/// The relative position bias by head and distance, `2 * max_length - 1` values and a panel of zeros behind them; empty for
+/// BERT.
+pub(super) fn distances(config: &EncoderConfig, bias: &[f32], panel: usize) -> Vec<Vec<f32>> {
     if bias.is_empty() {
         return Vec::new();
     }
@@ -731,11 +732,6 @@ impl Engine for CpuEngine {
                 logits.push(row.iter().zip(pooled).fold(*bias, |sum, (w, x)| sum + w * x));
             }
         }
-        if logits.iter().any(|logit| !logit.is_finite()) {
-            return Err(SlmError::Input(
-                "the model gave a logit that is not finite; its weights are unusable".to_owned(),
-            ));
-        }
-        Ok(logits)
+        finite(logits)
     }
 }

@@ -16,7 +16,8 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
-    failure: Arc<Mutex<Option<SlmError>>>,
+    /// The first failure there was.
+    failure: Arc<Mutex<Option<String>>>,
 }
 
 /// Whether an adapter is known to compute on the CPU.
@@ -48,17 +49,13 @@ impl Gpu {
             adapter.request_device(&descriptor).await.map_err(|error| SlmError::NoGpu(error.to_string()))?;
         let failure = Arc::new(Mutex::new(None));
         let gpu = Self { device, queue, info, failure };
-        let failed = gpu.clone_failure();
+        let failed = Arc::clone(&gpu.failure);
         gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&failed, error.to_string())));
-        let failed = gpu.clone_failure();
+        let failed = Arc::clone(&gpu.failure);
         gpu.device.set_device_lost_callback(move |reason, message| {
             note(&failed, format!("the device was lost ({reason:?}) {message}"));
         });
         Ok(gpu)
-    }
-
-    fn clone_failure(&self) -> Arc<Mutex<Option<SlmError>>> {
-        Arc::clone(&self.failure)
     }
 
     /// The adapter in words: its name and backend.
@@ -77,12 +74,10 @@ impl Gpu {
         self.device.destroy();
     }
 
-    /// The first failure there was; the device is of no use after it.
+    /// An error once something has failed: the device is of no use after it.
     pub(super) fn check(&self) -> Result<(), SlmError> {
-        match self.failure.lock().ok().as_deref() {
-            Some(Some(SlmError::Gpu(problem))) => Err(SlmError::Gpu(problem.clone())),
-            _ => Ok(()),
-        }
+        let failure = self.failure.lock().ok().and_then(|failure| failure.clone());
+        failure.map_or(Ok(()), |problem| Err(SlmError::Gpu(problem)))
     }
 
     pub(super) fn fail(&self, problem: impl Into<String>) -> SlmError {
@@ -100,8 +95,8 @@ impl Gpu {
     }
 }
 
-fn note(failure: &Mutex<Option<SlmError>>, problem: String) {
+fn note(failure: &Mutex<Option<String>>, problem: String) {
     if let Ok(mut failure) = failure.lock() {
-        failure.get_or_insert(SlmError::Gpu(problem));
+        failure.get_or_insert(problem);
     }
 }

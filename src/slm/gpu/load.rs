@@ -1,10 +1,11 @@
 //! What is made once: buffers, pipelines, bind groups.
 
-use super::super::config::{EncoderConfig, relative_position_bucket};
+use super::super::config::EncoderConfig;
+use super::super::cpu::distances;
 use super::super::quant::{Int8Matrix, level};
 use super::super::weights::{Head, LayerWeights, Linear, Norm, Pooling};
-use super::shader::{self, Attention, Ending, GROUP, Shape};
-use super::{Gpu, TOKENS, padded};
+use super::shader::{self, Attention, Ending, GROUP, Shape, padded};
+use super::{Gpu, TOKENS};
 use std::sync::{Arc, OnceLock};
 use wgpu::util::DeviceExt;
 
@@ -79,7 +80,7 @@ pub(super) struct Loader<'a> {
     head: &'a Head,
     pub attention: Attention,
     pub states: wgpu::Buffer,
-    pub meta: wgpu::Buffer,
+    pub texts: wgpu::Buffer,
     pub logits: wgpu::Buffer,
     pub pooled: wgpu::Buffer,
     distances: wgpu::Buffer,
@@ -95,21 +96,21 @@ struct Flow<'a> {
 
 impl<'a> Loader<'a> {
     pub(super) fn new(gpu: &'a Gpu, config: &'a EncoderConfig, head: &'a Head, relative: &[f32]) -> Self {
-        let reach = 2 * config.max_length() - 1;
         let attention = Attention {
             hidden: config.hidden_size,
             heads: config.num_attention_heads,
-            qkv: padded(3 * config.hidden_size) / 4,
-            out: padded(config.hidden_size) / 4,
-            relative: (!relative.is_empty()).then_some((config.max_length() - 1, reach)),
+            relative: (!relative.is_empty()).then(|| config.max_length()),
         };
+        // BERT has none, and a binding of some size is needed all the same.
+        let mut distances = distances(config, relative, 0).concat();
+        distances.resize(distances.len().max(1), 0.0);
         let copied = wgpu::BufferUsages::COPY_DST;
         Self {
             states: storage(gpu, "states", TOKENS * padded(config.hidden_size), copied),
-            meta: storage(gpu, "texts", 4 * (1 + 2 * TOKENS), copied),
+            texts: storage(gpu, "texts", 4 * (1 + 2 * TOKENS), copied),
             logits: storage(gpu, "logits", TOKENS * head.linear.outputs, wgpu::BufferUsages::COPY_SRC),
             pooled: storage(gpu, "pooled", TOKENS * config.hidden_size, wgpu::BufferUsages::COPY_SRC),
-            distances: floats(gpu, "relative bias", &distances(config, relative)),
+            distances: floats(gpu, "relative bias", &distances),
             gpu,
             config,
             head,
@@ -169,14 +170,14 @@ impl<'a> Loader<'a> {
 
     fn attend(&self, qkv: &wgpu::Buffer, context: &wgpu::Buffer) -> (wgpu::ComputePipeline, wgpu::BindGroup) {
         let layout = layout(self.gpu, "rrwr");
-        let bindings = bind(self.gpu, &layout, [qkv, &self.meta, context, &self.distances]);
+        let bindings = bind(self.gpu, &layout, [qkv, &self.texts, context, &self.distances]);
         (pipeline(self.gpu, "attention", &layout, self.attention.wgsl()), bindings)
     }
 
     fn norm(&self) -> (wgpu::ComputePipeline, wgpu::BindGroupLayout) {
         let layout = layout(self.gpu, "wr");
         let hidden = self.config.hidden_size;
-        let code = shader::layer_norm(hidden, padded(hidden) / 4, self.config.layer_norm_eps);
+        let code = shader::layer_norm(hidden, self.config.layer_norm_eps);
         (pipeline(self.gpu, "layer norm", &layout, code), layout)
     }
 
@@ -201,9 +202,9 @@ impl<'a> Loader<'a> {
         head.extend(self.head.linear.bias.iter().flat_map(|bias| [*bias, 0.0, 0.0, 0.0]));
         let head = floats(self.gpu, "head", &head);
         let mean = self.head.pooling == Pooling::Mean;
-        let code = shader::pool(hidden, padded(hidden) / 4, labels, mean);
+        let code = shader::pool(hidden, labels, mean);
         Step {
-            bindings: bind(self.gpu, &layout, [&self.states, &self.meta, &head, &self.logits, &self.pooled]),
+            bindings: bind(self.gpu, &layout, [&self.states, &self.texts, &head, &self.logits, &self.pooled]),
             kernel: Kernel::Pool(pipeline(self.gpu, "pool", &layout, code)),
         }
     }
@@ -237,18 +238,6 @@ fn int8_columns(rows: &[f32], width: usize, inputs: usize, outputs: usize) -> (V
         }
     }
     (values, scales)
-}
-
-/// The relative position bias by head and distance, `2 * max_length - 1` values a head and three behind the last.
-fn distances(config: &EncoderConfig, bias: &[f32]) -> Vec<f32> {
-    if bias.is_empty() {
-        return vec![0.0; 4];
-    }
-    let (heads, reach) = (config.num_attention_heads, config.max_length() as i64);
-    let bucket = |distance| relative_position_bucket(distance, config.relative_attention_num_buckets);
-    let buckets: Vec<usize> = (1 - reach..reach).map(bucket).collect();
-    let head = |head| buckets.iter().map(move |bucket| bias[bucket * heads + head]);
-    (0..heads).flat_map(head).chain([0.0; 3]).collect()
 }
 
 fn storage(gpu: &Gpu, label: &str, values: usize, more: wgpu::BufferUsages) -> wgpu::Buffer {

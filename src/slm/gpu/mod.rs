@@ -15,39 +15,27 @@ use super::config::EncoderConfig;
 use super::cpu::CpuEncoder;
 use super::pack::PackedWeights;
 use super::weights::{EncoderWeights, Head};
-use super::{Batch, SlmError};
+use super::{Batch, SlmError, finite};
 use load::{Kernel, LAYER_STEPS, Loader, Matrix, Step};
-use shader::{BLOCKS, COLUMNS, NORM_TOKENS};
+use shader::{BLOCKS, NORM_TOKENS, padded};
 
 /// The most tokens of a forward; a longer batch takes several. A multiple of every kernel's rows.
 const TOKENS: usize = 2048;
 
-/// What tells the kernels about the texts: `[texts, blocks, 0, 0]`; for each text its first token and its length; for each
-/// block of queries the text's first token, its length and the first query.
-struct Meta {
-    words: Vec<[u32; 4]>,
-    texts: u32,
-    blocks: u32,
-}
-
-impl Meta {
-    fn new(lengths: &[usize], queries: usize) -> Self {
-        let mut words = vec![[0; 4]];
-        let mut first = 0;
-        for length in lengths {
-            words.push([first, *length as u32, 0, 0]);
-            first += *length as u32;
-        }
-        let blocks = lengths.iter().enumerate().flat_map(|(text, length)| {
-            let [first, ..] = words[1 + text];
-            (0..*length).step_by(queries).map(move |query| [first, *length as u32, query as u32, 0])
-        });
-        let blocks: Vec<_> = blocks.collect();
-        let (texts, count) = (lengths.len() as u32, blocks.len() as u32);
-        words[0] = [texts, count, 0, 0];
-        words.extend(blocks);
-        Self { words, texts, blocks: count }
+/// What tells the kernels about texts of these lengths: `[texts, blocks, 0, 0]`; for each text its first token and its
+/// length; for each block of `queries` queries the text's first token, its length and the first query.
+fn layout_of(lengths: &[usize], queries: usize) -> Vec<[u32; 4]> {
+    let mut first = 0;
+    let mut texts = Vec::with_capacity(lengths.len());
+    for length in lengths {
+        texts.push([first, *length as u32, 0, 0]);
+        first += *length as u32;
     }
+    let blocks = texts
+        .iter()
+        .flat_map(|[first, length, ..]| (0..*length).step_by(queries).map(move |query| [*first, *length, query, 0]));
+    let blocks: Vec<_> = blocks.collect();
+    [vec![[texts.len() as u32, blocks.len() as u32, 0, 0]], texts, blocks].concat()
 }
 
 /// What a forward is read for.
@@ -67,7 +55,7 @@ pub struct GpuEngine {
     embeddings: CpuEncoder,
     queries: usize,
     states: wgpu::Buffer,
-    meta: wgpu::Buffer,
+    texts: wgpu::Buffer,
     logits: wgpu::Buffer,
     pooled: wgpu::Buffer,
     staging: wgpu::Buffer,
@@ -115,7 +103,7 @@ impl GpuEngine {
         let relative = std::mem::take(&mut weights.relative_bias);
         let loader = Loader::new(gpu, &config, head, &relative);
         let steps = loader.steps(layers);
-        let Loader { states, meta, logits, pooled, attention, .. } = loader;
+        let Loader { states, texts, logits, pooled, attention, .. } = loader;
         let labels = head.linear.outputs;
         let staging = gpu.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("to be read"),
@@ -141,7 +129,7 @@ impl GpuEngine {
             config,
             labels,
             states,
-            meta,
+            texts,
             logits,
             pooled,
             staging,
@@ -157,11 +145,6 @@ impl GpuEngine {
     /// The precision of its weights, recorded on votes.
     pub fn precision(&self) -> &'static str {
         self.precision
-    }
-
-    /// Dispatches of a forward.
-    pub fn dispatches(&self) -> usize {
-        self.steps.len()
     }
 
     /// Times a layer in every shape of the products, for each class of forwards, and keeps the fastest; `now` is a clock
@@ -195,13 +178,7 @@ impl GpuEngine {
 
     /// Raw logits, `[texts x labels]`. After an error the device is of no use.
     pub async fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
-        let logits = self.run(batch, Output::Logits).await?;
-        if logits.iter().any(|logit| !logit.is_finite()) {
-            return Err(SlmError::Input(
-                "the model gave a logit that is not finite; its weights are unusable".to_owned(),
-            ));
-        }
-        Ok(logits)
+        finite(self.run(batch, Output::Logits).await?)
     }
 
     /// The pooled states, `[texts x hidden]`. After an error the device is of no use.
@@ -233,8 +210,8 @@ impl GpuEngine {
         self.gpu.check()?;
         let hidden = self.config.hidden_size;
         let tokens = states.len() / hidden;
-        let meta = Meta::new(lengths, self.queries);
-        self.gpu.queue.write_buffer(&self.meta, 0, bytemuck::cast_slice(&meta.words));
+        let layout = layout_of(lengths, self.queries);
+        self.gpu.queue.write_buffer(&self.texts, 0, bytemuck::cast_slice(&layout));
         if hidden == padded(hidden) {
             self.gpu.queue.write_buffer(&self.states, 0, bytemuck::cast_slice(states));
         } else {
@@ -248,7 +225,7 @@ impl GpuEngine {
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
             for step in &self.steps[..steps.min(self.steps.len())] {
-                self.dispatch(&mut pass, step, tokens, &meta, self.shapes[class(tokens)]);
+                self.dispatch(&mut pass, step, tokens, layout[0]);
             }
         }
         let (from, size) = self.place(lengths.len(), output);
@@ -257,18 +234,17 @@ impl GpuEngine {
         Ok(())
     }
 
-    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step, tokens: usize, meta: &Meta, shape: Shape) {
+    fn dispatch(&self, pass: &mut wgpu::ComputePass<'_>, step: &Step, tokens: usize, [texts, blocks, ..]: [u32; 4]) {
+        let shape = self.shapes[class(tokens)];
         let tiles = |size: usize| tokens.div_ceil(size) as u32;
         let (pipeline, x, y) = match &step.kernel {
             Kernel::Product(products, outputs) => {
                 let (rows, columns) = shape.workgroup();
                 (products.pipeline(&self.gpu, shape), outputs.div_ceil(columns) as u32, tiles(rows))
             }
-            Kernel::Attention(pipeline) => {
-                (pipeline, meta.blocks.div_ceil(BLOCKS), self.config.num_attention_heads as u32)
-            }
+            Kernel::Attention(pipeline) => (pipeline, blocks.div_ceil(BLOCKS), self.config.num_attention_heads as u32),
             Kernel::Norm(pipeline) => (pipeline, 1, tiles(NORM_TOKENS)),
-            Kernel::Pool(pipeline) => (pipeline, meta.texts, 1),
+            Kernel::Pool(pipeline) => (pipeline, texts, 1),
         };
         pass.set_pipeline(pipeline);
         pass.set_bind_group(0, &step.bindings, &[]);
@@ -314,9 +290,4 @@ fn parts<'a>(batch: &'a Batch, states: &'a [f32], hidden: usize) -> Vec<(&'a [us
         (lengths, states) = (&lengths[texts..], &states[tokens * hidden..]);
     }
     parts
-}
-
-/// A width filled up to whole columns.
-fn padded(width: usize) -> usize {
-    width.next_multiple_of(COLUMNS)
 }

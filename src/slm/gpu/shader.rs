@@ -1,12 +1,17 @@
-//! The WGSL of the kernels, written out for the sizes of a model: every loop bound and stride is a constant, and what a
-//! register tile holds is a variable of its own.
+//! The WGSL of the kernels, written out for the sizes of a model; the products take theirs as they run, so that one
+//! pipeline serves all of them. What a register tile holds is a variable of its own.
 //!
 //! Activations are rows of vec4, tokens end to end; a row's length is its width up to whole [`COLUMNS`].
 
 use std::fmt::Write;
 
 /// Rows of activations are filled up to a multiple of this.
-pub(super) const COLUMNS: usize = 16;
+const COLUMNS: usize = 16;
+
+/// A width filled up to whole [`COLUMNS`].
+pub(super) fn padded(width: usize) -> usize {
+    width.next_multiple_of(COLUMNS)
+}
 
 /// Inputs of a linear map that share a scale in int8.
 pub(super) const GROUP: usize = 32;
@@ -289,12 +294,8 @@ pub(super) struct Attention {
     pub hidden: usize,
     /// Heads.
     pub heads: usize,
-    /// Vectors of a row of queries, keys and values.
-    pub qkv: usize,
-    /// Vectors of a row of the result.
-    pub out: usize,
-    /// The index of distance 0 in a head's relative bias, and the values of a head; none where there is none.
-    pub relative: Option<(usize, usize)>,
+    /// The longest text of a model with a relative bias, `2 * longest - 1` values a head; none where there is none.
+    pub relative: Option<usize>,
 }
 
 impl Attention {
@@ -303,12 +304,12 @@ impl Attention {
         if self.hidden / self.heads > 32 { 1 } else { 2 }
     }
 
-    /// Bindings: 0 rows of queries, keys and values, 1 [`super::Meta`], 2 result rows, 3 the relative bias.
+    /// Bindings: 0 rows of queries, keys and values, 1 [`super::layout_of`], 2 result rows, 3 the relative bias.
     pub(super) fn wgsl(&self) -> String {
         let (size, queries) = (self.hidden / self.heads / 4, self.queries());
         let mut code = format!(
             "@group(0) @binding(0) var<storage, read> qkv: array<vec4f>;
-             @group(0) @binding(1) var<storage, read> meta_: array<vec4u>;
+             @group(0) @binding(1) var<storage, read> texts: array<vec4u>;
              @group(0) @binding(2) var<storage, read_write> out: array<vec4f>;
              @group(0) @binding(3) var<storage, read> distances: array<f32>;
              const ROW = {}u;
@@ -316,15 +317,15 @@ impl Attention {
              const HIDDEN = {}u;
              @compute @workgroup_size({BLOCKS})
              fn main(@builtin(global_invocation_id) id: vec3u) {{
-             let texts = meta_[0].x;
-             if (id.x >= meta_[0].y) {{ return; }}
-             let block = meta_[1u + texts + id.x];
+             let count = texts[0].x;
+             if (id.x >= texts[0].y) {{ return; }}
+             let block = texts[1u + count + id.x];
              let first = block.x;
              let length = block.y;
              let query = block.z;
              let head = id.y * {size}u;\n",
-            self.qkv,
-            self.out,
+            padded(3 * self.hidden) / 4,
+            padded(self.hidden) / 4,
             self.hidden / 4
         );
         let scale = 1.0 / (4.0 * size as f32).sqrt();
@@ -344,7 +345,8 @@ impl Attention {
         }
         for q in 0..queries {
             let dots: Vec<String> = (0..size).map(|i| format!("dot(q{q}_{i}, k{i})")).collect();
-            let relative = self.relative.map_or(String::new(), |(center, values)| {
+            let relative = self.relative.map_or(String::new(), |longest| {
+                let (values, center) = (2 * longest - 1, longest - 1);
                 format!(" + distances[id.y * {values}u + {center}u + j - min(query + {q}u, length - 1u)]")
             });
             line(
@@ -380,8 +382,8 @@ impl Attention {
 }
 
 /// An affine LayerNorm of rows, in place. Bindings: 0 the rows, 1 gamma, then beta.
-pub(super) fn layer_norm(hidden: usize, row: usize, epsilon: f32) -> String {
-    let vectors = hidden / 4;
+pub(super) fn layer_norm(hidden: usize, epsilon: f32) -> String {
+    let (vectors, row) = (hidden / 4, padded(hidden) / 4);
     format!(
         "@group(0) @binding(0) var<storage, read_write> x: array<vec4f>;
         @group(0) @binding(1) var<storage, read> affine: array<vec4f>;
@@ -412,21 +414,21 @@ pub(super) fn layer_norm(hidden: usize, row: usize, epsilon: f32) -> String {
     )
 }
 
-/// A text's pooled state and its logits. Bindings: 0 rows, 1 [`super::Meta`], 2 the head's weights by label, then the bias
+/// A text's pooled state and its logits. Bindings: 0 rows, 1 [`super::layout_of`], 2 the head's weights by label, then the bias
 /// of each label in a vector of its own, 3 the logits, 4 the pooled states.
-pub(super) fn pool(hidden: usize, row: usize, labels: usize, mean: bool) -> String {
-    let vectors = hidden / 4;
+pub(super) fn pool(hidden: usize, labels: usize, mean: bool) -> String {
+    let (vectors, row) = (hidden / 4, padded(hidden) / 4);
     let (tokens, count) = if mean { ("text.y", "f32(text.y)") } else { ("1u", "1.0") };
     format!(
         "@group(0) @binding(0) var<storage, read> x: array<vec4f>;
-        @group(0) @binding(1) var<storage, read> meta_: array<vec4u>;
+        @group(0) @binding(1) var<storage, read> texts: array<vec4u>;
         @group(0) @binding(2) var<storage, read> head: array<vec4f>;
         @group(0) @binding(3) var<storage, read_write> logits: array<f32>;
         @group(0) @binding(4) var<storage, read_write> pooled: array<vec4f>;
         var<workgroup> state: array<vec4f, {vectors}>;
         @compute @workgroup_size({POOL_LANES})
         fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
-            let text = meta_[1u + group.x];
+            let text = texts[1u + group.x];
             for (var i = local.x; i < {vectors}u; i += {POOL_LANES}u) {{
                 var sum = vec4f(0.0);
                 for (var t = 0u; t < {tokens}; t++) {{ sum += x[(text.x + t) * {row}u + i]; }}

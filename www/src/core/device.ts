@@ -15,7 +15,8 @@ export interface Found {
 }
 
 /** Looks for a GPU. Adapters that compute on the CPU are found, but `auto` leaves them alone. */
-export async function findGpu(gpu: GPU | undefined = navigator.gpu): Promise<Found> {
+export async function findGpu(): Promise<Found> {
+  const { gpu } = navigator as { gpu?: GPU };
   if (!gpu) return { why: 'this browser has no WebGPU' };
   let adapter: GPUAdapter | null;
   try {
@@ -33,9 +34,4 @@ export async function findGpu(gpu: GPU | undefined = navigator.gpu): Promise<Fou
 /** Whether an error says that a GPU is of no use, so that the CPU takes over. */
 export function isGpuFailure(code: string): boolean {
   return code === 'slm-gpu' || code === 'slm-no-gpu';
-}
-
-/** The faster device, of the seconds that a run takes on each. */
-export function faster(cpu: number, gpu: number): Device {
-  return gpu < cpu ? 'gpu' : 'cpu';
 }

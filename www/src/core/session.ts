@@ -2,7 +2,7 @@
 import { signal } from '@preact/signals';
 import { Columns } from './columns';
 import { clearProject, clearResults, db } from './db';
-import { type Device, type DeviceChoice, faster, findGpu, type Found, isGpuFailure } from './device';
+import { type Device, type DeviceChoice, findGpu, type Found, isGpuFailure } from './device';
 import { cachedBytes, bytesOf, fetchIndex, roomProblem } from './download';
 import { estimateSeconds, Pace, thin } from './estimate';
 import { type Loading, Pool, workersOf } from './pool';
@@ -288,7 +288,9 @@ export class Session {
     const plan = this.plan.value;
     const choice = plan?.choices.find((one) => one.precision === precision);
     if (plan && choice) this.plan.value = { ...plan, choice };
-    await this.save({ ...this.project.value, precision });
+    const project = { ...this.project.value, precision };
+    await this.save(project);
+    if (choice) this.#decide(choice, project, await this.#findGpu());
   }
 
   async chooseDevice(device: DeviceChoice): Promise<void> {
@@ -354,7 +356,7 @@ export class Session {
     if (found.why) return settle('cpu', found.why);
     const [cpu, gpu] = (['cpu', 'gpu'] as const).map((device) => secondsOn(device, choice, project));
     if (cpu === undefined || gpu === undefined) return settle('cpu', `until the GPU (${found.name}) was measured`, false);
-    const device = faster(cpu, gpu);
+    const device = gpu < cpu ? 'gpu' : 'cpu';
     const [least, most] = [Math.min(cpu, gpu), Math.max(cpu, gpu)];
     return settle(device, `measured: ${(most / least).toFixed(1)} times as fast as the ${device === 'gpu' ? 'CPU' : `GPU (${found.name})`}`);
   }
