@@ -44,7 +44,8 @@ bench-web: page pull chromium $(BENCH)/venv/.ready $(STAMPS)/npm-wasm-tests $(ST
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	AUTOANNOTATOR_BINARY=$(BINARY) node wasm-tests/bench/bench.mjs $(ARGS)
 
-bench-gpu: page pull chromium $(BENCH)/venv/.ready $(STAMPS)/npm-wasm-tests $(STAMPS)/npm-bench ## Measure the WGSL engine against onnxruntime-web's WebGPU provider (ARGS=--help)
+bench-gpu: page pull chromium $(BENCH)/venv/.ready $(STAMPS)/npm-wasm-tests $(STAMPS)/npm-bench ## Measure the WGSL engine against onnxruntime-web's WebGPU provider and burn-wgpu (ARGS=--help)
+	cargo xtask wasm --variant burn
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	node wasm-tests/bench/gpu.mjs $(ARGS)
 

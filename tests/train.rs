@@ -11,7 +11,7 @@ use autoannotator::slm::weights::{EncoderWeights, TensorSource};
 use autoannotator::tune::TuneError;
 use autoannotator::tune::dataset::Columns;
 use autoannotator::tune::teacher::Teacher;
-use autoannotator::tune::train::{BaseModel, Options, Places, train};
+use autoannotator::tune::train::{BaseModel, Options, Places, Running, train};
 use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -125,12 +125,14 @@ fn places(folder: &Path) -> Places {
         validation: folder.join("val.csv"),
         transfer: None,
         columns: Columns { text: "text".into(), label: "label".into() },
-        backend: Backend::Cpu,
         out: folder.join("out"),
-        scratch: folder.join("scratch"),
-        fresh: false,
-        checkpoint_every: std::time::Duration::from_secs(3600),
-        stop_after: None,
+        running: Running {
+            backend: Backend::Cpu,
+            scratch: folder.join("scratch"),
+            fresh: false,
+            checkpoint_every: std::time::Duration::from_secs(3600),
+            stop_after: None,
+        },
     }
 }
 
@@ -245,7 +247,8 @@ fn a_file_of_another_kind_has_its_say_in_the_choice() {
 fn a_gpu_trains_too() {
     let _alone = alone();
     let place = folder();
-    let places = Places { backend: Backend::Wgpu(None), ..places(place.path()) };
+    let mut places = places(place.path());
+    places.running.backend = Backend::Wgpu(None);
     match train(&task(), base(), None, &options(), &places, &ProgressBar::hidden()) {
         Ok(figures) => assert!(figures.accuracy > 0.8, "{figures:?}"),
         Err(error) if std::env::var("AUTOANNOTATOR_GPU").is_ok_and(|value| value == "required") => panic!("{error}"),
@@ -259,8 +262,8 @@ fn a_stopped_training_goes_on_to_the_same_result() {
     let (whole, parts) = (folder(), folder());
     train(&task(), base(), None, &options(), &places(whole.path()), &ProgressBar::hidden()).expect("trains");
     let mut stopped = places(parts.path());
-    stopped.checkpoint_every = std::time::Duration::ZERO;
-    stopped.stop_after = Some(23);
+    stopped.running.checkpoint_every = std::time::Duration::ZERO;
+    stopped.running.stop_after = Some(23);
     let outcome = train(&task(), base(), None, &options(), &stopped, &ProgressBar::hidden());
     assert!(matches!(outcome, Err(TuneError::Stopped { step: 23 })));
     train(&task(), base(), None, &options(), &places(parts.path()), &ProgressBar::hidden()).expect("goes on");
@@ -273,8 +276,8 @@ fn a_checkpoint_of_another_training_and_bad_options_are_told() {
     let _alone = alone();
     let place = folder();
     let mut stopped = places(place.path());
-    stopped.checkpoint_every = std::time::Duration::ZERO;
-    stopped.stop_after = Some(3);
+    stopped.running.checkpoint_every = std::time::Duration::ZERO;
+    stopped.running.stop_after = Some(3);
     let told = |options: &Options, places: &Places| {
         train(&task(), base(), None, options, places, &ProgressBar::hidden()).expect_err("fails").to_string()
     };

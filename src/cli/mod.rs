@@ -3,6 +3,7 @@
 mod annotate;
 mod device;
 mod doctor;
+mod evaluate;
 mod pack;
 mod pull;
 mod serve;
@@ -26,6 +27,7 @@ enum Command {
     Pack(pack::Args),
     Train(train::Args),
     Annotate(annotate::Args),
+    Evaluate(evaluate::Args),
     Serve(serve::Args),
     Doctor(doctor::Args),
 }
@@ -43,6 +45,7 @@ pub fn main() -> ExitCode {
         Command::Pack(args) => pack::run(args),
         Command::Train(args) => train::run(args),
         Command::Annotate(args) => annotate::run(args),
+        Command::Evaluate(args) => evaluate::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Doctor(args) => doctor::run(args),
     };

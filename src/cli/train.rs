@@ -6,7 +6,7 @@ use crate::slm::burn::Backend;
 use crate::task::Task;
 use crate::tune::dataset::{Columns, DataFile};
 use crate::tune::teacher::Teacher;
-use crate::tune::train::{BaseModel, Options, Places, train};
+use crate::tune::train::{BaseModel, Options, Places, Running, train};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -125,7 +125,7 @@ pub(super) struct Args {
     fresh: bool,
 }
 
-fn parse_method(text: &str) -> Result<Method, String> {
+pub(super) fn parse_method(text: &str) -> Result<Method, String> {
     match text {
         "lora" => Ok(Method::Lora),
         "full" => Ok(Method::Full),
@@ -168,12 +168,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         validation: args.validation,
         transfer: args.transfer,
         columns: Columns { text: args.text_column, label: args.label_column },
-        backend: args.device,
         out: args.out,
-        scratch: home.path().join("train").join(&options.id),
-        fresh: args.fresh,
-        checkpoint_every: Duration::from_secs(300),
-        stop_after: None,
+        running: Running {
+            backend: args.device,
+            scratch: home.path().join("train").join(&options.id),
+            fresh: args.fresh,
+            checkpoint_every: Duration::from_secs(300),
+            stop_after: None,
+        },
     };
     let teacher = args.teacher.map(|id| load_teacher(&id, &home)).transpose()?;
     let figures = train(&task, base, teacher, &options, &places, &progress)?;

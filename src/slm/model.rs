@@ -1,5 +1,7 @@
 //! An SLM ready to vote: tokenizer, engine and what the packed file says of it.
 
+#[cfg(feature = "gpu-burn")]
+use super::burn::{self, BurnEngine};
 use super::cpu::{CpuEncoder, CpuEngine};
 #[cfg(feature = "gpu")]
 use super::gpu::{Gpu, GpuEngine};
@@ -18,6 +20,8 @@ enum Serving {
     Cpu(Box<CpuEngine>),
     #[cfg(feature = "gpu")]
     Gpu(Box<GpuEngine>),
+    #[cfg(feature = "gpu-burn")]
+    Burn(Box<BurnEngine>),
 }
 
 impl Serving {
@@ -26,6 +30,8 @@ impl Serving {
             Self::Cpu(engine) => engine.name(),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.name(),
+            #[cfg(feature = "gpu-burn")]
+            Self::Burn(_) => "burn",
         }
     }
 
@@ -34,6 +40,8 @@ impl Serving {
             Self::Cpu(engine) => engine.precision(),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.precision(),
+            #[cfg(feature = "gpu-burn")]
+            Self::Burn(_) => "f32",
         }
     }
 
@@ -42,6 +50,8 @@ impl Serving {
             Self::Cpu(engine) => engine.logits(batch),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.logits(batch).await,
+            #[cfg(feature = "gpu-burn")]
+            Self::Burn(engine) => engine.logits_async(batch).await,
         }
     }
 
@@ -50,6 +60,8 @@ impl Serving {
             Self::Cpu(engine) => engine.pooled(batch),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.pooled(batch).await,
+            #[cfg(feature = "gpu-burn")]
+            Self::Burn(engine) => engine.pooled_async(batch).await,
         }
     }
 }
@@ -105,6 +117,20 @@ impl Slm {
             engine.tune(now).await?;
         }
         Ok(Self { meta, version, tokenizer, engine: Serving::Gpu(Box::new(engine)) })
+    }
+
+    /// As [`Self::from_packed`], on burn-wgpu: for a model that no kernels of ours take, and to hold them against it. It
+    /// takes weights in f16 or f32; others are an error, as is a machine without a GPU.
+    #[cfg(feature = "gpu-burn")]
+    pub async fn on_burn(packed: PackedSlm, version: String, tokenizer_json: &[u8]) -> Result<Self, SlmError> {
+        let PackedSlm { meta, weights, head } = packed;
+        let tokenizer = tokenizer(&meta, tokenizer_json)?;
+        let PackedWeights::F32(weights) = weights else {
+            return Err(SlmError::NoGpu("burn-wgpu takes weights in f16 or f32, and these are in int8".to_owned()));
+        };
+        let device = burn::device(burn::Backend::Wgpu(None)).await?;
+        let engine = BurnEngine::new(&weights, &head, &device);
+        Ok(Self { meta, version, tokenizer, engine: Serving::Burn(Box::new(engine)) })
     }
 
     /// What the packed file says of the SLM.

@@ -2,7 +2,10 @@
 
 pub mod activations;
 pub mod dataset;
+pub mod evaluate;
+pub mod gate;
 pub mod metrics;
+pub mod round;
 pub mod teacher;
 pub mod train;
 
@@ -39,6 +42,9 @@ pub enum TuneError {
         /// What is wrong with it.
         problem: String,
     },
+    /// A pool that no round can be held on.
+    #[error("tune-pool: {0}")]
+    Pool(String),
     /// The loss is no longer a number.
     #[error("tune-diverged: the loss became {loss} at step {step}; lower --lr")]
     Diverged {

@@ -105,10 +105,17 @@ pub struct Places {
     pub transfer: Option<PathBuf>,
     /// Columns of all files.
     pub columns: Columns,
-    /// What the training runs on.
-    pub backend: Backend,
     /// The SLM's folder to write.
     pub out: PathBuf,
+    /// How the training runs.
+    pub running: Running,
+}
+
+/// How a training runs, which changes nothing of its result.
+#[derive(Debug, Clone)]
+pub struct Running {
+    /// What it runs on.
+    pub backend: Backend,
     /// Where activations and checkpoints go.
     pub scratch: PathBuf,
     /// Ignore a checkpoint that is there.
@@ -117,6 +124,34 @@ pub struct Places {
     pub checkpoint_every: Duration,
     /// Stop at this step with a checkpoint, as an interruption would.
     pub stop_after: Option<usize>,
+}
+
+/// What a training starts from.
+pub(super) struct Start<'a> {
+    /// Names the weights: whatever is kept of them on disk is found again by it.
+    pub key: &'a str,
+    /// The encoder.
+    pub weights: &'a EncoderWeights,
+    /// The head; without one a logistic regression on the mean-pooled output.
+    pub head: Option<&'a Head>,
+}
+
+/// Trains from `start` on `data`, whose `targets` are `[texts x labels]`, and returns what the state of best macro-F1 on
+/// `stopping` has changed; see [`train`].
+pub(super) fn fine_tune(
+    start: &Start<'_>,
+    options: &Options,
+    running: &Running,
+    (data, stopping): (&Dataset, &Dataset),
+    targets: Vec<f32>,
+    progress: &ProgressBar,
+) -> Result<Vec<Trained>, TuneError> {
+    check(options, start.weights)?;
+    let none = Dataset::default();
+    let mut run = Run::new(start, options, running, (data, stopping, &none), targets, progress)?;
+    run.all_epochs()?;
+    std::fs::remove_dir_all(running.scratch.join("checkpoint")).ok();
+    run.state.best.map(|best| best.parts).ok_or_else(|| TuneError::Options("there was nothing to train on".to_owned()))
 }
 
 /// What was done, written beside the result as `train.json`.
@@ -178,13 +213,14 @@ pub fn train(
     let teacher_name = teacher.as_ref().map(|teacher| teacher.name.clone());
     match teacher {
         Some(teacher) => {
-            let folder = places.scratch.join("teacher");
+            let folder = places.running.scratch.join("teacher");
             soften(&mut targets, teacher, task, &data, options.teacher_weight, &folder, progress)?;
         }
         None if places.unlabelled.is_empty() => {}
         None => return Err(TuneError::Options("--unlabelled needs --teacher".to_owned())),
     }
-    let mut run = Run::new(task, &base, options, places, (&data, &validation, &transfer), targets, progress)?;
+    let start = Start { key: &base.sha256, weights: &base.weights, head: None };
+    let mut run = Run::new(&start, options, &places.running, (&data, &validation, &transfer), targets, progress)?;
     run.all_epochs()?;
     let Run { state, .. } = run;
     let best = state.best.ok_or_else(|| TuneError::Options("there was nothing to train on".to_owned()))?;
@@ -207,7 +243,7 @@ pub fn train(
         seconds: started.elapsed().as_secs(),
     };
     write_json(&places.out.join("train.json"), &record)?;
-    std::fs::remove_dir_all(places.scratch.join("checkpoint")).ok();
+    std::fs::remove_dir_all(places.running.scratch.join("checkpoint")).ok();
     Ok(folder.validation)
 }
 
@@ -288,18 +324,18 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(
-        task: &Task,
-        base: &BaseModel,
+        start: &Start<'_>,
         options: &'a Options,
-        places: &Places,
+        running: &Running,
         (data, validation, transfer): (&'a Dataset, &'a Dataset, &'a Dataset),
         targets: Vec<f32>,
         progress: &'a ProgressBar,
     ) -> Result<Self, TuneError> {
-        let (labels, plain) = (task.labels.len(), pollster::block_on(device(places.backend))?);
+        let Start { key, weights, head } = start;
+        let (labels, plain) = (targets.len() / data.len().max(1), pollster::block_on(device(running.backend))?);
         let device = plain.clone().autodiff();
-        let width = base.weights.config.hidden_size;
-        let first = base.weights.config.num_hidden_layers - options.layers;
+        let width = weights.config.hidden_size;
+        let first = weights.config.num_hidden_layers - options.layers;
         let training = match options.method {
             Method::Lora => {
                 let Options { rank, alpha, embedding_rank, seed, .. } = *options;
@@ -311,27 +347,33 @@ impl<'a> Run<'a> {
             if first == 0 && training.reaches_embeddings() {
                 return Ok(Input::Ids);
             }
-            let folder = places.scratch.join("activations");
-            Ok(Input::Hidden(Activations::new(&folder, &base.sha256, &base.weights, first, &set.ids, progress)?))
+            let folder = running.scratch.join("activations");
+            Ok(Input::Hidden(Activations::new(&folder, key, weights, first, &set.ids, progress)?))
         };
         let (data_input, validation_input, transfer_input) = (input(data)?, input(validation)?, input(transfer)?);
-        let checkpoint = places.scratch.join("checkpoint");
-        let goes_on = !places.fresh && checkpoint.join("state.json").exists();
-        // A checkpoint brings its own head; the first one is dear.
-        let linear = if goes_on {
-            Linear { weight: vec![0.0; labels * width], bias: vec![0.0; labels], outputs: labels, inputs: width }
-        } else {
-            probe(&base.weights, data, &targets, labels, progress)?
+        let checkpoint = running.scratch.join("checkpoint");
+        let goes_on = !running.fresh && checkpoint.join("state.json").exists();
+        let head = match head {
+            Some(head) => (*head).clone(),
+            None => {
+                // A checkpoint brings its own head; the first one is dear.
+                let linear = if goes_on {
+                    let (weight, bias) = (vec![0.0; labels * width], vec![0.0; labels]);
+                    Linear { weight, bias, outputs: labels, inputs: width }
+                } else {
+                    probe(weights, data, &targets, labels, progress)?
+                };
+                Head { pooling: Pooling::Mean, linear, temperature: 1.0 }
+            }
         };
-        let head = Head { pooling: Pooling::Mean, linear, temperature: 1.0 };
-        let model = Classifier::new(&base.weights, &head, first, training, options.dropout, &device);
+        let model = Classifier::new(weights, &head, first, training, options.dropout, &device);
         let optimizer = AdamWConfig::new()
             .with_epsilon(1e-8)
             .with_weight_decay(options.weight_decay)
             .with_grad_clipping(Some(GradientClippingConfig::Norm(1.0)))
             .init();
         let fingerprint = sha256_hex(
-            serde_json::to_string(&(options, &base.sha256, &data.files, &validation.files, &transfer.files, &targets))
+            serde_json::to_string(&(options, key, &data.files, &validation.files, &transfer.files, &targets))
                 .unwrap_or_default()
                 .as_bytes(),
         );
@@ -349,8 +391,8 @@ impl<'a> Run<'a> {
             optimizer,
             state: State { step: 0, best: None, evaluations: Vec::new(), worse: 0 },
             checkpoint,
-            checkpoint_every: places.checkpoint_every,
-            stop_after: places.stop_after,
+            checkpoint_every: running.checkpoint_every,
+            stop_after: running.stop_after,
             fingerprint,
             progress,
         };
@@ -672,7 +714,7 @@ fn finish(
     validation: &Dataset,
 ) -> Result<SlmFolder, TuneError> {
     std::fs::create_dir_all(&places.out).map_err(io(&places.out))?;
-    interpolate(&mut parts, &mut weights, options.interpolation);
+    interpolate(&mut parts, &mut weights, options.interpolation, None);
     let bytes = serialize(&parts, Dtype::F16)?;
     let lora = options.method == Method::Lora;
     let mut folder = SlmFolder {
@@ -695,7 +737,7 @@ fn finish(
     };
     let labels = task.labels.len();
     let head = folder.merge(&bytes, &mut weights)?;
-    let logits = served_logits(CpuEngine::new(&weights, head), validation, labels)?;
+    let logits = served_logits(&mut CpuEngine::new(&weights, head), validation, labels)?;
     let fit = calibrate(&logits, &validation.labels, labels);
     if let Some(bias) = parts.iter_mut().find(|part| part.name == "head.bias") {
         bias.values.iter_mut().zip(fit.shift()).for_each(|(bias, shift)| *bias += shift);
@@ -714,11 +756,15 @@ fn finish(
     Ok(folder)
 }
 
-/// Moves what was trained to a share of its way from the base; the head stays. Keeping part of the base loses little on
-/// texts like the training data and gains on others (WiSE-FT, arXiv 2109.01903).
-fn interpolate(parts: &mut [Trained], base: &mut EncoderWeights, share: f32) {
-    let base: HashMap<String, &mut [f32]> =
-        base.tensors_mut().into_iter().map(|(name, _, values)| (name, values)).collect();
+/// Moves what was trained to a share of its way from `base`, and the head from `head` where one is given. Keeping part of
+/// the base loses little on texts like the training data and gains on others (WiSE-FT, arXiv 2109.01903).
+pub(super) fn interpolate(parts: &mut [Trained], base: &mut EncoderWeights, share: f32, head: Option<&Head>) {
+    let mut base: HashMap<String, &[f32]> =
+        base.tensors_mut().into_iter().map(|(name, _, values)| (name, &*values)).collect();
+    if let Some(Head { linear, .. }) = head {
+        base.insert("head.weight".to_owned(), &linear.weight);
+        base.insert("head.bias".to_owned(), &linear.bias);
+    }
     for part in parts {
         if part.name.ends_with(".lora_B.weight") {
             part.values.iter_mut().for_each(|value| *value *= share);
@@ -728,7 +774,8 @@ fn interpolate(parts: &mut [Trained], base: &mut EncoderWeights, share: f32) {
     }
 }
 
-fn served_logits(mut engine: CpuEngine, set: &Dataset, labels: usize) -> Result<Vec<f32>, TuneError> {
+/// Raw logits `[texts x labels]`, in the order of the set.
+pub(super) fn served_logits(engine: &mut CpuEngine, set: &Dataset, labels: usize) -> Result<Vec<f32>, TuneError> {
     let lengths: Vec<usize> = set.ids.iter().map(Vec::len).collect();
     let mut logits = vec![0.0; set.len() * labels];
     for group in plan_batches(&lengths, 4096, usize::MAX) {
@@ -740,7 +787,7 @@ fn served_logits(mut engine: CpuEngine, set: &Dataset, labels: usize) -> Result<
     Ok(logits)
 }
 
-fn serialize(parts: &[Trained], dtype: Dtype) -> Result<Vec<u8>, TuneError> {
+pub(super) fn serialize(parts: &[Trained], dtype: Dtype) -> Result<Vec<u8>, TuneError> {
     let bytes: Vec<Vec<u8>> = parts
         .iter()
         .map(|part| match dtype {

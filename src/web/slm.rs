@@ -41,6 +41,14 @@ impl SlmLoader {
         let slm = model::Slm::on_gpu(packed, self.version, &tokenizer, &gpu.inner, now).await;
         Ok(Slm { inner: slm.map_err(thrown)? })
     }
+
+    /// As `finish`, on burn-wgpu, of weights in f16 or f32.
+    #[cfg(feature = "gpu-burn")]
+    #[wasm_bindgen(js_name = finishOnBurn)]
+    pub async fn finish_on_burn(self, tokenizer: Vec<u8>) -> Result<Slm, JsValue> {
+        let packed = self.unpacker.finish().map_err(thrown)?;
+        Ok(Slm { inner: model::Slm::on_burn(packed, self.version, &tokenizer).await.map_err(thrown)? })
+    }
 }
 
 #[cfg(feature = "gpu")]
@@ -123,7 +131,7 @@ impl Slm {
         self.inner.meta().max_length
     }
 
-    /// `cpu` or `gpu`.
+    /// `cpu`, `gpu` or `burn`.
     #[wasm_bindgen(getter)]
     pub fn engine(&self) -> String {
         self.inner.engine().to_owned()

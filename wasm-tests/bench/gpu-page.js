@@ -1,6 +1,8 @@
-// What `make bench-gpu` runs in the tab: our WGSL engine and onnxruntime-web's WebGPU provider, the CPU engine as the oracle.
+// What `make bench-gpu` runs in the tab: our WGSL engine, onnxruntime-web's WebGPU provider and burn-wgpu, the CPU engine as
+// the oracle.
 import * as ort from '/npm/onnxruntime-web/dist/ort.webgpu.min.mjs';
 import initCpu, { SlmLoader as CpuLoader } from '/wasm/plain/autoannotator.js';
+import * as burn from '/wasm/burn/autoannotator.js';
 import initGpu, { Gpu, SlmLoader } from '/wasm/gpu/autoannotator.js';
 import { engineOf } from './feeds.js';
 
@@ -44,6 +46,11 @@ const make = {
     shards.forEach((shard) => loader.push(shard));
     return ours(loader.finish(tokenizer));
   },
+  async burn({ shards, tokenizer }, manifest) {
+    const loader = new burn.SlmLoader(manifest.version);
+    shards.forEach((shard) => loader.push(shard));
+    return ours(await loader.finishOnBurn(tokenizer));
+  },
   async ort(graph) {
     return engineOf(ort, await ort.InferenceSession.create(graph, { executionProviders: ['webgpu'], graphOptimizationLevel: 'all' }));
   },
@@ -59,6 +66,7 @@ const ours = (slm) => ({
 });
 
 const engines = new Map();
+
 
 /** Texts of real words: ids that occur in the vocabulary, no two texts alike. */
 function shape(batch, tokens) {
@@ -79,7 +87,7 @@ const median = (values) => {
 
 /** Starts the modules, whose compilation is nobody's first call, and says what computes. */
 async function start() {
-  await Promise.all([initCpu(), initGpu()]);
+  await Promise.all([initCpu(), initGpu(), burn.default()]);
   const adapter = await navigator.gpu.requestAdapter();
   const { vendor, architecture, device, description } = adapter.info;
   return { adapter: [vendor, architecture, device, description].filter(Boolean).join(' '), software: adapter.info.isFallbackAdapter };

@@ -11,8 +11,8 @@ import { launch } from './tab.mjs';
 
 const HELP = `Usage: make bench-gpu [ARGS="options"]
 
-Our WGSL engine against onnxruntime-web's WebGPU provider in one Chromium tab, on whatever adapter there is. Prints a table
-and, last, one line of JSON: geometric means over shapes and SLMs, above 1 is faster.
+Our WGSL engine against onnxruntime-web's WebGPU provider, and against burn-wgpu in the smallest shape, in one Chromium tab,
+on whatever adapter there is. Prints a table and, last, one line of JSON: geometric means over shapes and SLMs, above 1 is faster.
 
   --slms IDS      ids of SLMs, comma-separated [default: sentiment-minilm-l3,sentiment-minilm-l6]
   --rounds N      rounds of each shape [default: 5]
@@ -28,6 +28,10 @@ const SHAPES = [[1, 32], [8, 32], [8, 128]];
 const MINE = ['ours f32', 'ours int8'];
 const PLAIN = 'ort plain';
 const FUSED = 'ort fused';
+const BURN = 'burn-wgpu';
+const ALL = [...MINE, PLAIN, FUSED, BURN];
+/** What runs in every shape. */
+const TIMED = ALL.filter((name) => name !== BURN);
 
 const { values: options } = parseArgs({
   options: {
@@ -82,7 +86,7 @@ try {
   const { adapter, software } = await call('start');
   console.log(`Adapter: ${adapter}${software ? ' (in software)' : ''}`);
   console.log('\nMilliseconds a batch (texts x tokens), text ids to logits in memory');
-  line('', ...MINE, PLAIN, FUSED);
+  line('', ...ALL);
   for (const id of slms) {
     const engines = {
       oracle: { kind: 'cpu', manifest: packed(id, false) },
@@ -90,6 +94,7 @@ try {
       [MINE[1]]: { kind: 'gpu', manifest: packed(id, true) },
       [PLAIN]: { kind: 'ort', url: graph(id, 'model') },
       [FUSED]: { kind: 'ort', url: graph(id, 'model_heads') },
+      [BURN]: { kind: 'burn', manifest: packed(id, false) },
     };
     const first = await call('first', engines);
     const check = await call('check', 'oracle');
@@ -99,15 +104,14 @@ try {
     }
     checks.push(check);
     firsts.push(first);
-    for (const [batch, tokens] of SHAPES) {
-      const names = [...MINE, PLAIN, FUSED];
+    for (const [at, [batch, tokens]] of SHAPES.entries()) {
+      const names = at === 0 ? ALL : TIMED;
       const found = await call('time', { names, batch, tokens, rounds: Number(options.rounds), budget: Number(options.budget) * 1000 });
       line(`${id.replace('sentiment-', '')} ${batch} x ${tokens}`, ...names.map((name) => ms(found[name].ms)));
+      if (at === 0) for (const what of ['dispatches', 'submits', 'bind_groups', 'writes']) line(`  ${what}`, ...ALL.map((name) => found[name][what]));
       rows.push(found);
     }
-    line(`${id.replace('sentiment-', '')} first call`, ...[...MINE, PLAIN, FUSED].map((name) => ms(first[name])));
-    const last = rows.at(-1);
-    for (const what of ['dispatches', 'submits', 'bind_groups', 'writes']) line(`  ${what}`, ...[...MINE, PLAIN, FUSED].map((name) => last[name][what]));
+    line(`${id.replace('sentiment-', '')} first call`, ...ALL.map((name) => ms(first[name])));
     await call('free');
   }
 } finally {
@@ -115,7 +119,8 @@ try {
   server.stop();
 }
 
-const ratio = (peer, of = rows, value = (row, name) => row[name].ms) => of.map((row) => value(row, peer) / value(row, MINE[0]));
+const ratio = (peer, of = rows, value = (row, name) => row[name].ms) =>
+  of.filter((row) => peer in row).map((row) => value(row, peer) / value(row, MINE[0]));
 const size = (build) => {
   const file = path.join(root, 'pkg/wasm', build, 'autoannotator_bg.wasm');
   return existsSync(file) ? brotliCompressSync(readFileSync(file)).length / 1000 : null;
@@ -130,7 +135,7 @@ console.log(
     gpu_vs_ort_fused: round(mean(ratio(FUSED))),
     gpu_int8_vs_ort: round(mean(rows.map((row) => row[PLAIN].ms / row[MINE[1]].ms))),
     gpu_first_call_vs_ort: round(mean(ratio(PLAIN, firsts, (row, name) => row[name]))),
-    gpu_vs_burn: null,
+    gpu_vs_burn: round(mean(ratio(BURN))),
     dispatches: largest('dispatches'),
     submits: largest('submits'),
     bind_groups: largest('bind_groups'),

@@ -21,7 +21,7 @@ struct Args {
 enum Task {
     /// Builds the wasm modules and their JavaScript into pkg/wasm/<variant>.
     Wasm {
-        /// The variant to build; all where none is named.
+        /// The variant to build; the usual ones where none is named.
         #[arg(long, value_parser = wasm::VARIANTS.map(|variant| variant.name))]
         variant: Option<String>,
     },
@@ -36,7 +36,7 @@ enum Task {
 fn main() -> Result<()> {
     match Args::parse().task {
         Task::Wasm { variant: Some(variant) } => wasm::build(wasm::variant(&variant)?),
-        Task::Wasm { variant: None } => wasm::VARIANTS.iter().try_for_each(wasm::build),
+        Task::Wasm { variant: None } => wasm::usual().try_for_each(wasm::build),
         Task::Builds => builds::all(),
         Task::Licences => licences::check(),
         Task::ClippyWasm => builds::clippy_wasm(),

@@ -10,25 +10,46 @@ use std::process::{Command, Stdio};
 pub struct Variant {
     /// Its name, and that of its folder.
     pub name: &'static str,
+    /// Whether it is built where no variant is named.
+    pub usual: bool,
     /// What the code may use beside the target's own features.
     target_features: &'static [&'static str],
     /// The crate's cargo features.
     features: &'static [&'static str],
     /// What `wasm-opt` has to know of.
     opt_features: &'static [&'static str],
+    /// What it is optimised for.
+    goal: Goal,
 }
 
+#[derive(Clone, Copy)]
+enum Goal {
+    Speed,
+    Size,
+}
+
+const PLAIN: Variant = Variant {
+    name: "plain",
+    usual: true,
+    target_features: &["+simd128"],
+    features: &[],
+    opt_features: &["--enable-simd"],
+    goal: Goal::Speed,
+};
+
 /// The variants, by name.
-pub const VARIANTS: [Variant; 3] = [
-    Variant { name: "plain", target_features: &["+simd128"], features: &[], opt_features: &["--enable-simd"] },
+pub const VARIANTS: [Variant; 4] = [
+    PLAIN,
     Variant {
         name: "relaxed",
         target_features: &["+simd128", "+relaxed-simd"],
-        features: &[],
         opt_features: &["--enable-simd", "--enable-relaxed-simd"],
+        ..PLAIN
     },
     // Browsers with WebGPU may lack relaxed SIMD, and what is left for the CPU to do is little.
-    Variant { name: "gpu", target_features: &["+simd128"], features: &["gpu"], opt_features: &["--enable-simd"] },
+    Variant { name: "gpu", features: &["gpu"], ..PLAIN },
+    // Its time goes into kernels that burn makes at run time.
+    Variant { name: "burn", usual: false, features: &["gpu-burn"], goal: Goal::Size, ..PLAIN },
 ];
 
 /// On by default in rustc's wasm32-unknown-unknown.
@@ -45,8 +66,32 @@ const TARGET: &str = "wasm32-unknown-unknown";
 const NAME: &str = "autoannotator";
 const MODULE: &str = "autoannotator_bg.wasm";
 
-/// What a module may weigh with brotli, in bytes.
-const MAX_BROTLI: u64 = 614_400;
+impl Goal {
+    /// What of the profile differs.
+    fn profile(self) -> Option<(&'static str, &'static str)> {
+        matches!(self, Self::Size).then_some(("CARGO_PROFILE_WASM_OPT_LEVEL", "z"))
+    }
+
+    fn wasm_opt(self) -> &'static str {
+        match self {
+            Self::Speed => "-O3",
+            Self::Size => "-Oz",
+        }
+    }
+
+    /// What a module may weigh with brotli, in bytes.
+    fn max_brotli(self) -> u64 {
+        match self {
+            Self::Speed => 614_400,
+            Self::Size => 2_500_000,
+        }
+    }
+}
+
+/// Those that are built where none is named.
+pub fn usual() -> impl Iterator<Item = &'static Variant> {
+    VARIANTS.iter().filter(|variant| variant.usual)
+}
 
 /// The variant called `name`.
 pub fn variant(name: &str) -> Result<&'static Variant> {
@@ -71,6 +116,7 @@ impl Variant {
             .arg(self.target_dir()?)
             .env_remove("RUSTFLAGS")
             .env("CARGO_ENCODED_RUSTFLAGS", flags)
+            .envs(self.goal.profile())
             .current_dir(crate::root()?);
         Ok(command)
     }
@@ -88,7 +134,7 @@ impl Variant {
     }
 
     fn opt_flags(&self) -> Vec<&'static str> {
-        let mut flags = vec!["-O3", "--strip-debug", "--strip-producers"];
+        let mut flags = vec![self.goal.wasm_opt(), "--strip-debug", "--strip-producers"];
         flags.extend(DEFAULT_OPT_FEATURES);
         flags.extend(self.opt_features);
         flags
@@ -120,7 +166,8 @@ pub fn build(variant: &Variant) -> Result<()> {
         "{}: {bytes} bytes, {brotli} with brotli",
         Path::new("pkg/wasm").join(variant.name).join(MODULE).display()
     );
-    ensure!(brotli <= MAX_BROTLI, "the module '{}' may weigh {MAX_BROTLI} bytes with brotli", variant.name);
+    let most = variant.goal.max_brotli();
+    ensure!(brotli <= most, "the module '{}' may weigh {most} bytes with brotli", variant.name);
     Ok(())
 }
 

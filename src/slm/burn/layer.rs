@@ -12,6 +12,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 /// A trained tensor under its name in the adapter file, in the hub's layout.
+#[derive(Debug, Clone)]
 pub struct Trained {
     /// Its name.
     pub name: String,
@@ -189,6 +190,11 @@ impl<'a> Maker<'a> {
         self.numbered(tensor, trains)
     }
 
+    /// A tensor that never trains.
+    pub(super) fn fixed<const D: usize>(&mut self, shape: [usize; D], values: &[f32]) -> Param<Tensor<D>> {
+        self.param(shape, values, false)
+    }
+
     /// A tensor that trains only when everything does.
     pub(super) fn full<const D: usize>(&mut self, shape: [usize; D], values: &[f32]) -> Param<Tensor<D>> {
         self.param(shape, values, self.training == Training::Full)
@@ -205,12 +211,11 @@ impl<'a> Maker<'a> {
     }
 
     fn transposed(&mut self, linear: &weights::Linear, trains: bool) -> Param<Tensor<2>> {
-        let shape = [linear.outputs, linear.inputs];
-        let tensor = Tensor::<2>::from_data(TensorData::new(linear.weight.clone(), shape), self.device).transpose();
         // Written out in its own order: a product with a strided view is slower, and there will be thousands.
-        let shape = [linear.inputs, linear.outputs];
-        let tensor = Tensor::<2>::from_data(TensorData::new(super::values(tensor), shape), self.device);
-        self.numbered(tensor, trains)
+        let (inputs, outputs) = (linear.inputs, linear.outputs);
+        let column = |input: usize| (0..outputs).map(move |output| linear.weight[output * inputs + input]);
+        let values: Vec<f32> = (0..inputs).flat_map(column).collect();
+        self.param([inputs, outputs], &values, trains)
     }
 
     pub(super) fn head(&mut self, linear: &weights::Linear) -> Projection {

@@ -6,9 +6,11 @@ mod layer;
 pub use layer::Trained;
 use layer::{Attended, Layer, LowRank, Norm, Projection};
 
+#[cfg(feature = "native")]
+use super::Engine;
 use super::config::{Architecture, EncoderConfig, relative_position_bucket};
 use super::weights::{EncoderWeights, Head, Pooling, linear_names, norm_names};
-use super::{Batch, Engine, SlmError};
+use super::{Batch, SlmError, finite};
 use burn::module::{Module, Param};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
@@ -183,8 +185,11 @@ impl Classifier {
         });
         let layers = weights.layers[first_layer..].iter().map(|layer| make.layer(layer, config)).collect();
         let buckets = [config.relative_attention_num_buckets, config.num_attention_heads];
-        let relative_bias =
-            (config.architecture == Architecture::Mpnet).then(|| make.full(buckets, &weights.relative_bias));
+        // All layers share it: with layers below that are frozen it has to stay.
+        let relative_bias = (config.architecture == Architecture::Mpnet).then(|| match first_layer {
+            0 => make.full(buckets, &weights.relative_bias),
+            _ => make.fixed(buckets, &weights.relative_bias),
+        });
         let head_projection = make.head(&head.linear);
         let shape = Shape { config: config.clone(), first_layer, pooling: head.pooling };
         Self { embeddings, layers, relative_bias, head: head_projection, shape }
@@ -192,6 +197,11 @@ impl Classifier {
 
     /// Logits `[texts x labels]` from the hidden states `[texts x length x hidden]` that go into the first layer.
     pub fn forward(&self, hidden: Tensor<3>, padded: &Padded) -> Tensor<2> {
+        self.head.forward(self.pooled(hidden, padded))
+    }
+
+    /// The pooled states `[texts x hidden]`, from the same.
+    fn pooled(&self, hidden: Tensor<3>, padded: &Padded) -> Tensor<2> {
         let device = hidden.device();
         let [texts, length, width] = hidden.dims();
         let mask = Tensor::<2>::from_data(TensorData::new(padded.mask.clone(), [texts, length]), &device);
@@ -202,15 +212,14 @@ impl Classifier {
             heads: self.shape.config.num_attention_heads,
         };
         let x = self.through_layers(hidden, &attended);
-        let pooled = match self.shape.pooling {
+        match self.shape.pooling {
             Pooling::Cls => x.narrow(1, 0, 1).reshape([texts, width]),
             Pooling::Mean => {
                 let count = mask.clone().sum_dim(1);
                 let weights = (mask / count).reshape([texts, 1, length]);
                 weights.matmul(x).reshape([texts, width])
             }
-        };
-        self.head.forward(pooled)
+        }
     }
 
     fn through_layers(&self, hidden: Tensor<3>, attended: &Attended) -> Tensor<3> {
@@ -303,23 +312,40 @@ impl BurnEngine {
         Self { model: Classifier::new(weights, head, 0, Training::Nothing, 0.0, device) }
     }
 
-    /// Raw logits, `[texts x labels]`, each text by itself: padding would let a text's neighbours into its sums.
+    /// Raw logits, `[texts x labels]`.
     pub async fn logits_async(&self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        self.run(batch, |hidden, padded| self.model.forward(hidden, padded)).await
+    }
+
+    /// Pooled states, `[texts x hidden]`.
+    pub async fn pooled_async(&self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
+        self.run(batch, |hidden, padded| self.model.pooled(hidden, padded)).await
+    }
+
+    /// Texts beside each other go through together only if their lengths are equal: padding would let a text's neighbours
+    /// into its sums.
+    async fn run(
+        &self,
+        batch: &Batch,
+        forward: impl Fn(Tensor<3>, &Padded) -> Tensor<2>,
+    ) -> Result<Vec<f32>, SlmError> {
         let config = &self.model.shape.config;
         batch.check(config.vocab_size, config.max_length())?;
-        let mut rows = Vec::new();
-        let mut start = 0;
-        for length in &batch.lengths {
-            rows.push(self.model.forward_ids(&batch.ids[start..start + length], &Padded::new(&[*length]))?);
-            start += length;
+        let mut parts = Vec::new();
+        let mut rest = batch.ids.as_slice();
+        for lengths in batch.lengths.chunk_by(|one, other| one == other) {
+            let (ids, others) = rest.split_at(lengths.iter().sum());
+            let padded = Padded::new(lengths);
+            parts.push(forward(self.model.embed(ids, &padded)?, &padded));
+            rest = others;
         }
         // Read once all are under way.
-        let mut logits = Vec::new();
-        for row in rows {
-            let data = row.into_data_async().await.map_err(|error| SlmError::Gpu(format!("{error:?}")))?;
-            logits.extend(data.try_into_vec::<f32>().unwrap_or_default());
+        let mut values = Vec::new();
+        for part in parts {
+            let data = part.into_data_async().await.map_err(|error| SlmError::Gpu(format!("{error:?}")))?;
+            values.extend(data.try_into_vec::<f32>().map_err(|error| SlmError::Gpu(format!("{error:?}")))?);
         }
-        Ok(logits)
+        finite(values)
     }
 }
 

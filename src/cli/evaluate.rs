@@ -1,0 +1,281 @@
+//! `autoannotator evaluate`.
+
+use crate::hub::packing::{Folder, folders};
+use crate::hub::{self, Home, models_dir};
+use crate::slm::adapter::Method;
+use crate::slm::burn::Backend;
+use crate::slm::tokenize::Tokenizer;
+use crate::task::{LabelSet, Task};
+use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
+use crate::tune::round::{Labelled, Member, RoundOptions};
+use crate::tune::train::Running;
+use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Says in numbers what the ensemble, the reviews and the rounds are worth on labelled files.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  autoannotator evaluate --task sentiment --stream train.csv --test test.csv --out results
+  autoannotator evaluate ... --pool 0                             no rounds: the SLMs as they are
+  autoannotator evaluate ... --reviewer replies:replies.jsonl     an LLM's recorded replies in place of the gold labels
+  autoannotator evaluate ... --replay old.csv --anchor val.csv --old-test old-test.csv --seeds 3
+
+The stream is annotated by the SLMs in an order by chance, hard samples are reviewed, and whenever --pool reviews have come
+together each SLM goes through a round. Results are printed and written to evaluate.json.")]
+pub(super) struct Args {
+    /// The task, which gives the labels: sentiment or toxicity
+    #[arg(long)]
+    task: String,
+    /// Labelled CSV file to annotate
+    #[arg(long)]
+    stream: PathBuf,
+    /// Labelled CSV file to score before and after each round; never trained on
+    #[arg(long)]
+    test: PathBuf,
+    /// gold (the labels of the file), or replies:FILE with an LLM's recorded replies (JSON Lines: text_sha256, reply); the
+    /// stream is then the texts that have one
+    #[arg(long, default_value = "gold")]
+    reviewer: String,
+    /// SLMs by id [default: all of the task]
+    #[arg(long, value_delimiter = ',')]
+    slms: Vec<String>,
+    /// Reviewed samples at which a round is held; 0 for none
+    #[arg(long, default_value_t = 2000)]
+    pool: usize,
+    /// Share of reviews whose label is made wrong
+    #[arg(long, default_value_t = 0.0)]
+    noise: f64,
+    /// Labelled CSV file of the SLMs' old training data, of which rounds replay a part; may be given more than once
+    #[arg(long)]
+    replay: Vec<PathBuf>,
+    /// Labelled CSV file that no round may make worse; may be given more than once
+    #[arg(long)]
+    anchor: Vec<PathBuf>,
+    /// Labelled CSV file of the old domain that no gate sees; may be given more than once
+    #[arg(long)]
+    old_test: Vec<PathBuf>,
+    /// The first so many rows of each file
+    #[arg(long)]
+    rows: Option<usize>,
+    /// How rounds train: lora or full
+    #[arg(long, default_value = "lora", value_parser = super::train::parse_method)]
+    method: Method,
+    /// The most layers that a round trains, from the top
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    /// Peak learning rate [default: 5e-4 for lora, 2e-5 for full]
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Passes over a pool
+    #[arg(long, default_value_t = 3)]
+    epochs: usize,
+    /// Replayed texts for each one of the pool
+    #[arg(long, default_value_t = 1.0)]
+    replay_ratio: f64,
+    /// Runs, each with the next seed
+    #[arg(long, default_value_t = 1)]
+    seeds: u64,
+    /// Seed of the first run
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Folder for evaluate.json
+    #[arg(long)]
+    out: PathBuf,
+    /// The folder with one folder an SLM [default: $AUTOANNOTATOR_MODELS, or models/ here or above]
+    #[arg(long)]
+    models: Option<PathBuf>,
+    /// The data home [default: $AUTOANNOTATOR_HOME, or the platform's cache folder]
+    #[arg(long)]
+    home: Option<PathBuf>,
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    autoannotator: &'static str,
+    task: &'a str,
+    stream: &'a Path,
+    test: &'a Path,
+    reviewer: &'a str,
+    pool: usize,
+    noise: f64,
+    round: &'a RoundOptions,
+    runs: &'a [Evaluation],
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    ensure!((0.0..=1.0).contains(&args.noise), "--noise is {}, expected 0 to 1", args.noise);
+    ensure!(args.seeds > 0, "--seeds is 0, expected at least 1");
+    let task = Task::built_in(&args.task)?;
+    let home = Home::find(args.home.as_deref())?;
+    let progress = ProgressBar::new(0)
+        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?);
+    let read = |paths: &[PathBuf]| -> anyhow::Result<Vec<Labelled>> {
+        let rows =
+            paths.iter().map(|path| labelled(path, &task.labels, args.rows)).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(rows.concat())
+    };
+    let mut sets = Sets {
+        stream: labelled(&args.stream, &task.labels, args.rows)?,
+        test: labelled(&args.test, &task.labels, args.rows)?,
+        old_test: read(&args.old_test)?,
+        replay: read(&args.replay)?,
+        anchor: read(&args.anchor)?,
+    };
+    let reviewer = reviewer(&args.reviewer, &task.labels, &mut sets.stream)?;
+    let mut options = RoundOptions { layers: args.layers, epochs: args.epochs, ..RoundOptions::new(args.method) };
+    options.lr = args.lr.unwrap_or(options.lr);
+    options.replay = args.replay_ratio;
+    let wanted = wanted(&args, &task)?;
+    let mut runs = Vec::new();
+    for seed in args.seed..args.seed + args.seeds {
+        let mut members =
+            wanted.iter().map(|folder| member(folder, &home, &progress)).collect::<anyhow::Result<Vec<_>>>()?;
+        let settings = Settings { pool: args.pool, noise: args.noise, round: options.clone(), seed };
+        let running = Running {
+            backend: Backend::Cpu,
+            scratch: home.path().join("evaluate").join(std::process::id().to_string()),
+            fresh: true,
+            checkpoint_every: Duration::MAX,
+            stop_after: None,
+        };
+        let found = evaluate(&mut members, &sets, &settings, &reviewer, &running, &progress);
+        std::fs::remove_dir_all(&running.scratch).ok();
+        let found = found?;
+        progress.suspend(|| print(&found, seed));
+        runs.push(found);
+    }
+    progress.finish_and_clear();
+    let written = Written {
+        autoannotator: env!("CARGO_PKG_VERSION"),
+        task: &task.name,
+        stream: &args.stream,
+        test: &args.test,
+        reviewer: &args.reviewer,
+        pool: args.pool,
+        noise: args.noise,
+        round: &options,
+        runs: &runs,
+    };
+    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
+    let path = args.out.join("evaluate.json");
+    std::fs::write(&path, serde_json::to_string_pretty(&written)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    println!("written to {}", path.display());
+    Ok(())
+}
+
+/// The folders of the SLMs that were asked for, or of all of the task.
+fn wanted(args: &Args, task: &Task) -> anyhow::Result<Vec<Folder>> {
+    let models = models_dir(args.models.as_deref())?;
+    let of_task: Vec<Folder> =
+        folders(&models)?.into_iter().filter(|folder| folder.slm.labels == task.labels.names()).collect();
+    let known = || of_task.iter().map(|folder| folder.slm.id.as_str()).collect::<Vec<_>>().join(", ");
+    if of_task.is_empty() {
+        bail!("{} holds no SLM of the task {}; train one with `autoannotator train`", models.display(), task.name);
+    }
+    if let Some(id) = args.slms.iter().find(|id| of_task.iter().all(|folder| folder.slm.id != **id)) {
+        bail!("there is no SLM '{id}' of the task {}; there are: {}", task.name, known());
+    }
+    Ok(of_task.into_iter().filter(|folder| args.slms.is_empty() || args.slms.contains(&folder.slm.id)).collect())
+}
+
+fn member(folder: &Folder, home: &Home, progress: &ProgressBar) -> anyhow::Result<Member> {
+    let slm = &folder.slm;
+    let base = hub::base(&slm.base, home, progress)?;
+    let path = folder.path.join(&slm.adapter.file);
+    let adapter = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut weights = base.weights()?;
+    let head = slm.merge(&adapter, &mut weights)?;
+    let tokenizer = Arc::new(Tokenizer::from_json(&base.tokenizer_json, slm.max_length)?);
+    Ok(Member::new(slm.clone(), format!("{} {}", slm.base_sha256, slm.adapter.sha256), tokenizer, weights, head))
+}
+
+/// The rows of a CSV file with the columns `text` and `label` whose label is one of the task's.
+fn labelled(path: &Path, labels: &LabelSet, most: Option<usize>) -> anyhow::Result<Vec<Labelled>> {
+    #[derive(Deserialize)]
+    struct Row {
+        text: String,
+        label: String,
+    }
+    let mut reader = csv::Reader::from_path(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut rows = Vec::new();
+    for row in reader.deserialize::<Row>().take(most.unwrap_or(usize::MAX)) {
+        let Row { text, label } = row.with_context(|| format!("{}", path.display()))?;
+        rows.extend(labels.index(&label).map(|label| Labelled { text, label }));
+    }
+    ensure!(!rows.is_empty(), "{}: no row has one of the labels {}", path.display(), labels.names().join(", "));
+    Ok(rows)
+}
+
+/// The reviewer by its name; recorded replies cut the stream to the texts that have one.
+fn reviewer(name: &str, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow::Result<Reviewer> {
+    #[derive(Deserialize)]
+    struct Record {
+        text_sha256: String,
+        reply: String,
+        #[serde(default)]
+        prompt_tokens: u64,
+        #[serde(default)]
+        completion_tokens: u64,
+    }
+    if name == "gold" {
+        return Ok(Reviewer::Gold);
+    }
+    let Some(path) = name.strip_prefix("replies:") else {
+        bail!("--reviewer is '{name}', expected gold or replies:FILE")
+    };
+    let lines = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+    let mut by_hash = HashMap::new();
+    for (number, line) in lines.lines().enumerate() {
+        let record: Record = serde_json::from_str(line).with_context(|| format!("{path}, line {}", number + 1))?;
+        let tokens = record.prompt_tokens + record.completion_tokens;
+        by_hash.insert(record.text_sha256, Reply { label: labels.index(&record.reply), tokens });
+    }
+    let hash = |text: &str| Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    let of = |row: &Labelled| Some((row.text.clone(), by_hash.get(&hash(&row.text))?.clone()));
+    let replies: HashMap<String, Reply> = stream.iter().filter_map(of).collect();
+    stream.retain(|row| replies.contains_key(&row.text));
+    ensure!(!stream.is_empty(), "{path} has no reply to any text of the stream");
+    Ok(Reviewer::Replies(replies))
+}
+
+fn print(found: &Evaluation, seed: u64) {
+    let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    let line = |name: &str, values: Vec<String>| {
+        println!("{name:<34}{}", values.iter().map(|value| format!("{value:>9}")).collect::<String>());
+    };
+    let stream = &found.stream;
+    println!("seed {seed}: {} texts, {} reviewed, {} rounds", stream.texts, stream.reviews, found.rounds.len());
+    println!("\nOn the stream, percent");
+    for (id, accuracy) in found.slms.iter().zip(&stream.slms) {
+        line(id, vec![percent(*accuracy)]);
+    }
+    line("majority", vec![percent(stream.majority)]);
+    line("agreed or reviewed (macro-F1)", vec![percent(stream.accuracy), percent(stream.macro_f1)]);
+    line("reviewer, on hard samples", vec![percent(stream.reviewer_accuracy)]);
+    line("reviewed, by quarter", stream.review_share.iter().copied().map(percent).collect());
+    line("agreed and wrong", vec![percent(stream.agreed_and_wrong as f64 / stream.texts.max(1) as f64)]);
+    let table = |name: &str, scores: &[Scores]| {
+        if scores.first().is_none_or(|scores| scores.texts == 0) {
+            return;
+        }
+        println!("\n{name}, accuracy in percent before the first round and after each");
+        for (at, id) in found.slms.iter().enumerate() {
+            line(id, scores.iter().map(|scores| percent(scores.slms[at].accuracy)).collect());
+        }
+        line("majority", scores.iter().map(|scores| percent(scores.majority.accuracy)).collect());
+        line("majority, macro-F1", scores.iter().map(|scores| percent(scores.majority.macro_f1)).collect());
+        line("agreed", scores.iter().map(|scores| percent(scores.agreed)).collect());
+        line("right where agreed", scores.iter().map(|scores| percent(scores.accuracy_on_agreed)).collect());
+    };
+    table("Test file", &found.test);
+    table("Old domain", &found.old_test);
+    println!();
+}

@@ -1,0 +1,395 @@
+//! The paper's protocol (AutoAnnotator, arXiv 2506.16393): a stream of texts is annotated in batches, hard samples are
+//! reviewed, a round is held whenever the pool is full, and a test file is scored before and after each round.
+
+use super::TuneError;
+use super::dataset::Dataset;
+use super::round::{Labelled, Material, Member, Report, RoundOptions, contradicted, round, split};
+use super::train::Running;
+use crate::annotate::report::{Confusion, Score};
+use crate::vote::argmax;
+use indicatif::ProgressBar;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{Rng, SeedableRng};
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// Texts that are voted on before the next ones are reviewed.
+const BATCH: usize = 250;
+
+/// The least pool that a round is held on at the end of the stream.
+const LAST_ROUND: usize = 100;
+
+/// Who reviews hard samples.
+pub enum Reviewer {
+    /// A person: the gold label.
+    Gold,
+    /// An LLM, whose replies were recorded: the label by text, none where it gave none, and tokens.
+    Replies(HashMap<String, Reply>),
+}
+
+/// A recorded reply.
+#[derive(Debug, Clone)]
+pub struct Reply {
+    /// Index of the label, where the reply was one.
+    pub label: Option<usize>,
+    /// Tokens of prompt and completion.
+    pub tokens: u64,
+}
+
+impl Reviewer {
+    fn review(&self, row: &Labelled) -> (Option<usize>, u64) {
+        match self {
+            Self::Gold => (Some(row.label), 0),
+            Self::Replies(replies) => replies.get(&row.text).map_or((None, 0), |reply| (reply.label, reply.tokens)),
+        }
+    }
+}
+
+/// What an evaluation runs on. All label indices are those of the SLMs.
+pub struct Sets {
+    /// Annotated, in an order by chance.
+    pub stream: Vec<Labelled>,
+    /// Scored at the start and after each round.
+    pub test: Vec<Labelled>,
+    /// Texts of the old domain that no gate sees, scored likewise.
+    pub old_test: Vec<Labelled>,
+    /// Older data for rounds to train on besides the pool.
+    pub replay: Vec<Labelled>,
+    /// What rounds must not make worse.
+    pub anchor: Vec<Labelled>,
+}
+
+/// How to run it.
+pub struct Settings {
+    /// Reviewed samples at which a round is held; 0 for no rounds.
+    pub pool: usize,
+    /// The share of reviews whose label is replaced by a wrong one.
+    pub noise: f64,
+    /// How rounds are held.
+    pub round: RoundOptions,
+    /// Seed of the stream's order and all else by chance.
+    pub seed: u64,
+}
+
+/// Scores of frozen SLMs on labelled texts.
+#[derive(Debug, Clone, Serialize)]
+pub struct Scores {
+    /// The number of texts.
+    pub texts: usize,
+    /// Each SLM, in order.
+    pub slms: Vec<Score>,
+    /// The label with most votes; of a tie the one with the largest sum of probabilities.
+    pub majority: Score,
+    /// The share of texts on which all agree.
+    pub agreed: f64,
+    /// The share of those whose label is right.
+    pub accuracy_on_agreed: f64,
+}
+
+/// What the stream came to.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Stream {
+    /// Texts.
+    pub texts: usize,
+    /// Accuracy of the final labels, accepted and reviewed; a text without a label counts as wrong.
+    pub accuracy: f64,
+    /// Their macro-F1.
+    pub macro_f1: f64,
+    /// Accuracy of each SLM's votes, in order.
+    pub slms: Vec<f64>,
+    /// Accuracy of the majority's label.
+    pub majority: f64,
+    /// Reviews, in all and by quarter of the stream.
+    pub reviews: usize,
+    /// The share of each quarter that was reviewed.
+    pub review_share: [f64; 4],
+    /// The reviewer's accuracy.
+    pub reviewer_accuracy: f64,
+    /// Tokens of the reviews.
+    pub tokens: u64,
+    /// Texts on which all SLMs agreed on a wrong label.
+    pub agreed_and_wrong: usize,
+    /// Reviewed texts on which the majority was right.
+    pub hard_and_majority_right: usize,
+    /// Reviews that no round trains on, since all SLMs all but ruled them out.
+    pub contradicted: usize,
+}
+
+/// Everything that was measured.
+#[derive(Debug, Clone, Serialize)]
+pub struct Evaluation {
+    /// Ids of the SLMs, in the order of all figures.
+    pub slms: Vec<String>,
+    /// The stream.
+    pub stream: Stream,
+    /// The test file at the start and after each round.
+    pub test: Vec<Scores>,
+    /// The old domain's, likewise.
+    pub old_test: Vec<Scores>,
+    /// What each round did, SLM by SLM.
+    pub rounds: Vec<Vec<Report>>,
+}
+
+/// Runs the protocol; `members` are the last versions afterwards.
+pub fn evaluate(
+    members: &mut [Member],
+    sets: &Sets,
+    settings: &Settings,
+    reviewer: &Reviewer,
+    running: &Running,
+    progress: &ProgressBar,
+) -> Result<Evaluation, TuneError> {
+    let labels = members.first().map_or(0, |member| member.folder.labels.len());
+    let mut chance = StdRng::seed_from_u64(settings.seed);
+    let mut stream = sets.stream.clone();
+    stream.shuffle(&mut chance);
+    let mut tally = Tally::new(labels, members.len(), stream.len());
+    let mut found = Evaluation {
+        slms: members.iter().map(|member| member.folder.id.clone()).collect(),
+        stream: Stream::default(),
+        test: vec![scores(members, &sets.test)?],
+        old_test: vec![scores(members, &sets.old_test)?],
+        rounds: Vec::new(),
+    };
+    let (mut pool, mut anchor, mut earlier) = (Vec::new(), sets.anchor.clone(), Vec::new());
+    let mut rounds = Rounds { settings, sets, running, progress };
+    for batch in stream.chunks(BATCH) {
+        progress.set_length(stream.len() as u64);
+        progress.set_position(tally.stream.texts as u64);
+        progress.set_message(format!("stream; {} in the pool", pool.len()));
+        let votes = members.iter_mut().map(|member| votes(member, batch)).collect::<Result<Vec<_>, _>>()?;
+        for (at, row) in batch.iter().enumerate() {
+            let of: Vec<&[f32]> = votes.iter().map(|values| &values[at * labels..][..labels]).collect();
+            pool.extend(tally.add(row, &of, reviewer, settings.noise, &mut chance));
+        }
+        if settings.pool > 0 && pool.len() >= settings.pool {
+            rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
+        }
+    }
+    if settings.pool > 0 && pool.len() >= LAST_ROUND {
+        rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
+    }
+    found.stream = tally.finish();
+    Ok(found)
+}
+
+struct Rounds<'a> {
+    settings: &'a Settings,
+    sets: &'a Sets,
+    running: &'a Running,
+    progress: &'a ProgressBar,
+}
+
+impl Rounds<'_> {
+    /// A round of every SLM on the pool, which is empty afterwards; its gate part joins the anchor set, and the rest what
+    /// later rounds replay.
+    fn hold(
+        &mut self,
+        members: &mut [Member],
+        pool: &mut Vec<Labelled>,
+        (anchor, earlier): (&mut Vec<Labelled>, &mut Vec<Labelled>),
+        found: &mut Evaluation,
+    ) -> Result<(), TuneError> {
+        let labels = members.first().map_or(0, |member| member.folder.labels.len());
+        let seed = self.settings.seed.wrapping_add(1000 * (found.rounds.len() as u64 + 1));
+        let parts = split(pool, labels, seed)?;
+        let options = RoundOptions { seed, ..self.settings.round.clone() };
+        let material = Material { split: &parts, replay: [&self.sets.replay, earlier], anchor };
+        let mut reports = Vec::new();
+        for member in &mut *members {
+            let running = Running { scratch: self.running.scratch.join(&member.folder.id), ..self.running.clone() };
+            let (report, _) = round(member, &material, &options, &running, self.progress)?;
+            self.progress.suspend(|| tracing::info!("round {}: {}", found.rounds.len() + 1, line(&report)));
+            reports.push(report);
+            std::fs::remove_dir_all(running.scratch.join("activations")).ok();
+        }
+        pool.clear();
+        anchor.extend(parts.gate);
+        earlier.extend(parts.training);
+        earlier.extend(parts.stopping);
+        found.rounds.push(reports);
+        found.test.push(scores(members, &self.sets.test)?);
+        found.old_test.push(scores(members, &self.sets.old_test)?);
+        Ok(())
+    }
+}
+
+fn line(report: &Report) -> String {
+    let percent = |share: f64| format!("{:.1}", 100.0 * share);
+    let (gate, slm) = (&report.gate, &report.slm);
+    let anchor = report
+        .anchor
+        .map_or(String::new(), |anchor| format!(", anchor {} to {}", percent(anchor.before), percent(anchor.after)));
+    format!(
+        "{slm}: gate {} to {}{anchor}, share {}: {:?}",
+        percent(gate.before),
+        percent(gate.after),
+        report.share,
+        report.decision
+    )
+}
+
+/// Calibrated probabilities of each row, end to end.
+fn votes(member: &mut Member, rows: &[Labelled]) -> Result<Vec<f32>, TuneError> {
+    let set = member.encode(rows)?;
+    member.probabilities(&set)
+}
+
+/// The label with most votes; of a tie the one with the largest sum of probabilities.
+fn majority(rows: &[&[f32]]) -> usize {
+    let labels = rows.first().map_or(0, |row| row.len());
+    let weight = |label: usize| {
+        let votes = rows.iter().filter(|row| argmax(row) == label).count() as f32;
+        let sum: f32 = rows.iter().map(|row| row[label]).sum();
+        votes + sum / (rows.len() as f32 + 1.0)
+    };
+    argmax(&(0..labels).map(weight).collect::<Vec<_>>())
+}
+
+/// The label that all name.
+fn unanimous(rows: &[&[f32]]) -> Option<usize> {
+    let first = argmax(rows.first()?);
+    rows.iter().all(|row| argmax(row) == first).then_some(first)
+}
+
+/// Scores frozen SLMs on labelled texts.
+pub fn scores(members: &mut [Member], rows: &[Labelled]) -> Result<Scores, TuneError> {
+    let labels = members.first().map_or(0, |member| member.folder.labels.len());
+    let sets: Vec<Dataset> = members.iter().map(|member| member.encode(rows)).collect::<Result<_, _>>()?;
+    let votes: Vec<Vec<f32>> =
+        members.iter_mut().zip(&sets).map(|(member, set)| member.probabilities(set)).collect::<Result<_, _>>()?;
+    let mut confusions = vec![Confusion::new(labels); members.len() + 1];
+    let (mut agreed, mut right) = (0usize, 0usize);
+    for (at, row) in rows.iter().enumerate() {
+        let of: Vec<&[f32]> = votes.iter().map(|values| &values[at * labels..][..labels]).collect();
+        for (confusion, probabilities) in confusions.iter_mut().zip(&of) {
+            confusion.add(row.label, Some(argmax(probabilities)));
+        }
+        confusions[members.len()].add(row.label, Some(majority(&of)));
+        if let Some(label) = unanimous(&of) {
+            agreed += 1;
+            right += usize::from(label == row.label);
+        }
+    }
+    let mut scores: Vec<Score> = confusions.iter().map(Confusion::score).collect();
+    let majority = scores.pop().unwrap_or(Score { accuracy: 0.0, macro_f1: 0.0 });
+    let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
+    let (agreed, accuracy_on_agreed) = (share(agreed, rows.len()), share(right, agreed));
+    Ok(Scores { texts: rows.len(), slms: scores, majority, agreed, accuracy_on_agreed })
+}
+
+/// Counts over the stream.
+struct Tally {
+    labels: usize,
+    all: usize,
+    stream: Stream,
+    confusion: Confusion,
+    right: Vec<usize>,
+    majority_right: usize,
+    reviewer_right: usize,
+    quarters: [[usize; 2]; 4],
+}
+
+impl Tally {
+    fn new(labels: usize, slms: usize, all: usize) -> Self {
+        Self {
+            labels,
+            all,
+            stream: Stream::default(),
+            confusion: Confusion::new(labels),
+            right: vec![0; slms],
+            majority_right: 0,
+            reviewer_right: 0,
+            quarters: Default::default(),
+        }
+    }
+
+    /// Counts a text by the SLMs' probabilities, reviews it if it is hard, and returns what goes into the pool.
+    fn add(
+        &mut self,
+        row: &Labelled,
+        votes: &[&[f32]],
+        reviewer: &Reviewer,
+        noise: f64,
+        chance: &mut StdRng,
+    ) -> Option<Labelled> {
+        let quarter = &mut self.quarters[(4 * self.stream.texts / self.all.max(1)).min(3)];
+        quarter[1] += 1;
+        self.stream.texts += 1;
+        for (right, probabilities) in self.right.iter_mut().zip(votes) {
+            *right += usize::from(argmax(probabilities) == row.label);
+        }
+        let majority_right = majority(votes) == row.label;
+        self.majority_right += usize::from(majority_right);
+        if let Some(label) = unanimous(votes) {
+            self.confusion.add(row.label, Some(label));
+            self.stream.agreed_and_wrong += usize::from(label != row.label);
+            return None;
+        }
+        quarter[0] += 1;
+        self.stream.reviews += 1;
+        self.stream.hard_and_majority_right += usize::from(majority_right);
+        let (label, tokens) = reviewer.review(row);
+        let label = label.map(|label| if chance.random_bool(noise) { self.other(label, chance) } else { label });
+        self.stream.tokens += tokens;
+        self.confusion.add(row.label, label);
+        let label = label?;
+        self.reviewer_right += usize::from(label == row.label);
+        if contradicted(label, votes.iter().copied()) {
+            self.stream.contradicted += 1;
+            return None;
+        }
+        Some(Labelled { text: row.text.clone(), label })
+    }
+
+    /// A label that is not this one.
+    fn other(&self, label: usize, chance: &mut StdRng) -> usize {
+        (label + chance.random_range(1..self.labels)) % self.labels
+    }
+
+    fn finish(self) -> Stream {
+        let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
+        let Score { accuracy, macro_f1 } = self.confusion.score();
+        let texts = self.stream.texts;
+        Stream {
+            accuracy,
+            macro_f1,
+            slms: self.right.iter().map(|right| share(*right, texts)).collect(),
+            majority: share(self.majority_right, texts),
+            review_share: self.quarters.map(|[reviewed, all]| share(reviewed, all)),
+            reviewer_accuracy: share(self.reviewer_right, self.stream.reviews),
+            ..self.stream
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tie_goes_to_the_larger_sum() {
+        let (a, b, c) = ([0.5f32, 0.3, 0.2], [0.1f32, 0.8, 0.1], [0.3f32, 0.3, 0.4]);
+        assert_eq!(majority(&[&a, &b, &c]), 1);
+        assert_eq!(majority(&[&a, &a, &b]), 0);
+        assert_eq!((unanimous(&[&a, &a]), unanimous(&[&a, &b])), (Some(0), None));
+    }
+
+    #[test]
+    fn the_stream_is_counted() {
+        let mut tally = Tally::new(2, 2, 4);
+        let mut chance = StdRng::seed_from_u64(0);
+        let row = |label| Labelled { text: "t".into(), label };
+        let (no, yes) = ([0.9f32, 0.1], [0.2f32, 0.8]);
+        assert_eq!(tally.add(&row(0), &[&no, &no], &Reviewer::Gold, 0.0, &mut chance), None);
+        assert_eq!(tally.add(&row(0), &[&yes, &yes], &Reviewer::Gold, 0.0, &mut chance), None);
+        assert_eq!(tally.add(&row(1), &[&no, &yes], &Reviewer::Gold, 0.0, &mut chance), Some(row(1)));
+        assert_eq!(tally.add(&row(1), &[&no, &yes], &Reviewer::Gold, 1.0, &mut chance), Some(row(0)));
+        let stream = tally.finish();
+        assert_eq!((stream.texts, stream.reviews, stream.agreed_and_wrong), (4, 2, 1));
+        assert_eq!((stream.accuracy, stream.reviewer_accuracy), (0.5, 0.5));
+        assert_eq!(stream.review_share, [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!(stream.slms, [0.25, 0.75]);
+    }
+}

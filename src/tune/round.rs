@@ -1,0 +1,372 @@
+//! A round: an SLM goes on from its current version on reviewed hard samples and on older data, and is promoted only if
+//! it is better; see [`gate`](super::gate).
+
+use super::TuneError;
+use super::dataset::Dataset;
+use super::gate::{Decision, Paired, decide};
+use super::metrics::{calibrate, metrics};
+use super::train::{Options, Running, Start, fine_tune, interpolate, serialize, served_logits};
+use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
+use crate::slm::burn::Trained;
+use crate::slm::cpu::CpuEngine;
+use crate::slm::probabilities;
+use crate::slm::tokenize::Tokenizer;
+use crate::slm::weights::{EncoderWeights, Head};
+use crate::vote::argmax;
+use indicatif::ProgressBar;
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use safetensors::tensor::Dtype;
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Shares of the way from the current version to what was trained that are tried, from the largest down, until the anchor
+/// set holds.
+const SHARES: [f32; 3] = [1.0, 0.7, 0.4];
+
+/// Below this calibrated probability of every SLM a review counts as contradicted.
+const CONTRADICTED: f32 = 0.02;
+
+/// An SLM that votes and can be trained: a version in memory, in f32.
+pub struct Member {
+    /// What `slm.toml` says of it, with the adapter of its last round.
+    pub folder: SlmFolder,
+    /// Names the version; the layers that no round trains are the same in all versions of it.
+    pub key: String,
+    /// Its tokenizer.
+    pub tokenizer: Arc<Tokenizer>,
+    weights: EncoderWeights,
+    head: Head,
+    engine: CpuEngine,
+}
+
+impl Member {
+    /// An SLM from its merged weights.
+    pub fn new(folder: SlmFolder, key: String, tokenizer: Arc<Tokenizer>, weights: EncoderWeights, head: Head) -> Self {
+        let engine = CpuEngine::new(&weights, head.clone());
+        Self { folder, key, tokenizer, weights, head, engine }
+    }
+
+    /// The number of its layers.
+    pub fn layers(&self) -> usize {
+        self.weights.config.num_hidden_layers
+    }
+
+    /// Token ids of texts, with labels.
+    pub fn encode(&self, rows: &[Labelled]) -> Result<Dataset, TuneError> {
+        let ids = rows.iter().map(|row| Ok(self.tokenizer.encode(&row.text)?.ids)).collect::<Result<_, TuneError>>()?;
+        let texts = rows.iter().map(|row| row.text.clone()).collect();
+        Ok(Dataset { texts, ids, labels: rows.iter().map(|row| row.label).collect(), files: Vec::new() })
+    }
+
+    /// Calibrated probabilities `[texts x labels]`, in order.
+    pub fn probabilities(&mut self, set: &Dataset) -> Result<Vec<f32>, TuneError> {
+        let labels = self.folder.labels.len();
+        let mut values = served_logits(&mut self.engine, set, labels)?;
+        probabilities(&mut values, labels, self.folder.temperature);
+        Ok(values)
+    }
+
+    /// Which texts it labels right.
+    fn right(&mut self, set: &Dataset) -> Result<Vec<bool>, TuneError> {
+        let labels = self.folder.labels.len();
+        let logits = served_logits(&mut self.engine, set, labels)?;
+        Ok(logits.chunks_exact(labels).zip(&set.labels).map(|(row, gold)| argmax(row) == *gold).collect())
+    }
+}
+
+/// A text and its label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Labelled {
+    /// The text.
+    pub text: String,
+    /// Index of the label.
+    pub label: usize,
+}
+
+/// How to hold a round.
+#[derive(Debug, Clone, Serialize)]
+pub struct RoundOptions {
+    /// LoRA or all parameters of the layers.
+    pub method: Method,
+    /// The most layers that are trained, from the top.
+    pub layers: usize,
+    /// Peak learning rate.
+    pub lr: f64,
+    /// Passes over the data.
+    pub epochs: usize,
+    /// Texts a step.
+    pub batch: usize,
+    /// Texts of older data for each one of the pool's training part.
+    pub replay: f64,
+    /// Seed of every choice by chance.
+    pub seed: u64,
+}
+
+impl RoundOptions {
+    /// The defaults of a method: the paper's for all parameters.
+    pub fn new(method: Method) -> Self {
+        let (lr, epochs, batch) = match method {
+            Method::Lora => (5e-4, 3, 32),
+            Method::Full => (2e-5, 3, 16),
+        };
+        Self { method, layers: 6, lr, epochs, batch, replay: 1.0, seed: 0 }
+    }
+
+    fn training(&self, member: &Member) -> Options {
+        let layers = self.layers.min(member.layers());
+        Options {
+            id: member.folder.id.clone(),
+            method: self.method,
+            rank: 16,
+            alpha: 32.0,
+            embedding_rank: 0,
+            layers,
+            lr: self.lr,
+            epochs: self.epochs,
+            batch: self.batch,
+            weight_decay: 0.01,
+            warmup: 0.06,
+            train_length: member.folder.max_length,
+            max_length: member.folder.max_length,
+            class_weights: false,
+            dropout: 0.1,
+            teacher_weight: 0.0,
+            interpolation: 1.0,
+            evaluations: 2,
+            patience: 3,
+            seed: self.seed,
+        }
+    }
+}
+
+/// The pool's samples by what they are for.
+pub struct Split {
+    /// 70 %: trained on.
+    pub training: Vec<Labelled>,
+    /// 10 %: chooses the state.
+    pub stopping: Vec<Labelled>,
+    /// 20 %: decides at the gate, and is part of later anchor sets.
+    pub gate: Vec<Labelled>,
+}
+
+/// Splits a pool, label by label. One that no round can be held on is an error: empty, of one label, or with fewer than 20
+/// samples.
+pub fn split(pool: &[Labelled], labels: usize, seed: u64) -> Result<Split, TuneError> {
+    let of = |label| pool.iter().filter(move |row| row.label == label);
+    let present = (0..labels).filter(|label| of(*label).next().is_some()).count();
+    let problem = match (pool.len(), present) {
+        (0, _) => "the pool is empty: review hard samples first".to_owned(),
+        (few @ 1..20, _) => format!("the pool has {few} samples, a round needs at least 20"),
+        (_, 1) => "all samples of the pool have the same label: a round would teach it for every text".to_owned(),
+        _ => String::new(),
+    };
+    if !problem.is_empty() {
+        return Err(TuneError::Pool(problem));
+    }
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut split = Split { training: Vec::new(), stopping: Vec::new(), gate: Vec::new() };
+    for label in 0..labels {
+        let mut rows: Vec<Labelled> = of(label).cloned().collect();
+        rows.shuffle(&mut chance);
+        let count = rows.len();
+        let gate = rows.split_off(count - (count as f64 * 0.2).round() as usize);
+        let stopping = rows.split_off(rows.len() - (count as f64 * 0.1).round() as usize);
+        split.training.extend(rows);
+        split.stopping.extend(stopping);
+        split.gate.extend(gate);
+    }
+    Ok(split)
+}
+
+/// `count` rows by chance, each label in its share of all rows.
+pub fn stratified(rows: &[Labelled], labels: usize, count: usize, seed: u64) -> Vec<Labelled> {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let mut taken = Vec::new();
+    for label in 0..labels {
+        let mut of: Vec<&Labelled> = rows.iter().filter(|row| row.label == label).collect();
+        let share = of.len() as f64 / rows.len().max(1) as f64;
+        of.shuffle(&mut chance);
+        taken.extend(of.into_iter().take((share * count as f64).round() as usize).cloned());
+    }
+    taken
+}
+
+/// Whether every SLM holds a review's label for all but impossible; `probabilities` has a row an SLM.
+pub fn contradicted<'a>(label: usize, probabilities: impl IntoIterator<Item = &'a [f32]>) -> bool {
+    let mut rows = probabilities.into_iter().peekable();
+    rows.peek().is_some() && rows.all(|row| row.get(label).is_some_and(|probability| *probability < CONTRADICTED))
+}
+
+/// What a round of one SLM trains and is held against.
+pub struct Material<'a> {
+    /// The pool's samples, by what they are for.
+    pub split: &'a Split,
+    /// Older data to train on beside it, as much as [`RoundOptions::replay`] asks for, of each source the same number: the
+    /// original training data, and earlier pools.
+    pub replay: [&'a [Labelled]; 2],
+    /// What must not get worse: gate parts of earlier rounds and validation data, never trained on.
+    pub anchor: &'a [Labelled],
+}
+
+/// What a round did to one SLM.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The SLM's id.
+    pub slm: String,
+    /// What the gate said.
+    #[serde(flatten)]
+    pub decision: Decision,
+    /// On the pool's gate part.
+    pub gate: Paired,
+    /// On the anchor set, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub anchor: Option<Paired>,
+    /// The share of the way to what was trained that the candidate went.
+    pub share: f32,
+    /// Texts that were trained on: of the pool, and older ones.
+    pub trained_on: [usize; 2],
+}
+
+/// Holds a round of one SLM; it is the new version afterwards if the gate says so, else what it was. The adapter of a new
+/// version, on top of the version before, is returned as bytes.
+pub fn round(
+    member: &mut Member,
+    material: &Material<'_>,
+    options: &RoundOptions,
+    running: &Running,
+    progress: &ProgressBar,
+) -> Result<(Report, Option<Vec<u8>>), TuneError> {
+    let Material { split, replay, anchor } = material;
+    let labels = member.folder.labels.len();
+    let wanted = (split.training.len() as f64 * options.replay) as usize;
+    let sources = replay.iter().filter(|source| !source.is_empty()).count().max(1);
+    // A ninth part more, to choose the state by as well.
+    let of = |source: &&[Labelled]| stratified(source, labels, (wanted + wanted / 9) / sources, options.seed);
+    let kept = replay.iter().flat_map(of).enumerate();
+    let (older, older_stopping): (Vec<_>, Vec<_>) = kept.partition(|(at, _)| at % 10 != 9);
+    let rows = |older: Vec<(usize, Labelled)>| older.into_iter().map(|(_, row)| row);
+    let trained_on = [split.training.len(), older.len()];
+    let data = member.encode(&[split.training.clone(), rows(older).collect()].concat())?;
+    let stopping = member.encode(&[split.stopping.clone(), rows(older_stopping).collect()].concat())?;
+    let mut targets = vec![0.0; data.len() * labels];
+    targets.chunks_exact_mut(labels).zip(&data.labels).for_each(|(row, label)| row[*label] = 1.0);
+    let training = options.training(member);
+    let start = Start { key: &member.key, weights: &member.weights, head: Some(&member.head) };
+    let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
+    let (gate, anchor) = (member.encode(&split.gate)?, member.encode(anchor)?);
+    let before = [member.right(&gate)?, member.right(&anchor)?];
+    progress.set_message("gate");
+    for share in SHARES {
+        let (mut candidate, bytes) = candidate(member, &parts, share, &training, &stopping)?;
+        let held = Paired::new(&before[1], &candidate.right(&anchor)?, options.seed);
+        let held = (!anchor.is_empty()).then_some(held);
+        let gained = Paired::new(&before[0], &candidate.right(&gate)?, options.seed);
+        let decision = decide(&gained, held.as_ref());
+        let lost = held.is_some_and(|held| held.before > held.after + super::gate::MOST_LOST);
+        if lost && share > SHARES[SHARES.len() - 1] {
+            continue;
+        }
+        let slm = member.folder.id.clone();
+        let report = Report { slm, gate: gained, anchor: held, share, trained_on, decision };
+        if report.decision != Decision::Promoted {
+            return Ok((report, None));
+        }
+        *member = candidate;
+        return Ok((report, Some(bytes)));
+    }
+    unreachable!("the smallest share is reported")
+}
+
+/// The version that lies `share` of the way from the current one to what was trained, and its adapter.
+fn candidate(
+    member: &Member,
+    parts: &[Trained],
+    share: f32,
+    training: &Options,
+    stopping: &Dataset,
+) -> Result<(Member, Vec<u8>), TuneError> {
+    let mut weights = member.weights.clone();
+    let mut parts = parts.to_vec();
+    interpolate(&mut parts, &mut weights, share, Some(&member.head));
+    let bytes = serialize(&parts, Dtype::F16)?;
+    let (rank, alpha) = if training.method == Method::Lora { (training.rank, training.alpha) } else { (0, 0.0) };
+    let adapter = AdapterFile {
+        file: "adapter.safetensors".to_owned(),
+        sha256: sha256_hex(&bytes),
+        method: training.method,
+        rank,
+        alpha,
+    };
+    let mut folder = SlmFolder { adapter, ..member.folder.clone() };
+    let mut head = folder.merge(&bytes, &mut weights)?;
+    let labels = folder.labels.len();
+    let mut engine = CpuEngine::new(&weights, head.clone());
+    let logits = served_logits(&mut engine, stopping, labels)?;
+    let fit = calibrate(&logits, &stopping.labels, labels);
+    let Metrics { accuracy, macro_f1, nll } = metrics(&logits, &stopping.labels, labels, fit.temperature);
+    folder.temperature = fit.temperature;
+    folder.validation = Metrics { accuracy, macro_f1, nll };
+    head.temperature = fit.temperature;
+    let (key, tokenizer) = (member.key.clone(), member.tokenizer.clone());
+    Ok((Member { folder, key, tokenizer, weights, head, engine }, bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn rows(counts: &[usize]) -> Vec<Labelled> {
+        let of = |(label, count): (usize, &usize)| {
+            (0..*count).map(move |at| Labelled { text: format!("{label} {at}"), label }).collect::<Vec<_>>()
+        };
+        counts.iter().enumerate().flat_map(of).collect()
+    }
+
+    proptest! {
+        /// Nothing is lost or doubled, and each label is split in the same shares.
+        #[test]
+        fn a_split_has_every_sample_once(counts in proptest::collection::vec(10usize..80, 2..4), seed in 0u64..100) {
+            let pool = rows(&counts);
+            let parts = split(&pool, counts.len(), seed).expect("splits");
+            let mut all: Vec<Labelled> = [&parts.training, &parts.stopping, &parts.gate].into_iter().flatten().cloned().collect();
+            all.sort_by(|a, b| a.text.cmp(&b.text));
+            let mut wanted = pool;
+            wanted.sort_by(|a, b| a.text.cmp(&b.text));
+            prop_assert_eq!(all, wanted);
+            for (label, count) in counts.iter().enumerate() {
+                let gate = parts.gate.iter().filter(|row| row.label == label).count();
+                prop_assert_eq!(gate, (*count as f64 * 0.2).round() as usize);
+            }
+        }
+    }
+
+    #[test]
+    fn pools_that_teach_nothing_are_errors() {
+        let problem =
+            |counts: &[usize]| split(&rows(counts), 3, 0).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(problem(&[]).contains("empty"));
+        assert!(problem(&[5, 5]).contains("10 samples"));
+        assert!(problem(&[0, 50]).contains("the same label"));
+        assert_eq!(problem(&[20, 20]), "");
+    }
+
+    #[test]
+    fn a_stratified_sample_keeps_the_shares() {
+        let taken = stratified(&rows(&[100, 300]), 2, 40, 7);
+        assert_eq!(taken.iter().filter(|row| row.label == 1).count(), 30);
+        assert_eq!(taken.len(), 40);
+        assert_eq!(stratified(&rows(&[3, 1]), 2, 40, 7).len(), 4);
+    }
+
+    #[test]
+    fn only_what_every_slm_denies_is_contradicted() {
+        let (sure, unsure) = ([0.99f32, 0.01], [0.9f32, 0.1]);
+        assert!(contradicted(1, [&sure[..], &sure]));
+        assert!(!contradicted(1, [&sure[..], &unsure]));
+        assert!(!contradicted(0, [&sure[..], &sure]));
+        assert!(!contradicted(0, []));
+    }
+}
