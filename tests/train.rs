@@ -11,7 +11,7 @@ use autoannotator::slm::weights::{EncoderWeights, TensorSource};
 use autoannotator::tune::TuneError;
 use autoannotator::tune::dataset::Columns;
 use autoannotator::tune::teacher::Teacher;
-use autoannotator::tune::train::{BaseModel, Options, Places, Running, train};
+use autoannotator::tune::train::{BaseModel, Choice, Options, Places, Running, train};
 use indicatif::ProgressBar;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard};
@@ -110,6 +110,7 @@ fn options() -> Options {
         dropout: 0.1,
         teacher_weight: 0.0,
         interpolation: 1.0,
+        choice: Choice::MacroF1,
         evaluations: 2,
         patience: 100,
         seed: 3,
@@ -170,7 +171,7 @@ fn it_learns_and_writes_a_folder_that_merges() {
         let text = String::from_utf8(read(out.join("slm.toml"))).expect("text");
         let slm = SlmFolder::from_toml(&text, "slm.toml").expect("reads");
         let mut weights = base().weights;
-        slm.merge(&read(out.join("adapter.safetensors")), &mut weights).expect("merges");
+        slm.merge(&[read(out.join("adapter.safetensors"))], &mut weights).expect("merges");
         assert_ne!(weights, base().weights);
         let record: serde_json::Value = serde_json::from_slice(&read(out.join("train.json"))).expect("a record");
         assert_eq!(record["data"][0]["rows"], 240);
@@ -183,7 +184,7 @@ fn merged(place: &Path, base: &BaseModel) -> (Vec<(String, Vec<f32>)>, Vec<f32>)
     let text = String::from_utf8(read(place.join("out/slm.toml"))).expect("text");
     let slm = SlmFolder::from_toml(&text, "slm.toml").expect("reads");
     let mut weights = base.weights.clone();
-    let head = slm.merge(&read(place.join("out/adapter.safetensors")), &mut weights).expect("merges");
+    let head = slm.merge(&[read(place.join("out/adapter.safetensors"))], &mut weights).expect("merges");
     let tensors = weights.tensors_mut().into_iter().map(|(name, _, values)| (name, values.to_vec())).collect();
     (tensors, head.linear.weight)
 }
@@ -302,7 +303,7 @@ fn teacher(place: &Path) -> Teacher {
     let BaseModel { id, mut weights, tokenizer_json, .. } = base();
     let text = String::from_utf8(read(place.join("out/slm.toml"))).expect("text");
     let slm = SlmFolder::from_toml(&text, "slm.toml").expect("reads");
-    let head = slm.merge(&read(place.join("out/adapter.safetensors")), &mut weights).expect("merges");
+    let head = slm.merge(&[read(place.join("out/adapter.safetensors"))], &mut weights).expect("merges");
     let meta = PackedMeta {
         format: FORMAT,
         id: slm.id,

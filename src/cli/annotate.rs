@@ -1,6 +1,7 @@
 //! `autoannotator annotate`.
 
 use super::device::{DeviceChoice, Devices};
+use super::pool::default_pool;
 use crate::annotate::journal::{Entry, Pins, Progress};
 use crate::annotate::report::{Report, ReviewReport, Score, Tally};
 use crate::annotate::{self, BLOCK, Voter};
@@ -9,6 +10,7 @@ use crate::hub::Home;
 use crate::review::client::review_blocking;
 use crate::sample::{Annotation, Review, Sample};
 use crate::spec::{ExportFormat, ReviewTo, Spec};
+use crate::tune::pool::{Pool, Reviewed};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
@@ -69,6 +71,10 @@ pub(super) struct Args {
     /// The encoding of INPUT by its web name, such as windows-1252; without it UTF-8, or what a byte order mark says.
     #[arg(long)]
     encoding: Option<String>,
+    /// Keep reviewed hard samples, with their texts, in the pool that `autoannotator tune` trains on; the spec has to say
+    /// `keep_text = true` in [review].
+    #[arg(long)]
+    rounds: bool,
     /// Start over, even if an unfinished run left a journal.
     #[arg(long)]
     fresh: bool,
@@ -111,10 +117,21 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let vote = votes.first().with_context(|| format!("{id} does not vote"))?;
         pins.insert(id.clone(), format!("version {}, {}, {}", vote.version, vote.engine, vote.precision));
     }
+    let pool = args.rounds.then(|| pool(&args, &spec)).transpose()?;
     let files = Files::open(&args.out, &pins, args.fresh)?;
     let tally = files.progress.tally.clone().unwrap_or_else(|| Tally::new(&spec, args.gold.is_some()));
-    let run =
-        Run { spec, voters, url, gold: args.gold.clone(), output_format, files, tally, writer: None, told: false };
+    let run = Run {
+        spec,
+        voters,
+        url,
+        gold: args.gold.clone(),
+        output_format,
+        files,
+        tally,
+        pool,
+        writer: None,
+        told: false,
+    };
     let journal = journal_path(&args.out);
     let report = run.all(input, reader).inspect_err(|error| {
         // A file that cannot be read further stays so: there is nothing to go on with.
@@ -184,6 +201,18 @@ fn load(args: &Args, spec: &Spec) -> anyhow::Result<Vec<Box<dyn Voter>>> {
         Ok(Box::new(voter))
     };
     spec.slms.iter().map(load).collect()
+}
+
+/// The pool, if the spec lets texts be kept.
+fn pool(args: &Args, spec: &Spec) -> anyhow::Result<Pool> {
+    if !spec.review.keep_text {
+        bail!(
+            "--rounds keeps reviewed texts, and the spec does not let them be kept; set keep_text = true in [review]"
+        );
+    }
+    let home = Home::find(args.home.as_deref())?;
+    fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
+    Ok(Pool::open(&default_pool(&home))?)
 }
 
 /// SHA-256 of a file, hexadecimal.
@@ -266,6 +295,8 @@ struct Run {
     output_format: Format,
     files: Files,
     tally: Tally,
+    /// Where reviewed hard samples are kept.
+    pool: Option<Pool>,
     writer: Option<Writer>,
     /// The person was told that the reviewer fails.
     told: bool,
@@ -313,6 +344,10 @@ impl Run {
         let gold = self.gold.as_deref().map(|gold| find_column(reader.columns(), gold)).transpose()?;
         let mut annotations = annotate::annotate(rows, &mut self.voters, self.spec.rule)?;
         self.review(&mut annotations)?;
+        if let Some(pool) = &mut self.pool {
+            // Before the block counts as done: a run that goes on tells them again, and the pool keeps each once.
+            pool.add(&self.spec.task.name, &annotations.iter().filter_map(Reviewed::of).collect::<Vec<_>>())?;
+        }
         let mut bytes = Vec::new();
         let writer = match &mut self.writer {
             Some(writer) => writer,

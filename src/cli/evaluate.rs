@@ -1,13 +1,12 @@
 //! `autoannotator evaluate`.
 
-use crate::hub::packing::{Folder, folders};
-use crate::hub::{self, Home, models_dir};
+use super::tune::{labelled, load_member, wanted};
+use crate::hub::Home;
 use crate::slm::adapter::Method;
 use crate::slm::burn::Backend;
-use crate::slm::tokenize::Tokenizer;
 use crate::task::{LabelSet, Task};
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
-use crate::tune::round::{Labelled, Member, RoundOptions};
+use crate::tune::round::{Labelled, RoundOptions};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -15,7 +14,6 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Says in numbers what the ensemble, the reviews and the rounds are worth on labelled files.
@@ -132,11 +130,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let mut options = RoundOptions { layers: args.layers, epochs: args.epochs, ..RoundOptions::new(args.method) };
     options.lr = args.lr.unwrap_or(options.lr);
     options.replay = args.replay_ratio;
-    let wanted = wanted(&args, &task)?;
+    let wanted = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
     let mut runs = Vec::new();
     for seed in args.seed..args.seed + args.seeds {
         let mut members =
-            wanted.iter().map(|folder| member(folder, &home, &progress)).collect::<anyhow::Result<Vec<_>>>()?;
+            wanted.iter().map(|folder| load_member(folder, &home, &progress)).collect::<anyhow::Result<Vec<_>>>()?;
         let settings = Settings { pool: args.pool, noise: args.noise, round: options.clone(), seed };
         let running = Running {
             backend: Backend::Cpu,
@@ -169,49 +167,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         .with_context(|| format!("cannot write {}", path.display()))?;
     println!("written to {}", path.display());
     Ok(())
-}
-
-/// The folders of the SLMs that were asked for, or of all of the task.
-fn wanted(args: &Args, task: &Task) -> anyhow::Result<Vec<Folder>> {
-    let models = models_dir(args.models.as_deref())?;
-    let of_task: Vec<Folder> =
-        folders(&models)?.into_iter().filter(|folder| folder.slm.labels == task.labels.names()).collect();
-    let known = || of_task.iter().map(|folder| folder.slm.id.as_str()).collect::<Vec<_>>().join(", ");
-    if of_task.is_empty() {
-        bail!("{} holds no SLM of the task {}; train one with `autoannotator train`", models.display(), task.name);
-    }
-    if let Some(id) = args.slms.iter().find(|id| of_task.iter().all(|folder| folder.slm.id != **id)) {
-        bail!("there is no SLM '{id}' of the task {}; there are: {}", task.name, known());
-    }
-    Ok(of_task.into_iter().filter(|folder| args.slms.is_empty() || args.slms.contains(&folder.slm.id)).collect())
-}
-
-fn member(folder: &Folder, home: &Home, progress: &ProgressBar) -> anyhow::Result<Member> {
-    let slm = &folder.slm;
-    let base = hub::base(&slm.base, home, progress)?;
-    let path = folder.path.join(&slm.adapter.file);
-    let adapter = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut weights = base.weights()?;
-    let head = slm.merge(&adapter, &mut weights)?;
-    let tokenizer = Arc::new(Tokenizer::from_json(&base.tokenizer_json, slm.max_length)?);
-    Ok(Member::new(slm.clone(), format!("{} {}", slm.base_sha256, slm.adapter.sha256), tokenizer, weights, head))
-}
-
-/// The rows of a CSV file with the columns `text` and `label` whose label is one of the task's.
-fn labelled(path: &Path, labels: &LabelSet, most: Option<usize>) -> anyhow::Result<Vec<Labelled>> {
-    #[derive(Deserialize)]
-    struct Row {
-        text: String,
-        label: String,
-    }
-    let mut reader = csv::Reader::from_path(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut rows = Vec::new();
-    for row in reader.deserialize::<Row>().take(most.unwrap_or(usize::MAX)) {
-        let Row { text, label } = row.with_context(|| format!("{}", path.display()))?;
-        rows.extend(labels.index(&label).map(|label| Labelled { text, label }));
-    }
-    ensure!(!rows.is_empty(), "{}: no row has one of the labels {}", path.display(), labels.names().join(", "));
-    Ok(rows)
 }
 
 /// The reviewer by its name; recorded replies cut the stream to the texts that have one.

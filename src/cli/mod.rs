@@ -5,9 +5,12 @@ mod device;
 mod doctor;
 mod evaluate;
 mod pack;
+mod pool;
 mod pull;
 mod serve;
 mod train;
+mod tune;
+mod versions;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -27,6 +30,9 @@ enum Command {
     Pack(pack::Args),
     Train(train::Args),
     Annotate(annotate::Args),
+    Pool(pool::Args),
+    Tune(tune::Args),
+    Versions(versions::Args),
     Evaluate(evaluate::Args),
     Serve(serve::Args),
     Doctor(doctor::Args),
@@ -45,6 +51,9 @@ pub fn main() -> ExitCode {
         Command::Pack(args) => pack::run(args),
         Command::Train(args) => train::run(args),
         Command::Annotate(args) => annotate::run(args),
+        Command::Pool(args) => pool::run(args),
+        Command::Tune(args) => tune::run(args),
+        Command::Versions(args) => versions::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Doctor(args) => doctor::run(args),

@@ -6,7 +6,7 @@ use crate::slm::burn::Backend;
 use crate::task::Task;
 use crate::tune::dataset::{Columns, DataFile};
 use crate::tune::teacher::Teacher;
-use crate::tune::train::{BaseModel, Options, Places, Running, train};
+use crate::tune::train::{BaseModel, Choice, Options, Places, Running, train};
 use indicatif::{ProgressBar, ProgressStyle};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -158,6 +158,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         dropout: args.dropout,
         teacher_weight: if args.teacher.is_some() { args.teacher_weight } else { 0.0 },
         interpolation: args.interpolation,
+        choice: Choice::MacroF1,
         evaluations: args.evaluations,
         patience: args.patience,
         seed: args.seed,

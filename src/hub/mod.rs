@@ -7,6 +7,7 @@
 mod fetch;
 pub mod onnx;
 pub mod packing;
+pub mod versions;
 
 use crate::slm::SlmError;
 use crate::slm::adapter::sha256_hex;

@@ -22,7 +22,30 @@ pub struct Folder {
     pub slm: SlmFolder,
     /// The folder.
     pub path: PathBuf,
+    /// Where the adapters of its rounds lie.
+    rounds: PathBuf,
     toml: String,
+}
+
+impl Folder {
+    /// The bytes of its adapters, in the order in which they are merged.
+    pub fn adapters(&self) -> Result<Vec<Vec<u8>>, HubError> {
+        let first = std::iter::once(self.path.join(&self.slm.adapter.file));
+        let rounds = self.slm.rounds.iter().map(|round| self.rounds.join(&round.file));
+        first.chain(rounds).map(|path| std::fs::read(&path).map_err(disk(&path))).collect()
+    }
+}
+
+/// As [`folders`], each SLM in the version that rounds brought it to; see [`versions`](super::versions).
+pub fn current(models: &Path, home: &Home) -> Result<Vec<Folder>, HubError> {
+    let mut all = folders(models)?;
+    for folder in &mut all {
+        folder.rounds = super::versions::folder(home, &folder.slm.id);
+        if let Some((slm, toml)) = super::versions::current(home, &folder.slm)? {
+            (folder.slm, folder.toml) = (slm, toml);
+        }
+    }
+    Ok(all)
 }
 
 /// The SLMs in a `models/`, by id. A folder without `slm.toml` is none.
@@ -40,7 +63,7 @@ pub fn folders(models: &Path) -> Result<Vec<Folder>, HubError> {
             let problem = format!("its id is '{}', expected the folder's name", slm.id);
             return Err(HubError::File { file: file.display().to_string(), problem });
         }
-        found.push(Folder { slm, path, toml });
+        found.push(Folder { slm, rounds: path.clone(), path, toml });
     }
     found.sort_by(|a, b| a.slm.id.cmp(&b.slm.id));
     Ok(found)
@@ -72,7 +95,7 @@ pub fn pack(
     home: &Home,
     bar: &ProgressBar,
 ) -> Result<Vec<Packed>, HubError> {
-    let all = folders(models)?;
+    let all = current(models, home)?;
     if let Some(id) = ids.iter().find(|id| all.iter().all(|folder| folder.slm.id != **id)) {
         let known = all.iter().map(|folder| folder.slm.id.as_str()).collect::<Vec<_>>().join(", ");
         return Err(HubError::UnknownSlm { id: id.clone(), known });
@@ -105,8 +128,7 @@ fn pack_one(
     bar: &ProgressBar,
 ) -> Result<Packed, HubError> {
     let slm = &folder.slm;
-    let adapter_path = folder.path.join(&slm.adapter.file);
-    let adapter = std::fs::read(&adapter_path).map_err(disk(&adapter_path))?;
+    let adapters = folder.adapters()?;
     let entry = catalogue.get(&slm.base)?;
     if slm.base_sha256 != entry.tensors_sha256 {
         let file = folder.path.join("slm.toml").display().to_string();
@@ -125,7 +147,7 @@ fn pack_one(
         entry.tensors_sha256.clone(),
         entry.tokenizer_sha256.clone(),
         sha256_hex(folder.toml.as_bytes()),
-        sha256_hex(&adapter),
+        sha256_hex(&adapters.concat()),
     ];
     let inputs = sha256_hex(parts.join(" ").as_bytes());
     let record = record_path(home, &slm.id, precision);
@@ -135,7 +157,7 @@ fn pack_one(
     bar.set_message(format!("packing {} in {}", slm.id, precision.name()));
     let base = catalogue.base(&slm.base, home, settings, bar)?;
     let mut weights = base.weights()?;
-    let head = slm.merge(&adapter, &mut weights)?;
+    let head = slm.merge(&adapters, &mut weights)?;
     let meta = PackedMeta {
         format: FORMAT,
         id: slm.id.clone(),

@@ -75,6 +75,9 @@ pub struct SlmFolder {
     pub adapter: AdapterFile,
     /// Figures on the validation file.
     pub validation: Metrics,
+    /// The adapters of the rounds since, in order, each on top of those before.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rounds: Vec<AdapterFile>,
 }
 
 impl SlmFolder {
@@ -91,16 +94,32 @@ impl SlmFolder {
         Ok(folder)
     }
 
-    /// Merges the adapter's bytes into the base's weights, after checking their hash; returns the head.
-    pub fn merge(&self, adapter: &[u8], base: &mut EncoderWeights) -> Result<Head, SlmError> {
-        let file = format!("{}/{}", self.id, self.adapter.file);
-        let found = sha256_hex(adapter);
-        if found != self.adapter.sha256 {
-            let problem = format!("SHA-256 is {found}, slm.toml says {}; fetch the file again", self.adapter.sha256);
+    /// The adapter files, the first one and those of the rounds.
+    pub fn adapters(&self) -> impl Iterator<Item = &AdapterFile> {
+        std::iter::once(&self.adapter).chain(&self.rounds)
+    }
+
+    /// Merges the adapters' bytes, one for each of [`Self::adapters`], into the base's weights, after checking their
+    /// hashes; returns the head of the last one.
+    pub fn merge<B: AsRef<[u8]>>(&self, adapters: &[B], base: &mut EncoderWeights) -> Result<Head, SlmError> {
+        let bytes = |at: usize| adapters.get(at).map(AsRef::as_ref).unwrap_or_default();
+        let mut head = self.merge_one(&self.adapter, bytes(0), base)?;
+        for (at, round) in self.rounds.iter().enumerate() {
+            head = self.merge_one(round, bytes(at + 1), base)?;
+        }
+        Ok(head)
+    }
+
+    /// Merges one adapter into the weights that it was trained on.
+    pub fn merge_one(&self, adapter: &AdapterFile, bytes: &[u8], base: &mut EncoderWeights) -> Result<Head, SlmError> {
+        let file = format!("{}/{}", self.id, adapter.file);
+        let found = sha256_hex(bytes);
+        if found != adapter.sha256 {
+            let problem = format!("SHA-256 is {found}, slm.toml says {}; fetch the file again", adapter.sha256);
             return Err(SlmError::File { file, problem });
         }
-        let source = SafetensorsSource::new(adapter, &file)?;
-        let scale = if self.adapter.rank == 0 { 0.0 } else { self.adapter.alpha / self.adapter.rank as f32 };
+        let source = SafetensorsSource::new(bytes, &file)?;
+        let scale = if adapter.rank == 0 { 0.0 } else { adapter.alpha / adapter.rank as f32 };
         let mut unused: BTreeSet<String> = source.names().into_iter().collect();
         let mut reader = AdapterReader { source: &source, unused: &mut unused };
         for (name, shape, values) in base.tensors_mut() {

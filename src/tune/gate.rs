@@ -2,7 +2,7 @@
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// Resamples of the bootstrap.
 const RESAMPLES: usize = 2000;
@@ -14,7 +14,7 @@ pub const MOST_LOST: f64 = 0.005;
 pub const FEWEST_TEXTS: usize = 20;
 
 /// Two versions' accuracy on the same texts, from 0 to 1.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
     /// The number of texts.
     pub texts: usize,
@@ -40,10 +40,15 @@ impl Paired {
         means.sort_by(f64::total_cmp);
         Self { texts, before: share(before), after: share(after), least_gain: means[RESAMPLES / 20] }
     }
+
+    /// Whether the candidate lost more than [`MOST_LOST`]; whole texts are compared, not rounded shares.
+    pub fn lost(&self) -> bool {
+        ((self.before - self.after) * self.texts as f64).round() > (MOST_LOST * self.texts as f64).floor()
+    }
 }
 
 /// What the gate said.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", tag = "outcome", content = "why")]
 pub enum Decision {
     /// The candidate is the new version.
@@ -68,7 +73,7 @@ pub fn decide(pool: &Paired, anchor: Option<&Paired>) -> Decision {
         ));
     }
     match anchor {
-        Some(anchor) if anchor.before - anchor.after > MOST_LOST => Decision::Kept(format!(
+        Some(anchor) if anchor.lost() => Decision::Kept(format!(
             "worse on the anchor set: {:.1} % before, {:.1} % after, of {} texts",
             percent(anchor.before),
             percent(anchor.after),

@@ -5,6 +5,7 @@ pub mod dataset;
 pub mod evaluate;
 pub mod gate;
 pub mod metrics;
+pub mod pool;
 pub mod round;
 pub mod teacher;
 pub mod train;
@@ -42,6 +43,9 @@ pub enum TuneError {
         /// What is wrong with it.
         problem: String,
     },
+    /// The pool's file.
+    #[error(transparent)]
+    PoolFile(#[from] pool::PoolError),
     /// A pool that no round can be held on.
     #[error("tune-pool: {0}")]
     Pool(String),

@@ -5,7 +5,7 @@ use super::TuneError;
 use super::dataset::Dataset;
 use super::gate::{Decision, Paired, decide};
 use super::metrics::{calibrate, metrics};
-use super::train::{Options, Running, Start, fine_tune, interpolate, serialize, served_logits};
+use super::train::{Choice, Options, Running, Start, fine_tune, interpolate, serialize, served_logits};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::Trained;
 use crate::slm::cpu::CpuEngine;
@@ -18,7 +18,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use safetensors::tensor::Dtype;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// Shares of the way from the current version to what was trained that are tried, from the largest down, until the anchor
@@ -30,7 +30,7 @@ const CONTRADICTED: f32 = 0.02;
 
 /// An SLM that votes and can be trained: a version in memory, in f32.
 pub struct Member {
-    /// What `slm.toml` says of it, with the adapter of its last round.
+    /// What `slm.toml` says of it.
     pub folder: SlmFolder,
     /// Names the version; the layers that no round trains are the same in all versions of it.
     pub key: String,
@@ -134,6 +134,7 @@ impl RoundOptions {
             dropout: 0.1,
             teacher_weight: 0.0,
             interpolation: 1.0,
+            choice: Choice::Likelihood,
             evaluations: 2,
             patience: 3,
             seed: self.seed,
@@ -211,7 +212,7 @@ pub struct Material<'a> {
 }
 
 /// What a round did to one SLM.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Report {
     /// The SLM's id.
     pub slm: String,
@@ -221,7 +222,7 @@ pub struct Report {
     /// On the pool's gate part.
     pub gate: Paired,
     /// On the anchor set, where there is one.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Paired>,
     /// The share of the way to what was trained that the candidate went.
     pub share: f32,
@@ -264,7 +265,7 @@ pub fn round(
         let held = (!anchor.is_empty()).then_some(held);
         let gained = Paired::new(&before[0], &candidate.right(&gate)?, options.seed);
         let decision = decide(&gained, held.as_ref());
-        let lost = held.is_some_and(|held| held.before > held.after + super::gate::MOST_LOST);
+        let lost = held.is_some_and(|held| held.lost());
         if lost && share > SHARES[SHARES.len() - 1] {
             continue;
         }
@@ -293,14 +294,15 @@ fn candidate(
     let bytes = serialize(&parts, Dtype::F16)?;
     let (rank, alpha) = if training.method == Method::Lora { (training.rank, training.alpha) } else { (0, 0.0) };
     let adapter = AdapterFile {
-        file: "adapter.safetensors".to_owned(),
+        file: format!("round-{}.safetensors", &sha256_hex(&bytes)[..12]),
         sha256: sha256_hex(&bytes),
         method: training.method,
         rank,
         alpha,
     };
-    let mut folder = SlmFolder { adapter, ..member.folder.clone() };
-    let mut head = folder.merge(&bytes, &mut weights)?;
+    let mut folder = member.folder.clone();
+    let mut head = folder.merge_one(&adapter, &bytes, &mut weights)?;
+    folder.rounds.push(adapter);
     let labels = folder.labels.len();
     let mut engine = CpuEngine::new(&weights, head.clone());
     let logits = served_logits(&mut engine, stopping, labels)?;

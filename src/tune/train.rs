@@ -35,6 +35,25 @@ use std::time::{Duration, Instant};
 /// Batches of a window that is sorted by length before it is cut: wide enough for little padding, narrow enough for chance.
 const WINDOW: usize = 50;
 
+/// What makes one state of a training better than another, on the validation file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Choice {
+    /// A larger macro-F1.
+    MacroF1,
+    /// A smaller negative log likelihood after calibration, which says more where texts are few.
+    Likelihood,
+}
+
+impl Choice {
+    fn score(self, metrics: &Metrics) -> f64 {
+        match self {
+            Self::MacroF1 => metrics.macro_f1,
+            Self::Likelihood => -metrics.nll,
+        }
+    }
+}
+
 /// How to train.
 #[derive(Debug, Clone, Serialize)]
 pub struct Options {
@@ -72,6 +91,8 @@ pub struct Options {
     pub teacher_weight: f32,
     /// The result's share of the way from the base (0) to what was trained (1); the head is taken as trained.
     pub interpolation: f32,
+    /// What the state is chosen by.
+    pub choice: Choice,
     /// Evaluations an epoch.
     pub evaluations: usize,
     /// Stop after so many evaluations without a better one.
@@ -136,7 +157,7 @@ pub(super) struct Start<'a> {
     pub head: Option<&'a Head>,
 }
 
-/// Trains from `start` on `data`, whose `targets` are `[texts x labels]`, and returns what the state of best macro-F1 on
+/// Trains from `start` on `data`, whose `targets` are `[texts x labels]`, and returns what the best state on
 /// `stopping` has changed; see [`train`].
 pub(super) fn fine_tune(
     start: &Start<'_>,
@@ -450,7 +471,7 @@ impl<'a> Run<'a> {
     }
 
     fn best_so_far(&self) -> String {
-        self.state.best.as_ref().map(|best| format!(", best macro-F1 {:.2}", best.score * 100.0)).unwrap_or_default()
+        self.state.best.as_ref().map(|best| format!(", best at step {}", best.step)).unwrap_or_default()
     }
 
     /// The batches of an epoch: by chance, but of similar length. The same for the same seed and epoch.
@@ -529,7 +550,7 @@ impl<'a> Run<'a> {
         Ok(logits)
     }
 
-    /// The better state has the better macro-F1 on the validation file, or the better mean with the file of another kind;
+    /// The better state has the better score on the validation file, or the better mean with the file of another kind;
     /// the calibration is the validation file's for both.
     fn evaluate(&mut self) -> Result<(), TuneError> {
         let logits = self.all_logits(&self.validation)?;
@@ -541,8 +562,9 @@ impl<'a> Run<'a> {
             false => Some(figures(&self.all_logits(&self.transfer)?, self.transfer.0)),
         };
         let figures = figures(&logits, self.validation.0);
-        let other = transfer.as_ref().map_or(figures.macro_f1, |transfer| transfer.macro_f1);
-        let (step, score) = (self.state.step, (figures.macro_f1 + other) / 2.0);
+        let scored = |metrics| self.options.choice.score(metrics);
+        let other = transfer.as_ref().map_or(scored(&figures), scored);
+        let (step, score) = (self.state.step, (scored(&figures) + other) / 2.0);
         let line = format!(
             "step {step}: accuracy {:.2}, macro-F1 {:.2}, nll {:.4}",
             figures.accuracy * 100.0,
@@ -734,9 +756,10 @@ fn finish(
             alpha: if lora { options.alpha } else { 0.0 },
         },
         validation: Metrics { accuracy: 0.0, macro_f1: 0.0, nll: 0.0 },
+        rounds: Vec::new(),
     };
     let labels = task.labels.len();
-    let head = folder.merge(&bytes, &mut weights)?;
+    let head = folder.merge(&[&bytes], &mut weights)?;
     let logits = served_logits(&mut CpuEngine::new(&weights, head), validation, labels)?;
     let fit = calibrate(&logits, &validation.labels, labels);
     if let Some(bias) = parts.iter_mut().find(|part| part.name == "head.bias") {

@@ -1,0 +1,162 @@
+//! `autoannotator pool`.
+
+use crate::data::{Format, ReadOptions, Reader, Row};
+use crate::hub::Home;
+use crate::task::Task;
+use crate::tune::pool::{Pool, PooledVote, Reviewed};
+use anyhow::{Context, bail};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// Looks into the pool of reviewed hard samples, adds to it, or empties it.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  autoannotator pool show --task sentiment
+  autoannotator pool add reviewed.csv --task sentiment      the reviews of a file that the page or `annotate` wrote
+  autoannotator pool export --task sentiment > pool.jsonl
+  autoannotator pool purge --task sentiment --yes           the texts are gone from the disk afterwards
+
+`autoannotator tune` holds a round on what the pool holds.")]
+pub(super) struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Args)]
+struct Place {
+    /// The task: sentiment or toxicity
+    #[arg(long)]
+    task: String,
+    /// The pool's file [default: pool.db in the data home]
+    #[arg(long)]
+    pool: Option<PathBuf>,
+    /// The data home [default: $AUTOANNOTATOR_HOME, or the platform's cache folder]
+    #[arg(long)]
+    home: Option<PathBuf>,
+}
+
+#[derive(clap::Subcommand)]
+enum Command {
+    /// Counts what it holds
+    Show(Place),
+    /// Adds the reviewed hard samples of labelled files
+    Add {
+        /// Files that the page or `annotate` wrote: csv, tsv or jsonl
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        #[command(flatten)]
+        place: Place,
+    },
+    /// Writes all samples to standard output, one JSON object a line
+    Export(Place),
+    /// Removes all samples of a task for good
+    Purge {
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+        #[command(flatten)]
+        place: Place,
+    },
+}
+
+/// The pool's file where none is named.
+pub(super) fn default_pool(home: &Home) -> PathBuf {
+    home.path().join("pool.db")
+}
+
+impl Place {
+    fn open(&self) -> anyhow::Result<(Task, Pool)> {
+        let (task, home) = (Task::built_in(&self.task)?, Home::find(self.home.as_deref())?);
+        let path = self.pool.clone().unwrap_or_else(|| default_pool(&home));
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        }
+        Ok((task, Pool::open(&path)?))
+    }
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    match args.command {
+        Command::Show(place) => {
+            let (task, pool) = place.open()?;
+            let counts = pool.counts(&task.name)?;
+            println!("{}: {} unused, {} used by {} rounds", task.name, counts.unused, counts.used, counts.rounds);
+            for (name, count) in counts.labels.iter().chain(&counts.reviewers) {
+                println!("  {count:>7}  {name}");
+            }
+        }
+        Command::Add { files, place } => {
+            let (task, mut pool) = place.open()?;
+            for file in files {
+                let samples = reviewed(&file, &task)?;
+                let new = pool.add(&task.name, &samples)?;
+                println!("{}: {} reviewed hard samples, {new} of them new", file.display(), samples.len());
+            }
+        }
+        Command::Export(place) => {
+            let (task, pool) = place.open()?;
+            let mut out = std::io::stdout().lock();
+            for sample in pool.all(&task.name)? {
+                writeln!(out, "{}", serde_json::to_string(&sample)?)?;
+            }
+        }
+        Command::Purge { yes, place } => {
+            let (task, mut pool) = place.open()?;
+            let counts = pool.counts(&task.name)?;
+            let all = counts.unused + counts.used;
+            if !yes {
+                bail!("this would remove {all} samples of {} for good; give --yes", task.name);
+            }
+            println!("{} samples removed", pool.purge(&task.name)?);
+        }
+    }
+    Ok(())
+}
+
+/// The reviewed hard samples of a labelled file: rows whose column `review.label` holds a label.
+pub(super) fn reviewed(path: &Path, task: &Task) -> anyhow::Result<Vec<Reviewed>> {
+    let format = Format::from_name(&path.to_string_lossy())?;
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut reader = Reader::new(format, &ReadOptions::default())?;
+    let mut rows: Vec<Row> = Vec::new();
+    reader.push(&bytes, &mut rows).with_context(|| path.display().to_string())?;
+    reader.finish(&mut rows).with_context(|| path.display().to_string())?;
+    let columns = reader.columns();
+    let mut names: Vec<String> = columns.to_vec();
+    for row in &rows {
+        if let crate::data::Values::Members(members) = &row.values {
+            names.extend(
+                members.iter().map(|(name, _)| name.clone()).filter(|name| !names.contains(name)).collect::<Vec<_>>(),
+            );
+        }
+    }
+    let slms: Vec<&str> = names.iter().filter_map(|name| name.strip_suffix(".version")).collect();
+    if !names.iter().any(|name| name == "review.label") {
+        bail!("{} has no column 'review.label'; give a file that the page or `annotate` wrote", path.display());
+    }
+    let of = |row: &Row| -> Option<Reviewed> {
+        let value =
+            |name: &str| row.value(columns, name).map(|value| value.into_owned()).filter(|value| !value.is_empty());
+        let label = value("review.label").and_then(|label| task.labels.index(&label))?;
+        let reviewer = match (value("review.by")?.as_str(), value("review.model")) {
+            ("llm", model) => format!("llm:{}", model.unwrap_or_default()),
+            (other, _) => other.to_owned(),
+        };
+        let names = task.labels.names();
+        let vote = |slm: &&str| {
+            let probability = |label: &String| value(&format!("{slm}.p.{label}"))?.parse().ok();
+            let probabilities: Option<Vec<f32>> = names.iter().map(probability).collect();
+            let version = value(&format!("{slm}.version"))?;
+            Some(PooledVote { slm: (*slm).to_owned(), version, probabilities: probabilities? })
+        };
+        Some(Reviewed {
+            text: row.sample.text.clone(),
+            label: names[label].clone(),
+            reviewer,
+            at: crate::tune::pool::now(),
+            votes: slms.iter().filter_map(vote).collect(),
+        })
+    };
+    Ok(rows.iter().filter_map(of).collect())
+}

@@ -1,0 +1,252 @@
+//! `autoannotator tune`.
+
+use super::pool::{default_pool, reviewed};
+use crate::hub::packing::{Folder, current, folders, pack};
+use crate::hub::{self, Home, models_dir, versions};
+use crate::slm::adapter::{Method, sha256_hex};
+use crate::slm::burn::Backend;
+use crate::slm::pack::Precision;
+use crate::slm::tokenize::Tokenizer;
+use crate::task::{LabelSet, Task};
+use crate::tune::gate::{Decision, Paired};
+use crate::tune::pool::{Drawn, Pool, now};
+use crate::tune::round::{Labelled, Material, Member, Report, RoundOptions, round, split};
+use crate::tune::train::Running;
+use anyhow::{Context, bail, ensure};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Holds a round: trains each SLM on the pool's reviewed hard samples, and promotes it if it became better.
+#[derive(clap::Args)]
+#[command(after_help = "\
+Examples:
+  autoannotator tune --task sentiment --replay old-train.csv --anchor old-validation.csv
+  autoannotator tune --task sentiment --add reviewed.csv ...     add the reviews of a labelled file first
+  autoannotator tune --task sentiment --method full ...          all parameters, with the paper's settings
+
+Of the pool 70 % are trained on, 10 % choose the state and 20 % decide: an SLM is promoted only if it is better on them with
+95 % confidence and loses at most half a point on the anchor files. What is promoted is packed, and `autoannotator
+versions` lists it and goes back. A round that was stopped goes on by the same command.")]
+pub(super) struct Args {
+    /// The task, which gives the labels: sentiment or toxicity
+    #[arg(long)]
+    task: String,
+    /// The pool's file [default: pool.db in the data home]
+    #[arg(long)]
+    pool: Option<PathBuf>,
+    /// A file that the page or `annotate` wrote, whose reviews go into the pool first; may be given more than once
+    #[arg(long)]
+    add: Vec<PathBuf>,
+    /// SLMs by id [default: all of the task]
+    #[arg(long, value_delimiter = ',')]
+    slms: Vec<String>,
+    /// Labelled CSV file of the SLMs' old training data, of which a part is replayed; may be given more than once
+    #[arg(long)]
+    replay: Vec<PathBuf>,
+    /// Labelled CSV file on which an SLM may not become worse; may be given more than once
+    #[arg(long)]
+    anchor: Vec<PathBuf>,
+    /// lora or full
+    #[arg(long, default_value = "lora", value_parser = super::train::parse_method)]
+    method: Method,
+    /// The most layers that are trained, from the top
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    /// Peak learning rate [default: 5e-4 for lora, 2e-5 for full]
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Passes over the data
+    #[arg(long, default_value_t = 3)]
+    epochs: usize,
+    /// Replayed texts for each one of the pool
+    #[arg(long, default_value_t = 1.0)]
+    replay_ratio: f64,
+    /// What trains: cpu, wgpu or wgpu:N
+    #[arg(long, default_value = "cpu")]
+    device: Backend,
+    /// Start anew even if a round was stopped
+    #[arg(long)]
+    fresh: bool,
+    /// The folder with one folder an SLM [default: $AUTOANNOTATOR_MODELS, or models/ here or above]
+    #[arg(long)]
+    models: Option<PathBuf>,
+    /// The data home [default: $AUTOANNOTATOR_HOME, or the platform's cache folder]
+    #[arg(long)]
+    home: Option<PathBuf>,
+}
+
+/// What a round that was stopped had done: the SLMs that were through.
+#[derive(Default, Serialize, Deserialize)]
+struct Done {
+    /// Names the round: its samples, files and options.
+    key: String,
+    reports: Vec<Report>,
+}
+
+pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    let task = Task::built_in(&args.task)?;
+    let (home, models) = (Home::find(args.home.as_deref())?, models_dir(args.models.as_deref())?);
+    let path = args.pool.clone().unwrap_or_else(|| default_pool(&home));
+    std::fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
+    let mut pool = Pool::open(&path)?;
+    for file in &args.add {
+        let samples = reviewed(file, &task)?;
+        let new = pool.add(&task.name, &samples)?;
+        println!("{}: {} reviewed hard samples, {new} of them new", file.display(), samples.len());
+    }
+    let folders = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
+    let drawn = pool.draw(&task.name, &task.labels)?;
+    let earlier = pool.earlier(&task.name, &task.labels)?;
+    let read = |paths: &[PathBuf]| -> anyhow::Result<Vec<Labelled>> {
+        let rows = paths.iter().map(|path| labelled(path, &task.labels, None)).collect::<anyhow::Result<Vec<_>>>()?;
+        Ok(rows.concat())
+    };
+    let (replay, anchor) = (read(&args.replay)?, read(&args.anchor)?);
+    if anchor.is_empty() {
+        eprintln!("no --anchor file: nothing will show if an SLM becomes worse on other texts than the pool's");
+    }
+    let mut options = RoundOptions { layers: args.layers, epochs: args.epochs, ..RoundOptions::new(args.method) };
+    options.lr = args.lr.unwrap_or(options.lr);
+    options.replay = args.replay_ratio;
+    let parts = split(&drawn.rows, task.labels.len(), options.seed)?;
+    println!(
+        "pool: {} samples ({} contradicted by all SLMs, {} overruled)",
+        drawn.rows.len(),
+        drawn.contradicted,
+        drawn.overruled
+    );
+    let material = Material { split: &parts, replay: [&replay, &earlier], anchor: &anchor };
+    let reports = hold(&args, &home, &models, &folders, &material, &options, &drawn)?;
+    let number = pool.mark(&task.name, &drawn, &reports)?;
+    std::fs::remove_dir_all(scratch(&home, &task.name)).ok();
+    println!("round {number} is done");
+    Ok(())
+}
+
+fn scratch(home: &Home, task: &str) -> PathBuf {
+    home.path().join("tune").join(task)
+}
+
+/// Takes every SLM through the round, and packs those that were promoted.
+fn hold(
+    args: &Args,
+    home: &Home,
+    models: &Path,
+    wanted: &[Folder],
+    material: &Material<'_>,
+    options: &RoundOptions,
+    drawn: &Drawn,
+) -> anyhow::Result<Vec<Report>> {
+    let progress = ProgressBar::new(0)
+        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?);
+    let scratch = scratch(home, &args.task);
+    std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
+    let path = scratch.join("done.json");
+    let texts: Vec<_> = drawn.rows.iter().map(|row| (&row.text, row.label)).collect();
+    let key = sha256_hex(
+        serde_json::to_string(&(texts, options, material.anchor.len(), material.replay[0].len()))?.as_bytes(),
+    );
+    let mut done = Done { key: key.clone(), reports: Vec::new() };
+    if let (false, Ok(json)) = (args.fresh, std::fs::read(&path)) {
+        let found: Done = serde_json::from_slice(&json).unwrap_or_default();
+        if found.key == key {
+            done = found;
+        }
+    }
+    let root = folders(models)?;
+    for folder in wanted {
+        let id = &folder.slm.id;
+        if let Some(report) = done.reports.iter().find(|report| report.slm == *id) {
+            println!("{}", line(report));
+            continue;
+        }
+        let mut member = load_member(folder, home, &progress)?;
+        let place = scratch.join(format!("{id}-{}", &key[..12]));
+        let running = Running {
+            backend: args.device,
+            scratch: place,
+            fresh: args.fresh,
+            checkpoint_every: Duration::from_secs(60),
+            stop_after: None,
+        };
+        let (report, adapter) = round(&mut member, material, options, &running, &progress)?;
+        if let (Some(adapter), Some(root)) = (adapter, root.iter().find(|root| root.slm.id == *id)) {
+            versions::add(home, &root.slm, &member.folder, &adapter, &report, now())?;
+        }
+        progress.suspend(|| println!("{}", line(&report)));
+        done.reports.push(report);
+        std::fs::write(&path, serde_json::to_vec(&done)?)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+    }
+    let promoted: Vec<String> = done
+        .reports
+        .iter()
+        .filter(|report| report.decision == Decision::Promoted)
+        .map(|report| report.slm.clone())
+        .collect();
+    if !promoted.is_empty() {
+        pack(models, &promoted, &[Precision::Int8, Precision::F16], home, &progress)?;
+    }
+    progress.finish_and_clear();
+    Ok(done.reports)
+}
+
+fn line(report: &Report) -> String {
+    let pair = |paired: &Paired| {
+        format!("{:.1} to {:.1} % of {} texts", 100.0 * paired.before, 100.0 * paired.after, paired.texts)
+    };
+    let anchor = report.anchor.as_ref().map(|anchor| format!("; anchor {}", pair(anchor))).unwrap_or_default();
+    let what = match &report.decision {
+        Decision::Promoted => "promoted".to_owned(),
+        Decision::Kept(why) => format!("stays as it is: {why}"),
+    };
+    format!("{}: gate {}{anchor}; {what}", report.slm, pair(&report.gate))
+}
+
+/// The SLMs that were asked for, or all of the task, in their current versions.
+pub(super) fn wanted(models: Option<&Path>, home: &Home, ids: &[String], task: &Task) -> anyhow::Result<Vec<Folder>> {
+    let models = models_dir(models)?;
+    let of_task: Vec<Folder> = current(&models, home)?
+        .into_iter()
+        .filter(|folder| folder.slm.task == task.name && folder.slm.labels == task.labels.names())
+        .collect();
+    let known = || of_task.iter().map(|folder| folder.slm.id.as_str()).collect::<Vec<_>>().join(", ");
+    if of_task.is_empty() {
+        bail!("{} holds no SLM of the task {}; train one with `autoannotator train`", models.display(), task.name);
+    }
+    if let Some(id) = ids.iter().find(|id| of_task.iter().all(|folder| folder.slm.id != **id)) {
+        bail!("there is no SLM '{id}' of the task {}; there are: {}", task.name, known());
+    }
+    Ok(of_task.into_iter().filter(|folder| ids.is_empty() || ids.contains(&folder.slm.id)).collect())
+}
+
+/// An SLM in f32, with the adapters of all its rounds.
+pub(super) fn load_member(folder: &Folder, home: &Home, progress: &ProgressBar) -> anyhow::Result<Member> {
+    let slm = &folder.slm;
+    let base = hub::base(&slm.base, home, progress)?;
+    let mut weights = base.weights()?;
+    let head = slm.merge(&folder.adapters()?, &mut weights)?;
+    let tokenizer = Arc::new(Tokenizer::from_json(&base.tokenizer_json, slm.max_length)?);
+    let hashes: Vec<&str> = slm.adapters().map(|adapter| adapter.sha256.as_str()).collect();
+    Ok(Member::new(slm.clone(), format!("{} {}", slm.base_sha256, hashes.join(" ")), tokenizer, weights, head))
+}
+
+/// The rows of a CSV file with the columns `text` and `label` whose label is one of the task's.
+pub(super) fn labelled(path: &Path, labels: &LabelSet, most: Option<usize>) -> anyhow::Result<Vec<Labelled>> {
+    #[derive(Deserialize)]
+    struct Row {
+        text: String,
+        label: String,
+    }
+    let mut reader = csv::Reader::from_path(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut rows = Vec::new();
+    for row in reader.deserialize::<Row>().take(most.unwrap_or(usize::MAX)) {
+        let Row { text, label } = row.with_context(|| format!("{}", path.display()))?;
+        rows.extend(labels.index(&label).map(|label| Labelled { text, label }));
+    }
+    ensure!(!rows.is_empty(), "{}: no row has one of the labels {}", path.display(), labels.names().join(", "));
+    Ok(rows)
+}

@@ -1,0 +1,172 @@
+//! The versions that rounds brought the SLMs to, in `<home>/versions/<id>/`: the adapters of the rounds by their hash,
+//! and `versions.json`. Version 0 is what lies in `models/`.
+
+use super::{Home, HubError, disk, write_atomically};
+use crate::slm::adapter::SlmFolder;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use std::path::PathBuf;
+
+/// One version after a round.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Version {
+    /// Its number, from 1.
+    pub number: usize,
+    /// The version that the round went on from.
+    pub parent: usize,
+    /// Seconds since 1970.
+    pub at: u64,
+    /// What the round and its gate found.
+    pub report: Value,
+    /// Its `slm.toml`.
+    slm: String,
+}
+
+/// An SLM's versions.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Versions {
+    /// The one that is served.
+    pub current: usize,
+    /// All of them, in order, but 0.
+    pub all: Vec<Version>,
+    /// The hash of the adapter in `models/` that they go back to.
+    root: String,
+}
+
+/// Where an SLM's versions lie.
+pub fn folder(home: &Home, id: &str) -> PathBuf {
+    home.path().join("versions").join(id)
+}
+
+/// An SLM's versions. Where the SLM in `models/` is another than they go back to, it has none: they would not fit it.
+pub fn read(home: &Home, slm: &SlmFolder) -> Result<Versions, HubError> {
+    let path = folder(home, &slm.id).join("versions.json");
+    let none = || Versions { root: slm.adapter.sha256.clone(), ..Versions::default() };
+    let json = match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(none()),
+        found => found.map_err(disk(&path))?,
+    };
+    let fail = |problem: String| HubError::File { file: path.display().to_string(), problem };
+    let versions: Versions = serde_json::from_slice(&json).map_err(|e| fail(e.to_string()))?;
+    if versions.root != slm.adapter.sha256 {
+        return Ok(none());
+    }
+    if versions.current > versions.all.len() {
+        return Err(fail(format!("version {} is current, but there are {}", versions.current, versions.all.len())));
+    }
+    Ok(versions)
+}
+
+/// The current version's `slm.toml`, read and as text; none where that is the one in `models/`.
+pub(super) fn current(home: &Home, slm: &SlmFolder) -> Result<Option<(SlmFolder, String)>, HubError> {
+    let versions = read(home, slm)?;
+    let Some(version) = versions.current.checked_sub(1).and_then(|at| versions.all.get(at)) else { return Ok(None) };
+    let file = folder(home, &slm.id).join("versions.json").display().to_string();
+    Ok(Some((SlmFolder::from_toml(&version.slm, &file)?, version.slm.clone())))
+}
+
+/// Adds what a round made of an SLM and makes it current: `slm` with the round's adapter as its last, whose bytes these
+/// are. `models` is the SLM as it lies in `models/`. Returns the version's number.
+pub fn add(
+    home: &Home,
+    models: &SlmFolder,
+    slm: &SlmFolder,
+    adapter: &[u8],
+    report: &impl Serialize,
+    at: u64,
+) -> Result<usize, HubError> {
+    let folder = folder(home, &slm.id);
+    let fail = |problem: String| HubError::File { file: folder.join("versions.json").display().to_string(), problem };
+    let _lock = home.lock("versions")?;
+    let mut versions = read(home, models)?;
+    let Some(round) = slm.rounds.last() else { return Err(fail("a version without a round".to_owned())) };
+    write_atomically(&folder.join(&round.file), adapter)?;
+    let number = versions.all.len() + 1;
+    let report = serde_json::to_value(report).map_err(|e| fail(e.to_string()))?;
+    let toml = toml::to_string(slm).map_err(|e| fail(e.to_string()))?;
+    versions.all.push(Version { number, parent: versions.current, at, report, slm: toml });
+    versions.current = number;
+    write(home, &slm.id, &versions)?;
+    Ok(number)
+}
+
+/// Makes another version current: the parent of the current one, or the one of this number. Returns its number.
+pub fn roll_back(home: &Home, models: &SlmFolder, to: Option<usize>) -> Result<usize, HubError> {
+    let _lock = home.lock("versions")?;
+    let mut versions = read(home, models)?;
+    let parent = versions.current.checked_sub(1).and_then(|at| versions.all.get(at)).map(|version| version.parent);
+    let fail = |problem: String| Err(HubError::File { file: models.id.clone(), problem });
+    let Some(target) = to.or(parent) else {
+        return fail("it is at version 0 already: no round has changed it".to_owned());
+    };
+    if target > versions.all.len() {
+        return fail(format!("there is no version {target}; the last one is {}", versions.all.len()));
+    }
+    versions.current = target;
+    write(home, &models.id, &versions)?;
+    Ok(target)
+}
+
+fn write(home: &Home, id: &str, versions: &Versions) -> Result<(), HubError> {
+    let path = folder(home, id).join("versions.json");
+    let json = serde_json::to_vec_pretty(versions)
+        .map_err(|e| HubError::File { file: path.display().to_string(), problem: e.to_string() })?;
+    write_atomically(&path, &json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slm::adapter::{AdapterFile, Method, Metrics, sha256_hex};
+    use crate::slm::weights::Pooling;
+
+    fn adapter(bytes: &[u8]) -> AdapterFile {
+        let sha256 = sha256_hex(bytes);
+        AdapterFile {
+            file: format!("round-{}.safetensors", &sha256[..12]),
+            sha256,
+            method: Method::Lora,
+            rank: 1,
+            alpha: 1.0,
+        }
+    }
+
+    fn slm(first: &[u8]) -> SlmFolder {
+        SlmFolder {
+            id: "tiny".into(),
+            task: "sentiment".into(),
+            labels: vec!["a".into(), "b".into()],
+            base: "base".into(),
+            base_sha256: "00".into(),
+            max_length: 16,
+            pooling: Pooling::Mean,
+            temperature: 1.0,
+            adapter: adapter(first),
+            validation: Metrics { accuracy: 0.5, macro_f1: 0.5, nll: 0.5 },
+            rounds: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn versions_add_up_and_roll_back() {
+        let place = tempfile::tempdir().expect("a folder");
+        let home = Home::find(Some(place.path())).expect("a home");
+        let root = slm(b"first");
+        assert_eq!(current(&home, &root).expect("reads"), None);
+        assert!(roll_back(&home, &root, None).is_err());
+        let mut next = root.clone();
+        next.rounds.push(adapter(b"one"));
+        assert_eq!(add(&home, &root, &next, b"one", &"r1", 1).expect("adds"), 1);
+        next.rounds.push(adapter(b"two"));
+        assert_eq!(add(&home, &root, &next, b"two", &"r2", 2).expect("adds"), 2);
+        assert_eq!(current(&home, &root).expect("reads").map(|(slm, _)| slm), Some(next.clone()));
+        assert_eq!(std::fs::read(folder(&home, "tiny").join(&next.rounds[1].file)).expect("reads"), b"two");
+        assert_eq!(roll_back(&home, &root, None).expect("goes back"), 1);
+        assert_eq!(current(&home, &root).expect("reads").map(|(slm, _)| slm.rounds.len()), Some(1));
+        assert_eq!(roll_back(&home, &root, Some(0)).expect("goes back"), 0);
+        assert_eq!(current(&home, &root).expect("reads"), None);
+        assert!(roll_back(&home, &root, Some(3)).is_err());
+        // Another SLM of that id in models/ starts anew.
+        assert_eq!(read(&home, &slm(b"other")).expect("reads").all, []);
+    }
+}

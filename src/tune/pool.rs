@@ -1,0 +1,412 @@
+//! The hard pool: reviewed hard samples, kept in SQLite until a round trains on them and after.
+//!
+//! Samples are only ever added, each with its votes and its reviewer; a round marks those that it used. A review that is
+//! told twice is kept once. Purging leaves no text in the file.
+
+use super::round::{Labelled, contradicted};
+use crate::sample::{Annotation, ReviewedBy, Verdict};
+use crate::task::LabelSet;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+use thiserror::Error;
+
+/// The schema that this build reads and writes.
+const SCHEMA: i64 = 1;
+
+/// What can be wrong with a pool.
+#[derive(Debug, Error)]
+pub enum PoolError {
+    /// The file cannot be read or written, or is no pool.
+    #[error("pool-file: {path}: {source}; give another file, or restore this one from a backup")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+    /// A later build wrote it.
+    #[error("pool-schema: {path} has schema {found}, this build knows {SCHEMA}; use the newer autoannotator")]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+    },
+}
+
+/// One SLM's vote on a sample of the pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct PooledVote {
+    /// The SLM's id.
+    pub slm: String,
+    /// Its version.
+    pub version: String,
+    /// Its probabilities, in the task's order of labels.
+    pub probabilities: Vec<f32>,
+}
+
+/// A reviewed hard sample.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Reviewed {
+    /// The text.
+    pub text: String,
+    /// The reviewer's label.
+    pub label: String,
+    /// `llm:` and the model, or `human`.
+    pub reviewer: String,
+    /// Seconds since 1970 when it was added.
+    pub at: u64,
+    /// The votes.
+    pub votes: Vec<PooledVote>,
+}
+
+impl Reviewed {
+    /// What of an annotation belongs into the pool: a hard sample with a reviewer's label; else none.
+    pub fn of(annotation: &Annotation) -> Option<Self> {
+        let (Verdict::Hard { .. }, Some(review)) = (&annotation.verdict, &annotation.review) else { return None };
+        let reviewer = match &review.by {
+            ReviewedBy::Llm { model } => format!("llm:{model}"),
+            ReviewedBy::Human => "human".to_owned(),
+        };
+        let pooled = |vote: &crate::sample::Vote| PooledVote {
+            slm: vote.slm.clone(),
+            version: vote.version.clone(),
+            probabilities: vote.probabilities.clone(),
+        };
+        let votes = annotation.votes.iter().map(pooled).collect();
+        Some(Self { text: annotation.sample.text.clone(), label: review.label.clone()?, reviewer, at: now(), votes })
+    }
+
+    fn key(&self, task: &str) -> String {
+        let mut hash = Sha256::new();
+        for part in [task, &self.text, &self.label, &self.reviewer] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+}
+
+/// Seconds since 1970.
+pub fn now() -> u64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_secs())
+}
+
+/// What a pool holds of a task.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Counts {
+    /// Samples that no round has used.
+    pub unused: usize,
+    /// Samples that a round has used.
+    pub used: usize,
+    /// All of them by label.
+    pub labels: BTreeMap<String, usize>,
+    /// All of them by reviewer.
+    pub reviewers: BTreeMap<String, usize>,
+    /// Rounds held.
+    pub rounds: usize,
+}
+
+/// Samples for a round, by numbers to mark them with afterwards.
+pub struct Drawn {
+    /// One a text: a person's last review, else the last one.
+    pub rows: Vec<Labelled>,
+    /// Reviews left out since every SLM all but ruled them out.
+    pub contradicted: usize,
+    /// Reviews left out since a later one, or a person's, says otherwise.
+    pub overruled: usize,
+    ids: Vec<i64>,
+}
+
+/// A pool file.
+pub struct Pool {
+    connection: Connection,
+    path: PathBuf,
+}
+
+impl Pool {
+    /// Opens a pool, or makes one. What is no pool, or a later build's, is an error and stays as it is.
+    pub fn open(path: &Path) -> Result<Self, PoolError> {
+        let fail = |source| PoolError::File { path: path.to_owned(), source };
+        let connection = Connection::open(path).map_err(fail)?;
+        let pool = Self { connection, path: path.to_owned() };
+        pool.connection.busy_timeout(Duration::from_secs(10)).map_err(fail)?;
+        let found: i64 = pool.connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(fail)?;
+        if found > SCHEMA {
+            return Err(PoolError::Schema { path: path.to_owned(), found });
+        }
+        let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;";
+        pool.connection.execute_batch(settings).map_err(fail)?;
+        if found == 0 {
+            pool.connection
+                .execute_batch(
+                    "BEGIN IMMEDIATE;
+                    CREATE TABLE IF NOT EXISTS reviewed (
+                        id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, task TEXT NOT NULL, text TEXT NOT NULL,
+                        label TEXT NOT NULL, reviewer TEXT NOT NULL, at INTEGER NOT NULL, votes TEXT NOT NULL, round INTEGER
+                    );
+                    CREATE INDEX IF NOT EXISTS reviewed_by_task ON reviewed (task, round);
+                    CREATE TABLE IF NOT EXISTS round (
+                        id INTEGER PRIMARY KEY, task TEXT NOT NULL, at INTEGER NOT NULL, report TEXT NOT NULL
+                    );
+                    PRAGMA user_version = 1;
+                    COMMIT;",
+                )
+                .map_err(fail)?;
+        }
+        Ok(pool)
+    }
+
+    fn fail(&self, source: rusqlite::Error) -> PoolError {
+        PoolError::File { path: self.path.clone(), source }
+    }
+
+    /// Adds samples, all or none; returns how many were new. They are on the disk afterwards.
+    pub fn add(&mut self, task: &str, samples: &[Reviewed]) -> Result<usize, PoolError> {
+        let path = self.path.clone();
+        let fail = |source| PoolError::File { path: path.clone(), source };
+        let transaction = self.connection.transaction().map_err(fail)?;
+        let mut new = 0;
+        for sample in samples {
+            let votes = serde_json::to_string(&sample.votes).unwrap_or_default();
+            let values = params![
+                sample.key(task),
+                task,
+                sample.text,
+                sample.label,
+                sample.reviewer,
+                sample.at.cast_signed(),
+                votes
+            ];
+            let insert = "INSERT OR IGNORE INTO reviewed (key, task, text, label, reviewer, at, votes) VALUES (?, ?, ?, ?, ?, ?, ?)";
+            new += transaction.execute(insert, values).map_err(fail)?;
+        }
+        transaction.commit().map_err(fail)?;
+        Ok(new)
+    }
+
+    /// What it holds of a task.
+    pub fn counts(&self, task: &str) -> Result<Counts, PoolError> {
+        let mut counts = Counts::default();
+        let grouped = "SELECT label, reviewer, round IS NULL, count(*) FROM reviewed WHERE task = ? GROUP BY 1, 2, 3";
+        let mut statement = self.connection.prepare(grouped).map_err(|e| self.fail(e))?;
+        let rows =
+            statement.query_map([task], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get::<_, i64>(3)?)));
+        for row in rows.map_err(|e| self.fail(e))? {
+            let (label, reviewer, unused, count): (String, String, bool, i64) = row.map_err(|e| self.fail(e))?;
+            let count = count as usize;
+            *(if unused { &mut counts.unused } else { &mut counts.used }) += count;
+            *counts.labels.entry(label).or_default() += count;
+            *counts.reviewers.entry(reviewer).or_default() += count;
+        }
+        let rounds = "SELECT count(*) FROM round WHERE task = ?";
+        let rounds: i64 = self.connection.query_row(rounds, [task], |row| row.get(0)).map_err(|e| self.fail(e))?;
+        counts.rounds = rounds as usize;
+        Ok(counts)
+    }
+
+    /// All samples of a task, in the order in which they were added; `used` says which ones: those of earlier rounds, or
+    /// those that no round has used.
+    fn samples(&self, task: &str, used: bool) -> Result<Vec<(i64, Reviewed)>, PoolError> {
+        let query = "SELECT id, text, label, reviewer, at, votes FROM reviewed WHERE task = ? AND (round IS NOT NULL) = ? ORDER BY id";
+        let mut statement = self.connection.prepare(query).map_err(|e| self.fail(e))?;
+        let read = |row: &rusqlite::Row<'_>| {
+            let votes: String = row.get(5)?;
+            let sample = Reviewed {
+                text: row.get(1)?,
+                label: row.get(2)?,
+                reviewer: row.get(3)?,
+                at: row.get::<_, i64>(4)?.cast_unsigned(),
+                votes: serde_json::from_str(&votes).unwrap_or_default(),
+            };
+            Ok((row.get(0)?, sample))
+        };
+        let rows = statement.query_map(params![task, used], read).map_err(|e| self.fail(e))?;
+        rows.collect::<Result<_, _>>().map_err(|e| self.fail(e))
+    }
+
+    /// Every sample of a task, to be looked at or kept elsewhere.
+    pub fn all(&self, task: &str) -> Result<Vec<Reviewed>, PoolError> {
+        let both = [self.samples(task, true)?, self.samples(task, false)?];
+        Ok(both.concat().into_iter().map(|(_, sample)| sample).collect())
+    }
+
+    /// The samples that no round has used, ready for one.
+    pub fn draw(&self, task: &str, labels: &LabelSet) -> Result<Drawn, PoolError> {
+        Ok(drawn(self.samples(task, false)?, labels))
+    }
+
+    /// The samples that earlier rounds used, to be replayed.
+    pub fn earlier(&self, task: &str, labels: &LabelSet) -> Result<Vec<Labelled>, PoolError> {
+        Ok(drawn(self.samples(task, true)?, labels).rows)
+    }
+
+    /// Notes a round and marks what it used, in one step; returns the round's number.
+    pub fn mark(&mut self, task: &str, drawn: &Drawn, report: &impl Serialize) -> Result<i64, PoolError> {
+        let path = self.path.clone();
+        let fail = |source| PoolError::File { path: path.clone(), source };
+        let report = serde_json::to_string(report).unwrap_or_default();
+        let transaction = self.connection.transaction().map_err(fail)?;
+        let note = "INSERT INTO round (task, at, report) VALUES (?, ?, ?)";
+        transaction.execute(note, params![task, now().cast_signed(), report]).map_err(fail)?;
+        let number = transaction.last_insert_rowid();
+        for id in &drawn.ids {
+            transaction.execute("UPDATE reviewed SET round = ? WHERE id = ?", params![number, id]).map_err(fail)?;
+        }
+        transaction.commit().map_err(fail)?;
+        Ok(number)
+    }
+
+    /// The report of a task's last round, as JSON.
+    pub fn last_report(&self, task: &str) -> Result<Option<String>, PoolError> {
+        let query = "SELECT report FROM round WHERE task = ? ORDER BY id DESC LIMIT 1";
+        self.connection.query_row(query, [task], |row| row.get(0)).optional().map_err(|e| self.fail(e))
+    }
+
+    /// Removes every sample of a task; their texts are gone from the disk afterwards. Returns how many there were.
+    pub fn purge(&mut self, task: &str) -> Result<usize, PoolError> {
+        let removed = self.connection.execute("DELETE FROM reviewed WHERE task = ?", [task]);
+        let removed = removed.map_err(|e| self.fail(e))?;
+        // The journal holds what was written lately; it is emptied into the file, and the file is written anew.
+        let scrub = "PRAGMA wal_checkpoint(TRUNCATE); VACUUM; PRAGMA wal_checkpoint(TRUNCATE);";
+        self.connection.execute_batch(scrub).map_err(|e| self.fail(e))?;
+        Ok(removed)
+    }
+}
+
+/// One review a text: of several the last one by a person, else the last one; none that all SLMs contradict unless a person
+/// made it. What is left out is used up as well.
+fn drawn(samples: Vec<(i64, Reviewed)>, labels: &LabelSet) -> Drawn {
+    let mut drawn = Drawn { rows: Vec::new(), contradicted: 0, overruled: 0, ids: Vec::new() };
+    let mut last: BTreeMap<String, (bool, usize)> = BTreeMap::new();
+    for (id, sample) in samples {
+        drawn.ids.push(id);
+        let Some(label) = labels.index(&sample.label) else { continue };
+        let human = sample.reviewer.starts_with("human");
+        if !human && contradicted(label, sample.votes.iter().map(|vote| vote.probabilities.as_slice())) {
+            drawn.contradicted += 1;
+            continue;
+        }
+        match last.get_mut(&sample.text) {
+            None => {
+                last.insert(sample.text, (human, label));
+            }
+            Some((by_human, kept)) => {
+                drawn.overruled += usize::from(*kept != label);
+                if human || !*by_human {
+                    (*by_human, *kept) = (human, label);
+                }
+            }
+        }
+    }
+    drawn.rows = last.into_iter().map(|(text, (_, label))| Labelled { text, label }).collect();
+    drawn
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::task::Task;
+
+    fn review(text: &str, label: &str, reviewer: &str) -> Reviewed {
+        Reviewed { text: text.into(), label: label.into(), reviewer: reviewer.into(), at: 1, votes: Vec::new() }
+    }
+
+    fn pool() -> (tempfile::TempDir, Pool) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pool = Pool::open(&folder.path().join("pool.db")).expect("opens");
+        (folder, pool)
+    }
+
+    #[test]
+    fn a_review_is_kept_once_and_used_once() {
+        let (folder, mut pool) = pool();
+        let samples = [review("a", "positive", "human"), review("b", "negative", "llm:m")];
+        assert_eq!(pool.add("sentiment", &samples).expect("adds"), 2);
+        assert_eq!(pool.add("sentiment", &samples).expect("adds"), 0);
+        assert_eq!(pool.add("toxicity", &samples[..1]).expect("adds"), 1);
+        let labels = Task::built_in("sentiment").expect("a task").labels;
+        let drawn = pool.draw("sentiment", &labels).expect("draws");
+        assert_eq!(drawn.rows.len(), 2);
+        pool.mark("sentiment", &drawn, &"report").expect("marks");
+        drop(pool);
+        let pool = Pool::open(&folder.path().join("pool.db")).expect("opens again");
+        assert!(pool.draw("sentiment", &labels).expect("draws").rows.is_empty());
+        assert_eq!(pool.earlier("sentiment", &labels).expect("reads").len(), 2);
+        let counts = pool.counts("sentiment").expect("counts");
+        assert_eq!((counts.unused, counts.used, counts.rounds), (0, 2, 1));
+        assert_eq!(counts.reviewers["llm:m"], 1);
+        assert_eq!(pool.last_report("sentiment").expect("reads").as_deref(), Some("\"report\""));
+        assert_eq!(pool.last_report("toxicity").expect("reads"), None);
+    }
+
+    #[test]
+    fn a_person_overrules_and_the_last_review_counts() {
+        let labels = Task::built_in("sentiment").expect("a task").labels;
+        let samples = [
+            review("a", "positive", "llm:m"),
+            review("a", "negative", "human"),
+            review("a", "neutral", "llm:n"),
+            review("b", "positive", "llm:m"),
+            review("b", "negative", "llm:n"),
+            review("c", "unheard of", "human"),
+        ];
+        let drawn = drawn(samples.into_iter().enumerate().map(|(at, sample)| (at as i64, sample)).collect(), &labels);
+        let label = |name| labels.index(name).expect("a label");
+        let row = |text: &str, name| Labelled { text: text.into(), label: label(name) };
+        assert_eq!(drawn.rows, [row("a", "negative"), row("b", "negative")]);
+        assert_eq!((drawn.overruled, drawn.ids.len()), (3, 6));
+    }
+
+    #[test]
+    fn an_llm_that_all_contradict_is_left_out_but_a_person_is_not() {
+        let labels = Task::built_in("toxicity").expect("a task").labels;
+        let first = labels.names()[0].clone();
+        let vote = PooledVote { slm: "s".into(), version: "v".into(), probabilities: vec![0.001, 0.999] };
+        let by = |text: &str, who| Reviewed { votes: vec![vote.clone(); 2], ..review(text, &first, who) };
+        let drawn = drawn(vec![(1, by("a", "llm:m")), (2, by("b", "human"))], &labels);
+        assert_eq!((drawn.rows.len(), drawn.contradicted), (1, 1));
+        assert_eq!(drawn.rows[0].text, "b");
+    }
+
+    #[test]
+    fn what_was_purged_is_gone_from_the_disk() {
+        let (folder, mut pool) = pool();
+        let secret = "a sentence that nobody may find again";
+        let of = |n: usize| review(&format!("{secret} {n}"), "positive", "human");
+        pool.add("sentiment", &(0..200).map(of).collect::<Vec<_>>()).expect("adds");
+        pool.add("toxicity", &[review("this one stays", "toxic", "human")]).expect("adds");
+        let found = |text: &str| {
+            let files = std::fs::read_dir(folder.path()).expect("lists");
+            let holds = |bytes: Vec<u8>| bytes.windows(text.len()).any(|window| window == text.as_bytes());
+            files.flatten().any(|file| holds(std::fs::read(file.path()).expect("reads")))
+        };
+        assert!(found(secret));
+        assert_eq!(pool.purge("sentiment").expect("purges"), 200);
+        assert!(!found(secret));
+        assert!(found("this one stays"));
+        assert_eq!(pool.counts("toxicity").expect("counts").unused, 1);
+    }
+
+    #[test]
+    fn what_is_no_pool_is_refused_and_stays() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pool.db");
+        std::fs::write(&path, "this is a text file, and a long one, so that it has room for a header".repeat(20))
+            .expect("writes");
+        let before = std::fs::read(&path).expect("reads");
+        let message = Pool::open(&path).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.starts_with("pool-file"), "{message}");
+        assert_eq!(std::fs::read(&path).expect("reads"), before);
+        let newer = folder.path().join("newer.db");
+        let connection = Connection::open(&newer).expect("opens");
+        connection.pragma_update(None, "user_version", 99).expect("sets");
+        drop(connection);
+        let message = Pool::open(&newer).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.starts_with("pool-schema"), "{message}");
+    }
+}
