@@ -7,9 +7,12 @@ use autoannotator::slm::burn::Backend;
 use autoannotator::slm::config::EncoderConfig;
 use autoannotator::slm::model::Slm;
 use autoannotator::slm::pack::{FORMAT, PackedMeta, PackedWeights, Precision, write};
+use autoannotator::slm::tokenize::Tokenizer;
 use autoannotator::slm::weights::{EncoderWeights, TensorSource};
 use autoannotator::tune::TuneError;
 use autoannotator::tune::dataset::Columns;
+use autoannotator::tune::gate::Decision;
+use autoannotator::tune::round::{Labelled, Material, Member, Report, RoundOptions, round, split};
 use autoannotator::tune::teacher::Teacher;
 use autoannotator::tune::train::{BaseModel, Choice, Options, Places, Running, train};
 use indicatif::ProgressBar;
@@ -363,4 +366,99 @@ fn texts_without_labels_are_learnt_from_a_teacher_alone() {
     let record: serde_json::Value = serde_json::from_slice(&read(place.path().join("out/train.json"))).expect("json");
     assert_eq!(record["unlabelled"][0]["rows"], 240);
     assert_eq!(record["data"][0]["rows"], 1);
+}
+
+/// An SLM that knows `good`, `bad` and `ok`, but neither `great` nor `awful`.
+fn member(place: &Path) -> Member {
+    let places = places(place);
+    let known = |text: String| !(text.contains("great") || text.contains("awful"));
+    for file in ["train.csv", "val.csv"] {
+        let text = String::from_utf8(read(place.join(file))).expect("text");
+        let kept: Vec<&str> = text.lines().filter(|line| known((*line).to_owned())).collect();
+        std::fs::write(place.join(file), kept.join("\n")).expect("writes");
+    }
+    let options = Options { method: Method::Full, lr: 5e-3, layers: 3, ..options() };
+    train(&task(), base(), None, &options, &places, &ProgressBar::hidden()).expect("trains");
+    let text = String::from_utf8(read(place.join("out/slm.toml"))).expect("text");
+    let slm = SlmFolder::from_toml(&text, "slm.toml").expect("reads");
+    let mut weights = base().weights;
+    let head = slm.merge(&[read(place.join("out/adapter.safetensors"))], &mut weights).expect("merges");
+    let tokenizer = Tokenizer::from_json(&base().tokenizer_json, slm.max_length).expect("a tokenizer");
+    Member::new(slm, "tiny".into(), tokenizer.into(), weights, head)
+}
+
+/// Texts with these words, each with its label.
+fn samples(words: &[(&str, &str)], rows: usize) -> Vec<Labelled> {
+    let fillers = ["the film was", "a very", "is the train", "the", "was a"];
+    let of = |i: usize| {
+        let (word, label) = words[i % words.len()];
+        let text = format!("{} {word} {}", fillers[i / words.len() % 5], WORDS[4 + i % 7]);
+        Labelled { text, label: task().labels.index(label).expect("a label") }
+    };
+    (0..rows).map(of).collect()
+}
+
+const OLD: [(&str, &str); 3] = [("good", "positive"), ("bad", "negative"), ("ok", "neutral")];
+const NEW: [(&str, &str); 2] = [("great", "positive"), ("awful", "negative")];
+
+fn one_round(
+    member: &mut Member,
+    pool: &[Labelled],
+    replay: &[Labelled],
+    running: &Running,
+) -> Result<Report, TuneError> {
+    let options = RoundOptions { lr: 2e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
+    let parts = split(pool, 3, 0)?;
+    let anchor = samples(&OLD, 90);
+    let material = Material { split: &parts, replay: [replay, &[]], anchor: &anchor };
+    Ok(round(member, &material, &options, running, &ProgressBar::hidden())?.0)
+}
+
+fn votes(member: &mut Member, rows: &[Labelled]) -> Vec<f32> {
+    let set = member.encode(rows).expect("encodes");
+    member.probabilities(&set).expect("votes")
+}
+
+#[test]
+fn a_round_promotes_what_is_better_and_nothing_else() {
+    let _alone = alone();
+    let place = folder();
+    let mut member = member(place.path());
+    let running = places(place.path()).running;
+    let replay = samples(&OLD, 200);
+    let old = votes(&mut member, &replay);
+    // Labels of a reviewer who takes good for bad: better on the gate part, which is as wrong, but not on the anchor set.
+    let swapped = samples(&[("good", "negative"), ("bad", "positive"), ("ok", "neutral")], 200);
+    let report = one_round(&mut member, &swapped, &[], &running).expect("a round");
+    assert!(matches!(&report.decision, Decision::Kept(why) if why.contains("anchor")), "{report:?}");
+    // Labels without sense: not better on the gate part.
+    let senseless: Vec<Labelled> =
+        samples(&OLD, 200).into_iter().enumerate().map(|(i, row)| Labelled { label: i * 7 / 3 % 3, ..row }).collect();
+    let report = one_round(&mut member, &senseless, &replay, &running).expect("a round");
+    assert!(matches!(&report.decision, Decision::Kept(_)), "{report:?}");
+    assert_eq!(votes(&mut member, &replay), old, "what was not promoted left no trace");
+    let report = one_round(&mut member, &samples(&NEW, 200), &replay, &running).expect("a round");
+    assert_eq!(report.decision, Decision::Promoted, "{report:?}");
+    assert!(report.gate.after > 0.9 && report.gate.before < 0.8, "{report:?}");
+    assert_eq!(member.folder.rounds.len(), 1);
+    // A second round goes on from there.
+    let report = one_round(&mut member, &samples(&NEW, 200), &replay, &running).expect("a round");
+    assert!(matches!(&report.decision, Decision::Kept(why) if why.contains("surely")), "{report:?}");
+    assert!(one_round(&mut member, &[], &replay, &running).is_err_and(|error| error.to_string().contains("empty")));
+}
+
+#[test]
+fn a_round_that_was_stopped_goes_on_to_the_same_result() {
+    let _alone = alone();
+    let place = folder();
+    let replay = samples(&OLD, 100);
+    let (mut whole, running) = (member(place.path()), places(place.path()).running);
+    let expected = one_round(&mut whole, &samples(&NEW, 200), &replay, &running).expect("a round");
+    let mut parts = member(place.path());
+    let stopped = Running { checkpoint_every: std::time::Duration::ZERO, stop_after: Some(30), ..running.clone() };
+    let outcome = one_round(&mut parts, &samples(&NEW, 200), &replay, &stopped);
+    assert!(matches!(outcome, Err(TuneError::Stopped { step: 30 })));
+    let found = one_round(&mut parts, &samples(&NEW, 200), &replay, &running).expect("a round");
+    assert_eq!(format!("{found:?}"), format!("{expected:?}"));
+    assert_eq!(votes(&mut parts, &replay), votes(&mut whole, &replay));
 }
