@@ -62,7 +62,7 @@ pub(super) struct Args {
     #[arg(long, default_value_t = 3)]
     epochs: usize,
     /// Replayed texts for each one of the pool
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 2.0)]
     replay_ratio: f64,
     /// What trains: cpu, wgpu or wgpu:N
     #[arg(long, default_value = "cpu")]

@@ -23,7 +23,7 @@ use std::sync::Arc;
 
 /// Shares of the way from the current version to what was trained that are tried, from the largest down, until the anchor
 /// set holds.
-const SHARES: [f32; 3] = [1.0, 0.7, 0.4];
+const SHARES: [f32; 4] = [1.0, 0.7, 0.4, 0.2];
 
 /// Below this calibrated probability of every SLM a review counts as contradicted.
 const CONTRADICTED: f32 = 0.02;
@@ -111,7 +111,7 @@ impl RoundOptions {
             Method::Lora => (5e-4, 3, 32),
             Method::Full => (2e-5, 3, 16),
         };
-        Self { method, layers: 6, lr, epochs, batch, replay: 1.0, seed: 0 }
+        Self { method, layers: 6, lr, epochs, batch, replay: 2.0, seed: 0 }
     }
 
     fn training(&self, member: &Member) -> Options {
@@ -251,8 +251,7 @@ pub fn round(
     let trained_on = [split.training.len(), older.len()];
     let data = member.encode(&[split.training.clone(), rows(older).collect()].concat())?;
     let stopping = member.encode(&[split.stopping.clone(), rows(older_stopping).collect()].concat())?;
-    let mut targets = vec![0.0; data.len() * labels];
-    targets.chunks_exact_mut(labels).zip(&data.labels).for_each(|(row, label)| row[*label] = 1.0);
+    let targets = targets(member, &data, trained_on[0])?;
     let training = options.training(member);
     let start = Start { key: &member.key, weights: &member.weights, head: Some(&member.head) };
     let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
@@ -278,6 +277,19 @@ pub fn round(
         return Ok((report, Some(bytes)));
     }
     unreachable!("the smallest share is reported")
+}
+
+/// What to train towards, `[texts x labels]`: the label, and for the texts behind the pool's first `pooled` ones half of it
+/// what the current version says of them, so that it changes little there (DER, arXiv 2004.07211).
+fn targets(member: &mut Member, data: &Dataset, pooled: usize) -> Result<Vec<f32>, TuneError> {
+    let labels = member.folder.labels.len();
+    let mut targets = member.probabilities(data)?;
+    for (at, (row, label)) in targets.chunks_exact_mut(labels).zip(&data.labels).enumerate() {
+        let kept = if at < pooled { 0.0 } else { 0.5 };
+        row.iter_mut().for_each(|target| *target *= kept);
+        row[*label] += 1.0 - kept;
+    }
+    Ok(targets)
 }
 
 /// The version that lies `share` of the way from the current one to what was trained, and its adapter.
