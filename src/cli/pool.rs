@@ -160,3 +160,40 @@ pub(super) fn reviewed(path: &Path, task: &Task) -> anyhow::Result<Vec<Reviewed>
     };
     Ok(rows.iter().filter_map(of).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reviews_are_read_from_csv_and_jsonl() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let task = Task::built_in("toxicity").expect("a task");
+        let [first, second] = [&task.labels.names()[0], &task.labels.names()[1]];
+        let csv = format!(
+            "text,label,s.version,s.p.{first},s.p.{second},review.by,review.model,review.label\n\
+             a,{first},v1,0.25,0.75,llm,m,{first}\nb,{second},v1,0.1,0.9,,,\nc,{second},v1,0.5,0.5,human,,{second}\n"
+        );
+        let line = |text: &str, review: &str| {
+            format!(
+                "{{\"text\":\"{text}\",\"s.version\":\"v1\",\"s.p.{first}\":0.25,\"s.p.{second}\":0.75,{review}}}\n"
+            )
+        };
+        let jsonl = [
+            line("a", &format!("\"review.by\":\"llm\",\"review.model\":\"m\",\"review.label\":\"{first}\"")),
+            line("b", "\"review.by\":null,\"review.model\":null,\"review.label\":null"),
+        ];
+        for (name, content, count) in [("r.csv", csv, 2), ("r.jsonl", jsonl.concat(), 1)] {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).expect("writes");
+            let found = reviewed(&path, &task).expect("reads");
+            assert_eq!(found.len(), count, "{name}");
+            assert_eq!((found[0].text.as_str(), found[0].reviewer.as_str()), ("a", "llm:m"));
+            assert_eq!(found[0].votes[0].probabilities, [0.25, 0.75]);
+            assert!(found.iter().skip(1).all(|sample| sample.reviewer == "human" && sample.label == *second));
+        }
+        let path = folder.path().join("plain.csv");
+        std::fs::write(&path, "text,label\na,toxic\n").expect("writes");
+        assert!(reviewed(&path, &task).is_err_and(|error| error.to_string().contains("review.label")));
+    }
+}

@@ -1,4 +1,5 @@
-//! Training: heads and adapters on labelled files. Native only.
+//! Training, of heads and adapters on labelled files, and rounds: the pool of reviewed hard samples, what is trained on it,
+//! the gate, and the evaluation that says what it is worth. Native only.
 
 pub mod activations;
 pub mod dataset;
