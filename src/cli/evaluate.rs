@@ -1,17 +1,15 @@
 //! `autoannotator evaluate`.
 
-use super::tune::{labelled, load_member, wanted};
+use super::tune::{RoundArgs, labelled, load_member, wanted};
 use crate::hub::Home;
-use crate::slm::adapter::Method;
+use crate::slm::adapter::sha256_hex;
 use crate::slm::burn::Backend;
 use crate::task::{LabelSet, Task};
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
-use crate::tune::round::{Labelled, RoundOptions};
+use crate::tune::round::{FEWEST_SAMPLES, Labelled, RoundOptions};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -62,21 +60,8 @@ pub(super) struct Args {
     /// The first so many rows of each file
     #[arg(long)]
     rows: Option<usize>,
-    /// How rounds train: lora or full
-    #[arg(long, default_value = "lora", value_parser = super::train::parse_method)]
-    method: Method,
-    /// The most layers that a round trains, from the top
-    #[arg(long, default_value_t = 6)]
-    layers: usize,
-    /// Peak learning rate [default: 5e-4 for lora, 2e-5 for full]
-    #[arg(long)]
-    lr: Option<f64>,
-    /// Passes over a pool
-    #[arg(long, default_value_t = 3)]
-    epochs: usize,
-    /// Replayed texts for each one of the pool
-    #[arg(long, default_value_t = 2.0)]
-    replay_ratio: f64,
+    #[command(flatten)]
+    round: RoundArgs,
     /// Runs, each with the next seed
     #[arg(long, default_value_t = 1)]
     seeds: u64,
@@ -110,26 +95,24 @@ struct Written<'a> {
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     ensure!((0.0..=1.0).contains(&args.noise), "--noise is {}, expected 0 to 1", args.noise);
     ensure!(args.seeds > 0, "--seeds is 0, expected at least 1");
+    ensure!(
+        args.pool == 0 || args.pool >= FEWEST_SAMPLES,
+        "--pool is {}, expected 0 or at least {FEWEST_SAMPLES}",
+        args.pool
+    );
     let task = Task::built_in(&args.task)?;
     let home = Home::find(args.home.as_deref())?;
-    let progress = ProgressBar::new(0)
-        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?);
-    let read = |paths: &[PathBuf]| -> anyhow::Result<Vec<Labelled>> {
-        let rows =
-            paths.iter().map(|path| labelled(path, &task.labels, args.rows)).collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(rows.concat())
-    };
+    let progress = super::bar()?;
+    let read = |paths| labelled(paths, &task.labels, args.rows);
     let mut sets = Sets {
-        stream: labelled(&args.stream, &task.labels, args.rows)?,
-        test: labelled(&args.test, &task.labels, args.rows)?,
+        stream: read(std::slice::from_ref(&args.stream))?,
+        test: read(std::slice::from_ref(&args.test))?,
         old_test: read(&args.old_test)?,
         replay: read(&args.replay)?,
         anchor: read(&args.anchor)?,
     };
     let reviewer = reviewer(&args.reviewer, &task.labels, &mut sets.stream)?;
-    let mut options = RoundOptions { layers: args.layers, epochs: args.epochs, ..RoundOptions::new(args.method) };
-    options.lr = args.lr.unwrap_or(options.lr);
-    options.replay = args.replay_ratio;
+    let options = args.round.options();
     let wanted = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
     let mut runs = Vec::new();
     for seed in args.seed..args.seed + args.seeds {
@@ -193,8 +176,7 @@ fn reviewer(name: &str, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow
         let tokens = record.prompt_tokens + record.completion_tokens;
         by_hash.insert(record.text_sha256, Reply { label: labels.index(&record.reply), tokens });
     }
-    let hash = |text: &str| Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    let of = |row: &Labelled| Some((row.text.clone(), by_hash.get(&hash(&row.text))?.clone()));
+    let of = |row: &Labelled| Some((row.text.clone(), by_hash.get(&sha256_hex(row.text.as_bytes()))?.clone()));
     let replies: HashMap<String, Reply> = stream.iter().filter_map(of).collect();
     stream.retain(|row| replies.contains_key(&row.text));
     ensure!(!stream.is_empty(), "{path} has no reply to any text of the stream");

@@ -13,6 +13,7 @@ mod tune;
 mod versions;
 
 use clap::{Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
 use std::process::ExitCode;
 
 /// Labels text with an ensemble of small language models; only hard samples go to a reviewer.
@@ -65,4 +66,10 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The bar of a training: where it is, and what it says of itself.
+fn bar() -> anyhow::Result<ProgressBar> {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?;
+    Ok(ProgressBar::new(0).with_style(style))
 }

@@ -7,7 +7,7 @@ use crate::task::Task;
 use crate::tune::dataset::{Columns, DataFile};
 use crate::tune::teacher::Teacher;
 use crate::tune::train::{BaseModel, Choice, Options, Places, Running, train};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -135,8 +135,7 @@ pub(super) fn parse_method(text: &str) -> Result<Method, String> {
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let task = Task::built_in(&args.task)?;
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?;
-    let progress = ProgressBar::new(0).with_style(style);
+    let progress = super::bar()?;
     let home = Home::find(args.home.as_deref())?;
     let base = load_base(&args.base, &home, &progress)?;
     let full = args.method == Method::Full;

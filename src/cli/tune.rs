@@ -13,7 +13,7 @@ use crate::tune::pool::{Drawn, Pool, now};
 use crate::tune::round::{Labelled, Material, Member, Report, RoundOptions, round, split};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -49,21 +49,8 @@ pub(super) struct Args {
     /// Labelled CSV file on which an SLM may not become worse; may be given more than once
     #[arg(long)]
     anchor: Vec<PathBuf>,
-    /// lora or full
-    #[arg(long, default_value = "lora", value_parser = super::train::parse_method)]
-    method: Method,
-    /// The most layers that are trained, from the top
-    #[arg(long, default_value_t = 6)]
-    layers: usize,
-    /// Peak learning rate [default: 5e-4 for lora, 2e-5 for full]
-    #[arg(long)]
-    lr: Option<f64>,
-    /// Passes over the data
-    #[arg(long, default_value_t = 3)]
-    epochs: usize,
-    /// Replayed texts for each one of the pool
-    #[arg(long, default_value_t = 2.0)]
-    replay_ratio: f64,
+    #[command(flatten)]
+    round: RoundArgs,
     /// What trains: cpu, wgpu or wgpu:N
     #[arg(long, default_value = "cpu")]
     device: Backend,
@@ -76,6 +63,34 @@ pub(super) struct Args {
     /// The data home [default: $AUTOANNOTATOR_HOME, or the platform's cache folder]
     #[arg(long)]
     home: Option<PathBuf>,
+}
+
+/// How rounds are held.
+#[derive(clap::Args)]
+pub(super) struct RoundArgs {
+    /// How rounds train: lora or full
+    #[arg(long, default_value = "lora", value_parser = super::train::parse_method)]
+    method: Method,
+    /// The most layers that a round trains, from the top
+    #[arg(long, default_value_t = 6)]
+    layers: usize,
+    /// Peak learning rate [default: 5e-4 for lora, 2e-5 for full]
+    #[arg(long)]
+    lr: Option<f64>,
+    /// Passes over the data
+    #[arg(long, default_value_t = 3)]
+    epochs: usize,
+    /// Replayed texts for each one of the pool
+    #[arg(long, default_value_t = 2.0)]
+    replay_ratio: f64,
+}
+
+impl RoundArgs {
+    pub(super) fn options(&self) -> RoundOptions {
+        let usual = RoundOptions::new(self.method);
+        let lr = self.lr.unwrap_or(usual.lr);
+        RoundOptions { layers: self.layers, lr, epochs: self.epochs, replay: self.replay_ratio, ..usual }
+    }
 }
 
 /// What a round that was stopped had done: the SLMs that were through.
@@ -100,17 +115,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let folders = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
     let drawn = pool.draw(&task.name, &task.labels)?;
     let earlier = pool.earlier(&task.name, &task.labels)?;
-    let read = |paths: &[PathBuf]| -> anyhow::Result<Vec<Labelled>> {
-        let rows = paths.iter().map(|path| labelled(path, &task.labels, None)).collect::<anyhow::Result<Vec<_>>>()?;
-        Ok(rows.concat())
-    };
+    let read = |paths| labelled(paths, &task.labels, None);
     let (replay, anchor) = (read(&args.replay)?, read(&args.anchor)?);
     if anchor.is_empty() {
         eprintln!("no --anchor file: nothing will show if an SLM becomes worse on other texts than the pool's");
     }
-    let mut options = RoundOptions { layers: args.layers, epochs: args.epochs, ..RoundOptions::new(args.method) };
-    options.lr = args.lr.unwrap_or(options.lr);
-    options.replay = args.replay_ratio;
+    let options = args.round.options();
     let parts = split(&drawn.rows, task.labels.len(), options.seed)?;
     println!(
         "pool: {} samples ({} contradicted by all SLMs, {} overruled)",
@@ -140,8 +150,7 @@ fn hold(
     options: &RoundOptions,
     drawn: &Drawn,
 ) -> anyhow::Result<Vec<Report>> {
-    let progress = ProgressBar::new(0)
-        .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?);
+    let progress = super::bar()?;
     let scratch = scratch(home, &args.task);
     std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
     let path = scratch.join("done.json");
@@ -234,19 +243,35 @@ pub(super) fn load_member(folder: &Folder, home: &Home, progress: &ProgressBar) 
     Ok(Member::new(slm.clone(), format!("{} {}", slm.base_sha256, hashes.join(" ")), tokenizer, weights, head))
 }
 
-/// The rows of a CSV file with the columns `text` and `label` whose label is one of the task's.
-pub(super) fn labelled(path: &Path, labels: &LabelSet, most: Option<usize>) -> anyhow::Result<Vec<Labelled>> {
+/// The rows of CSV files with the columns `text` and `label`, at most so many of each; those without a text or one of the
+/// task's labels are left out, and told.
+pub(super) fn labelled(paths: &[PathBuf], labels: &LabelSet, most: Option<usize>) -> anyhow::Result<Vec<Labelled>> {
     #[derive(Deserialize)]
     struct Row {
         text: String,
         label: String,
     }
-    let mut reader = csv::Reader::from_path(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let mut rows = Vec::new();
-    for row in reader.deserialize::<Row>().take(most.unwrap_or(usize::MAX)) {
-        let Row { text, label } = row.with_context(|| format!("{}", path.display()))?;
-        rows.extend(labels.index(&label).map(|label| Labelled { text, label }));
+    let mut all = Vec::new();
+    for path in paths {
+        let (mut rows, mut left_out) = (Vec::new(), 0);
+        let mut reader = csv::Reader::from_path(path).with_context(|| format!("cannot read {}", path.display()))?;
+        for row in reader.deserialize::<Row>().take(most.unwrap_or(usize::MAX)) {
+            let Row { text, label } = row.with_context(|| path.display().to_string())?;
+            match labels.index(&label) {
+                Some(label) if !text.trim().is_empty() => rows.push(Labelled { text, label }),
+                _ => left_out += 1,
+            }
+        }
+        ensure!(
+            !rows.is_empty(),
+            "{}: no row has a text and one of the labels {}",
+            path.display(),
+            labels.names().join(", ")
+        );
+        if left_out > 0 {
+            eprintln!("{}: {left_out} rows left out, without a text or one of the labels", path.display());
+        }
+        all.extend(rows);
     }
-    ensure!(!rows.is_empty(), "{}: no row has one of the labels {}", path.display(), labels.names().join(", "));
-    Ok(rows)
+    Ok(all)
 }

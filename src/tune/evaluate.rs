@@ -3,7 +3,7 @@
 
 use super::TuneError;
 use super::dataset::Dataset;
-use super::round::{Labelled, Material, Member, Report, RoundOptions, contradicted, round, split};
+use super::round::{FEWEST_SAMPLES, Labelled, Material, Member, Report, RoundOptions, contradicted, round, split};
 use super::train::Running;
 use crate::annotate::report::{Confusion, Score};
 use crate::vote::argmax;
@@ -16,9 +16,6 @@ use std::collections::HashMap;
 
 /// Texts that are voted on before the next ones are reviewed.
 const BATCH: usize = 250;
-
-/// The least pool that a round is held on at the end of the stream.
-const LAST_ROUND: usize = 100;
 
 /// Who reviews hard samples.
 pub enum Reviewer {
@@ -62,7 +59,7 @@ pub struct Sets {
 
 /// How to run it.
 pub struct Settings {
-    /// Reviewed samples at which a round is held; 0 for no rounds.
+    /// Reviewed samples at which a round is held, at least [`FEWEST_SAMPLES`]; 0 for no rounds.
     pub pool: usize,
     /// The share of reviews whose label is replaced by a wrong one.
     pub noise: f64,
@@ -167,7 +164,7 @@ pub fn evaluate(
             rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
         }
     }
-    if settings.pool > 0 && pool.len() >= LAST_ROUND {
+    if settings.pool > 0 && pool.len() >= FEWEST_SAMPLES {
         rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
     }
     found.stream = tally.finish();

@@ -4,7 +4,8 @@
 //! told twice is kept once. Purging leaves no text in the file.
 
 use super::round::{Labelled, contradicted};
-use crate::sample::{Annotation, ReviewedBy, Verdict};
+use crate::sample::{Annotation, ReviewedBy, Verdict, Vote};
+use crate::slm::adapter::hex;
 use crate::task::LabelSet;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
@@ -72,7 +73,7 @@ impl Reviewed {
             ReviewedBy::Llm { model } => format!("llm:{model}"),
             ReviewedBy::Human => "human".to_owned(),
         };
-        let pooled = |vote: &crate::sample::Vote| PooledVote {
+        let pooled = |vote: &Vote| PooledVote {
             slm: vote.slm.clone(),
             version: vote.version.clone(),
             probabilities: vote.probabilities.clone(),
@@ -87,7 +88,7 @@ impl Reviewed {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part);
         }
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+        hex(&hash.finalize())
     }
 }
 

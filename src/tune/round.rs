@@ -3,7 +3,7 @@
 
 use super::TuneError;
 use super::dataset::Dataset;
-use super::gate::{Decision, Paired, decide};
+use super::gate::{Decision, FEWEST_TEXTS, Paired, decide};
 use super::metrics::{calibrate, metrics};
 use super::train::{Choice, Options, Running, Start, fine_tune, interpolate, serialize, served_logits};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
@@ -21,9 +21,12 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
-/// Shares of the way from the current version to what was trained that are tried, from the largest down, until the anchor
-/// set holds.
-const SHARES: [f32; 4] = [1.0, 0.7, 0.4, 0.2];
+/// Shares of the way from the current version to what was trained that are tried where the whole way loses too much on the
+/// anchor set, until it holds.
+const SMALLER_SHARES: [f32; 3] = [0.7, 0.4, 0.2];
+
+/// The least pool: of fewer samples the gate's fifth decides nothing.
+pub const FEWEST_SAMPLES: usize = 5 * FEWEST_TEXTS;
 
 /// Below this calibrated probability of every SLM a review counts as contradicted.
 const CONTRADICTED: f32 = 0.02;
@@ -152,14 +155,14 @@ pub struct Split {
     pub gate: Vec<Labelled>,
 }
 
-/// Splits a pool, label by label. One that no round can be held on is an error: empty, of one label, or with fewer than 20
-/// samples.
+/// Splits a pool, label by label. One that no round can be held on is an error: empty, of one label, or with fewer than
+/// [`FEWEST_SAMPLES`].
 pub fn split(pool: &[Labelled], labels: usize, seed: u64) -> Result<Split, TuneError> {
     let of = |label| pool.iter().filter(move |row| row.label == label);
     let present = (0..labels).filter(|label| of(*label).next().is_some()).count();
     let problem = match (pool.len(), present) {
         (0, _) => "the pool is empty: review hard samples first".to_owned(),
-        (few @ 1..20, _) => format!("the pool has {few} samples, a round needs at least 20"),
+        (few @ 1..FEWEST_SAMPLES, _) => format!("the pool has {few} samples, a round needs at least {FEWEST_SAMPLES}"),
         (_, 1) => "all samples of the pool have the same label: a round would teach it for every text".to_owned(),
         _ => String::new(),
     };
@@ -258,25 +261,28 @@ pub fn round(
     let (gate, anchor) = (member.encode(&split.gate)?, member.encode(anchor)?);
     let before = [member.right(&gate)?, member.right(&anchor)?];
     progress.set_message("gate");
-    for share in SHARES {
+    let attempt = |share| -> Result<_, TuneError> {
         let (mut candidate, bytes) = candidate(member, &parts, share, &training, &stopping)?;
-        let held = Paired::new(&before[1], &candidate.right(&anchor)?, options.seed);
-        let held = (!anchor.is_empty()).then_some(held);
         let gained = Paired::new(&before[0], &candidate.right(&gate)?, options.seed);
-        let decision = decide(&gained, held.as_ref());
-        let lost = held.is_some_and(|held| held.lost());
-        if lost && share > SHARES[SHARES.len() - 1] {
-            continue;
-        }
+        let held = Paired::new(&before[1], &candidate.right(&anchor)?, options.seed);
         let slm = member.folder.id.clone();
-        let report = Report { slm, gate: gained, anchor: held, share, trained_on, decision };
-        if report.decision != Decision::Promoted {
-            return Ok((report, None));
+        let held = (!anchor.is_empty()).then_some(held);
+        let decision = decide(&gained, held.as_ref());
+        Ok((Report { slm, decision, gate: gained, anchor: held, share, trained_on }, candidate, bytes))
+    };
+    let mut tried = attempt(1.0)?;
+    for share in SMALLER_SHARES {
+        if !tried.0.anchor.is_some_and(|anchor| anchor.lost()) {
+            break;
         }
-        *member = candidate;
-        return Ok((report, Some(bytes)));
+        tried = attempt(share)?;
     }
-    unreachable!("the smallest share is reported")
+    let (report, candidate, bytes) = tried;
+    if report.decision != Decision::Promoted {
+        return Ok((report, None));
+    }
+    *member = candidate;
+    Ok((report, Some(bytes)))
 }
 
 /// What to train towards, `[texts x labels]`: the label, and for the texts behind the pool's first `pooled` ones half of it
@@ -342,7 +348,7 @@ mod tests {
     proptest! {
         /// Nothing is lost or doubled, and each label is split in the same shares.
         #[test]
-        fn a_split_has_every_sample_once(counts in proptest::collection::vec(10usize..80, 2..4), seed in 0u64..100) {
+        fn a_split_has_every_sample_once(counts in proptest::collection::vec(50usize..120, 2..4), seed in 0u64..100) {
             let pool = rows(&counts);
             let parts = split(&pool, counts.len(), seed).expect("splits");
             let mut all: Vec<Labelled> = [&parts.training, &parts.stopping, &parts.gate].into_iter().flatten().cloned().collect();
@@ -363,8 +369,8 @@ mod tests {
             |counts: &[usize]| split(&rows(counts), 3, 0).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(problem(&[]).contains("empty"));
         assert!(problem(&[5, 5]).contains("10 samples"));
-        assert!(problem(&[0, 50]).contains("the same label"));
-        assert_eq!(problem(&[20, 20]), "");
+        assert!(problem(&[0, 150]).contains("the same label"));
+        assert_eq!(problem(&[60, 60]), "");
     }
 
     #[test]
