@@ -11,6 +11,7 @@ use super::teacher::Teacher;
 use super::{TuneError, io};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::{Backend, Classifier, Padded, Trained, Training, device, values};
+use crate::slm::cpu::backward::{Step, Trainee};
 use crate::slm::cpu::{CpuEncoder, CpuEngine};
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::weights::{EncoderWeights, Head, Linear, Pooling};
@@ -334,6 +335,8 @@ struct Run<'a> {
     plain: Device,
     device: Device,
     model: Classifier,
+    /// Makes the gradients on the CPU, where the embeddings do not train; burn's autodiff makes them otherwise.
+    trainee: Option<Trainee>,
     optimizer: ModuleOptimizer,
     state: State,
     checkpoint: PathBuf,
@@ -388,6 +391,8 @@ impl<'a> Run<'a> {
             }
         };
         let model = Classifier::new(weights, &head, first, training, options.dropout, &device);
+        let own = running.backend == Backend::Cpu && matches!(data_input, Input::Hidden(_));
+        let trainee = own.then(|| Trainee::new(weights, first, head.pooling));
         let optimizer = AdamWConfig::new()
             .with_epsilon(1e-8)
             .with_weight_decay(options.weight_decay)
@@ -409,6 +414,7 @@ impl<'a> Run<'a> {
             plain,
             device,
             model,
+            trainee,
             optimizer,
             state: State { step: 0, best: None, evaluations: Vec::new(), worse: 0 },
             checkpoint,
@@ -490,18 +496,36 @@ impl<'a> Run<'a> {
     }
 
     fn step(&mut self, texts: &[usize]) -> Result<f32, TuneError> {
-        // For each step anew, so that a training that was stopped drops what it would have dropped.
-        self.device.seed(self.options.seed.wrapping_add(self.state.step as u64));
-        let logits = self.logits(&self.model, &self.data, texts, &self.device)?;
-        let loss = self.loss(logits, texts);
-        let value = values(loss.clone()).first().copied().unwrap_or(f32::NAN);
-        if !value.is_finite() {
-            return Err(TuneError::Diverged { loss: value, step: self.state.step });
+        let (loss, gradients) = match (&mut self.trainee, &self.data.1) {
+            (Some(trainee), Input::Hidden(activations)) => {
+                let targets = targets_of(&self.targets, self.labels, texts);
+                let seed = self.options.seed.wrapping_add(self.state.step as u64).wrapping_mul(0x2545_f491_4f6c_dd1d);
+                let step = Step {
+                    hidden: &activations.gather(texts),
+                    lengths: &lengths(self.data.0, texts),
+                    total: targets.iter().sum(),
+                    targets: &targets,
+                    seeds: &texts.iter().map(|text| seed ^ *text as u64).collect::<Vec<_>>(),
+                    dropout: self.options.dropout as f32,
+                };
+                let (loss, gradient) = trainee.gradient(&self.model.parameters(), &step);
+                (loss, self.model.gradients(gradient))
+            }
+            _ => {
+                // For each step anew, so that a training that was stopped drops what it would have dropped.
+                self.device.seed(self.options.seed.wrapping_add(self.state.step as u64));
+                let logits = self.logits(&self.model, &self.data, texts, &self.device)?;
+                let loss = self.loss(logits, texts);
+                let value = values(loss.clone()).first().copied().unwrap_or(f32::NAN);
+                (value, GradientsParams::from_grads(loss.backward(), &self.model))
+            }
+        };
+        if !loss.is_finite() {
+            return Err(TuneError::Diverged { loss, step: self.state.step });
         }
-        let gradients = GradientsParams::from_grads(loss.backward(), &self.model);
         let rate = self.learning_rate(self.state.step);
         self.model = self.optimizer.step(rate, self.model.clone(), gradients);
-        Ok(value)
+        Ok(loss)
     }
 
     fn logits(
@@ -511,7 +535,7 @@ impl<'a> Run<'a> {
         texts: &[usize],
         device: &Device,
     ) -> Result<Tensor<2>, TuneError> {
-        let lengths: Vec<usize> = texts.iter().map(|text| set.ids[*text].len()).collect();
+        let lengths = lengths(set, texts);
         let padded = Padded::new(&lengths);
         Ok(match input {
             Input::Hidden(activations) => {
@@ -528,8 +552,7 @@ impl<'a> Run<'a> {
 
     /// Cross entropy with the texts' targets.
     fn loss(&self, logits: Tensor<2>, texts: &[usize]) -> Tensor<1> {
-        let rows = texts.iter().map(|text| &self.targets[text * self.labels..][..self.labels]);
-        let target: Vec<f32> = rows.flatten().copied().collect();
+        let target = targets_of(&self.targets, self.labels, texts);
         let total: f32 = target.iter().sum();
         let target = TensorData::new(target, [texts.len(), self.labels]);
         let target = Tensor::<2>::from_data(target, &logits.device());
@@ -537,30 +560,36 @@ impl<'a> Run<'a> {
     }
 
     /// Logits of a set without a gradient tape, `[texts x labels]`.
-    fn all_logits(&self, part: &(&Dataset, Input)) -> Result<Vec<f32>, TuneError> {
+    fn all_logits(&mut self, which: fn(&Self) -> &(&'a Dataset, Input)) -> Result<Vec<f32>, TuneError> {
         let model = self.model.valid();
-        let lengths: Vec<usize> = part.0.ids.iter().map(Vec::len).collect();
+        let parameters = self.trainee.is_some().then(|| self.model.parameters());
+        let mut trainee = self.trainee.take();
+        let part = which(self);
         let mut logits = vec![0.0; part.0.len() * self.labels];
-        for group in plan_batches(&lengths, 2048, self.options.batch) {
-            let rows = values(self.logits(&model, part, &group, &self.plain)?);
+        for group in plan_batches(&lengths_of(part.0), 2048, self.options.batch) {
+            let rows = match (&mut trainee, &parameters, &part.1) {
+                (Some(trainee), Some(parameters), Input::Hidden(activations)) => {
+                    trainee.logits(parameters, &activations.gather(&group), &lengths(part.0, &group))
+                }
+                _ => values(self.logits(&model, part, &group, &self.plain)?),
+            };
             for (text, row) in group.iter().zip(rows.chunks_exact(self.labels)) {
                 logits[text * self.labels..][..self.labels].copy_from_slice(row);
             }
         }
+        self.trainee = trainee;
         Ok(logits)
     }
 
     /// The better state has the better score on the validation file, or the better mean with the file of another kind;
     /// the calibration is the validation file's for both.
     fn evaluate(&mut self) -> Result<(), TuneError> {
-        let logits = self.all_logits(&self.validation)?;
+        let logits = self.all_logits(|run| &run.validation)?;
+        let transfer_logits = self.all_logits(|run| &run.transfer)?;
         let fit = calibrate(&logits, &self.validation.0.labels, self.labels);
         let figures =
             |logits: &[f32], set: &Dataset| metrics(&fit.shifted(logits), &set.labels, self.labels, fit.temperature);
-        let transfer = match self.transfer.0.is_empty() {
-            true => None,
-            false => Some(figures(&self.all_logits(&self.transfer)?, self.transfer.0)),
-        };
+        let transfer = (!self.transfer.0.is_empty()).then(|| figures(&transfer_logits, self.transfer.0));
         let figures = figures(&logits, self.validation.0);
         let scored = |metrics| self.options.choice.score(metrics);
         let other = transfer.as_ref().map_or(scored(&figures), scored);
@@ -636,6 +665,20 @@ struct SavedState {
     worse: usize,
     best: Option<(usize, f64)>,
     evaluations: Vec<Evaluation>,
+}
+
+/// Tokens of each of some texts.
+fn lengths(set: &Dataset, texts: &[usize]) -> Vec<usize> {
+    texts.iter().map(|text| set.ids[*text].len()).collect()
+}
+
+/// Tokens of each text.
+fn lengths_of(set: &Dataset) -> Vec<usize> {
+    set.ids.iter().map(Vec::len).collect()
+}
+
+fn targets_of(targets: &[f32], labels: usize, texts: &[usize]) -> Vec<f32> {
+    texts.iter().flat_map(|text| &targets[text * labels..][..labels]).copied().collect()
 }
 
 /// One row a text: its label's weight (1, or the inverse of the label's share) at its label.

@@ -2,9 +2,13 @@
 
 use super::Training;
 use crate::slm::config::EncoderConfig;
+#[cfg(feature = "native")]
+use crate::slm::cpu::backward::{LayerParameters, Map, Pair};
 use crate::slm::weights::{self, LayerWeights};
 use burn::module::{Module, Param, ParamId};
 use burn::nn::{Dropout, DropoutConfig};
+#[cfg(feature = "native")]
+use burn::optim::GradientsParams;
 use burn::tensor::activation::{gelu, softmax};
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
@@ -93,6 +97,40 @@ impl Projection {
     }
 }
 
+#[cfg(feature = "native")]
+impl Projection {
+    /// What of it trains, for the CPU's own gradients.
+    pub(super) fn parameters(&self) -> Map {
+        let pair = self.low_rank.as_ref().map(|LowRank { a, b, scale }| Pair {
+            a: super::values(a.val()),
+            b: super::values(b.val()),
+            scale: *scale as f32,
+        });
+        let trains = self.weight.val().is_require_grad();
+        let weight = if trains { super::values(self.weight.val()) } else { Vec::new() };
+        Map { weight, bias: super::values(self.bias.val()), pair }
+    }
+
+    /// Hands a gradient over to the optimizer.
+    pub(super) fn register(&self, gradient: Map, all: &mut GradientsParams) {
+        if !gradient.weight.is_empty() {
+            register(&self.weight, gradient.weight, all);
+        }
+        register(&self.bias, gradient.bias, all);
+        if let (Some(own), Some(pair)) = (&self.low_rank, gradient.pair) {
+            register(&own.a, pair.a, all);
+            register(&own.b, pair.b, all);
+        }
+    }
+}
+
+#[cfg(feature = "native")]
+fn register<const D: usize>(param: &Param<Tensor<D>>, gradient: Vec<f32>, all: &mut GradientsParams) {
+    let value = param.val().inner();
+    let gradient = Tensor::<D>::from_data(TensorData::new(gradient, value.dims()), &value.device());
+    all.register(param.id, gradient);
+}
+
 #[derive(Module, Debug)]
 pub(super) struct Norm {
     gamma: Param<Tensor<1>>,
@@ -108,6 +146,18 @@ impl Norm {
     pub(super) fn trained(&self, name: &str) -> Vec<Trained> {
         let weight = Trained::of(&format!("{name}.weight"), &self.gamma);
         [weight, Trained::of(&format!("{name}.bias"), &self.beta)].into_iter().flatten().collect()
+    }
+}
+
+#[cfg(feature = "native")]
+impl Norm {
+    fn parameters(&self) -> weights::Norm {
+        weights::Norm { gamma: super::values(self.gamma.val()), beta: super::values(self.beta.val()) }
+    }
+
+    fn register(&self, gradient: weights::Norm, all: &mut GradientsParams) {
+        register(&self.gamma, gradient.gamma, all);
+        register(&self.beta, gradient.beta, all);
     }
 }
 
@@ -154,9 +204,33 @@ impl Layer {
         self.output.forward(context.swap_dims(1, 2).reshape([tokens, hidden]))
     }
 
+    fn projections(&self) -> [&Projection; 6] {
+        [&self.query, &self.key, &self.value, &self.output, &self.up, &self.down]
+    }
+
+    /// What of it trains, for the CPU's own gradients.
+    #[cfg(feature = "native")]
+    pub(super) fn parameters(&self) -> LayerParameters {
+        LayerParameters {
+            maps: self.projections().map(Projection::parameters),
+            norms: [self.attention_norm.parameters(), self.output_norm.parameters()],
+        }
+    }
+
+    /// Hands a gradient over to the optimizer.
+    #[cfg(feature = "native")]
+    pub(super) fn register(&self, gradient: LayerParameters, all: &mut GradientsParams) {
+        for (projection, map) in self.projections().into_iter().zip(gradient.maps) {
+            projection.register(map, all);
+        }
+        let [attention, output] = gradient.norms;
+        self.attention_norm.register(attention, all);
+        self.output_norm.register(output, all);
+    }
+
     pub(super) fn trained(&self, linears: &[String; 6], norms: &[String; 2]) -> Vec<Trained> {
-        let projections = [&self.query, &self.key, &self.value, &self.output, &self.up, &self.down];
-        let mut all: Vec<Trained> = linears.iter().zip(projections).flat_map(|(name, p)| p.trained(name)).collect();
+        let mut all: Vec<Trained> =
+            linears.iter().zip(self.projections()).flat_map(|(name, p)| p.trained(name)).collect();
         let own_norms = [&self.attention_norm, &self.output_norm];
         all.extend(norms.iter().zip(own_norms).flat_map(|(name, norm)| norm.trained(name)));
         all

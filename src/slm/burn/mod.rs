@@ -9,9 +9,13 @@ use layer::{Attended, Layer, LowRank, Norm, Projection};
 #[cfg(feature = "native")]
 use super::Engine;
 use super::config::{Architecture, EncoderConfig, relative_position_bucket};
+#[cfg(feature = "native")]
+use super::cpu::backward::Parameters;
 use super::weights::{EncoderWeights, Head, Pooling, linear_names, norm_names};
 use super::{Batch, SlmError, finite};
 use burn::module::{Module, Param};
+#[cfg(feature = "native")]
+use burn::optim::GradientsParams;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 
 /// What the module runs on.
@@ -297,6 +301,24 @@ impl Classifier {
             all.extend(Trained::of("encoder.relative_attention_bias.weight", table));
         }
         all.extend(self.head.trained("head"));
+        all
+    }
+}
+
+#[cfg(feature = "native")]
+impl Classifier {
+    /// What trains, for the gradients on our own kernels; only for a module without embeddings.
+    pub fn parameters(&self) -> Parameters {
+        Parameters { layers: self.layers.iter().map(Layer::parameters).collect(), head: self.head.parameters() }
+    }
+
+    /// Such a gradient in the form that optimizers take.
+    pub fn gradients(&self, gradient: Parameters) -> GradientsParams {
+        let mut all = GradientsParams::new();
+        for (layer, gradient) in self.layers.iter().zip(gradient.layers) {
+            layer.register(gradient, &mut all);
+        }
+        self.head.register(gradient.head, &mut all);
         all
     }
 }

@@ -93,6 +93,12 @@ pub(super) struct Kernels {
     pub quantize: unsafe fn(&Quantize<'_>, &mut Int8Rows),
     /// See [`Int8Product`]; writes to `[rows x panels * width]`.
     pub int8_product: unsafe fn(&Int8Product<'_>, &mut [f32]),
+    /// GELU, in place.
+    #[cfg(feature = "native")]
+    pub gelu: unsafe fn(&mut [f32]),
+    /// Multiplies the second by GELU's derivative at the first.
+    #[cfg(feature = "native")]
+    pub gelu_back: unsafe fn(&[f32], &mut [f32]),
     /// Where an input (0 to 3) of a column stands in a block of a panel's columns by four inputs.
     pub place: fn(usize, usize) -> usize,
 }
@@ -134,6 +140,16 @@ macro_rules! kernels {
                     }
                 }
             }
+            #[cfg(feature = "native")]
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gelu(x: &mut [f32]) {
+                unsafe { super::gelu_all::<$simd>(x) }
+            }
+            #[cfg(feature = "native")]
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gelu_back(x: &[f32], d: &mut [f32]) {
+                unsafe { super::gelu_back::<$simd>(x, d) }
+            }
             pub(in super::super) static TABLE: Kernels = Kernels {
                 panel: 2 * <$simd as Simd>::LANES,
                 product,
@@ -141,6 +157,10 @@ macro_rules! kernels {
                 layer_norm,
                 quantize,
                 int8_product,
+                #[cfg(feature = "native")]
+                gelu,
+                #[cfg(feature = "native")]
+                gelu_back,
                 place: <$dot as Dot>::place,
             };
         }
@@ -275,29 +295,77 @@ unsafe fn polynomial<S: Simd, const N: usize, const TERMS: usize>(terms: [f32; T
 }
 
 /// `x / 2 (1 + erf(x / sqrt 2))`, absolute error below 3e-7. It is `max(x, 0)` less a bump that both sides of zero share,
-/// `|x| / 2 erfc(|x| / sqrt 2)`: a rational function fitted to it up to 5.4, where it is as good as zero.
+/// `|x| upper_tail(|x|)`, which is as good as zero from 5.4 on.
 #[inline(always)]
 pub(super) unsafe fn gelu<S: Simd, const N: usize>(x: [S::V; N]) -> [S::V; N] {
     unsafe {
         let size = x.map(|x| S::min(absolute::<S>(x), S::splat(5.4)));
-        let above = polynomial::<S, N, 6>(
-            [0.500_007_2, -0.488_380_7, 0.192_267_42, -0.038_109_705, 0.003_800_556_3, -0.000_152_449_81],
-            size,
-        );
-        let below = polynomial::<S, N, 8>(
-            [
-                1.0,
-                -0.178_610_07,
-                0.240_319_52,
-                -0.012_113_438,
-                0.012_291_545,
-                0.007_248_074,
-                -0.001_956_791_2,
-                0.000_748_173_57,
-            ],
-            size,
-        );
+        let [above, below] = upper_tail::<S, N>(size);
         from_fn(|i| S::sub(S::max(x[i], S::splat(0.0)), S::div(S::mul(above[i], size[i]), below[i])))
+    }
+}
+
+/// Numerator and denominator of `erfc(x / sqrt 2) / 2` for x from 0 to 5.4, fitted for [`gelu`].
+#[inline(always)]
+unsafe fn upper_tail<S: Simd, const N: usize>(x: [S::V; N]) -> [[S::V; N]; 2] {
+    unsafe {
+        let above = [0.500_007_2, -0.488_380_7, 0.192_267_42, -0.038_109_705, 0.003_800_556_3, -0.000_152_449_81];
+        let below = [
+            1.0,
+            -0.178_610_07,
+            0.240_319_52,
+            -0.012_113_438,
+            0.012_291_545,
+            0.007_248_074,
+            -0.001_956_791_2,
+            0.000_748_173_57,
+        ];
+        [polynomial::<S, N, 6>(above, x), polynomial::<S, N, 8>(below, x)]
+    }
+}
+
+/// Calls `f` with vectors of `x` and `d`, what is left at the end in a vector filled up with zeros.
+#[cfg(feature = "native")]
+#[inline(always)]
+unsafe fn each<S: Simd>(x: &[f32], d: &mut [f32], f: impl Fn(S::V, S::V) -> S::V) {
+    unsafe {
+        assert!(x.len() == d.len());
+        let whole = x.len() / S::LANES * S::LANES;
+        for j in (0..whole).step_by(S::LANES) {
+            let at = d.as_mut_ptr().add(j);
+            S::store(at, f(S::load(x.as_ptr().add(j)), S::load(at)));
+        }
+        let (mut last, mut last_d) = ([0.0; 16], [0.0; 16]);
+        last[..x.len() - whole].copy_from_slice(&x[whole..]);
+        last_d[..x.len() - whole].copy_from_slice(&d[whole..]);
+        S::store(last_d.as_mut_ptr(), f(S::load(last.as_ptr()), S::load(last_d.as_ptr())));
+        d[whole..].copy_from_slice(&last_d[..x.len() - whole]);
+    }
+}
+
+#[cfg(feature = "native")]
+#[inline(always)]
+unsafe fn gelu_all<S: Simd>(x: &mut [f32]) {
+    unsafe {
+        let from = x.to_vec();
+        each::<S>(&from, x, |x, _| gelu::<S, 1>([x])[0]);
+    }
+}
+
+/// The derivative is the normal distribution's function and `x` times its density, absolute error below 1e-5.
+#[cfg(feature = "native")]
+#[inline(always)]
+unsafe fn gelu_back<S: Simd>(x: &[f32], d: &mut [f32]) {
+    unsafe {
+        each::<S>(x, d, |x, d| {
+            let [[above], [below]] = upper_tail::<S, 1>([S::min(absolute::<S>(x), S::splat(5.4))]);
+            let sign = S::max(S::min(S::mul(x, S::splat(1e30)), S::splat(1.0)), S::splat(-1.0));
+            let half = S::splat(0.5);
+            let function = S::madd(S::sub(half, S::div(above, below)), sign, half);
+            let [density] = exp::<S, 1>([S::mul(S::mul(x, x), S::splat(-0.5))]);
+            let density = S::mul(density, S::splat(1.0 / (2.0 * std::f32::consts::PI).sqrt()));
+            S::mul(d, S::madd(x, density, function))
+        });
     }
 }
 

@@ -4,6 +4,8 @@
 //! all layers on one thread, so threads never wait for each other, and what a text gives depends neither on their number
 //! nor on the other texts, bit for bit. Rows of activations are padded with zeros to a panel's width.
 
+#[cfg(feature = "native")]
+pub mod backward;
 mod dot;
 mod int8;
 mod kernels;
