@@ -225,7 +225,7 @@ fn a_file_of_another_kind_has_its_say_in_the_choice() {
     let other = "text,label\ngreat film is bad,negative\nbad film is great,positive\nok train,neutral\n\
         awful,negative\nok very a,neutral\ngood bad,positive\na train,neutral\n";
     std::fs::write(place.path().join("other.csv"), other).expect("writes");
-    let options = Options { lr: 4e-3, epochs: 4, dropout: 0.3, seed: 6, ..options() };
+    let options = Options { lr: 4e-3, epochs: 4, dropout: 0.3, seed: 7, ..options() };
     let best = |places: &Places| {
         train(&task(), base(), None, &options, places, &ProgressBar::hidden()).expect("trains");
         let record: serde_json::Value =
@@ -384,7 +384,7 @@ fn member(place: &Path) -> Member {
     let mut weights = base().weights;
     let head = slm.merge(&[read(place.join("out/adapter.safetensors"))], &mut weights).expect("merges");
     let tokenizer = Tokenizer::from_json(&base().tokenizer_json, slm.max_length).expect("a tokenizer");
-    Member::new(slm, "tiny".into(), tokenizer.into(), weights, head)
+    Member::new(slm, "tiny".into(), tokenizer.into(), weights, head, 3)
 }
 
 /// Texts with these words, each with its label.

@@ -48,6 +48,12 @@ pub(super) struct Args {
     /// Share of reviews whose label is made wrong
     #[arg(long, default_value_t = 0.0)]
     noise: f64,
+    /// After each round vote again on what was agreed on, and review what the new versions label otherwise
+    #[arg(long)]
+    look_again: bool,
+    /// Share of the texts agreed on that is reviewed too, by chance
+    #[arg(long, default_value_t = 0.0)]
+    audit: f64,
     /// Labelled CSV file of the SLMs' old training data, of which rounds replay a part; may be given more than once
     #[arg(long)]
     replay: Vec<PathBuf>,
@@ -88,12 +94,15 @@ struct Written<'a> {
     reviewer: &'a str,
     pool: usize,
     noise: f64,
+    look_again: bool,
+    audit: f64,
     round: &'a RoundOptions,
     runs: &'a [Evaluation],
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     ensure!((0.0..=1.0).contains(&args.noise), "--noise is {}, expected 0 to 1", args.noise);
+    ensure!((0.0..=1.0).contains(&args.audit), "--audit is {}, expected 0 to 1", args.audit);
     ensure!(args.seeds > 0, "--seeds is 0, expected at least 1");
     ensure!(
         args.pool == 0 || args.pool >= FEWEST_SAMPLES,
@@ -116,9 +125,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let wanted = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
     let mut runs = Vec::new();
     for seed in args.seed..args.seed + args.seeds {
-        let mut members =
-            wanted.iter().map(|folder| load_member(folder, &home, &progress)).collect::<anyhow::Result<Vec<_>>>()?;
-        let settings = Settings { pool: args.pool, noise: args.noise, round: options.clone(), seed };
+        let mut members = wanted
+            .iter()
+            .map(|folder| load_member(folder, args.round.layers, &home, &progress))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        let settings = Settings {
+            pool: args.pool,
+            noise: args.noise,
+            look_again: args.look_again,
+            audit: args.audit,
+            round: options.clone(),
+            seed,
+        };
         let running = Running {
             backend: Backend::Cpu,
             scratch: home.path().join("evaluate").join(std::process::id().to_string()),
@@ -141,6 +159,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         reviewer: &args.reviewer,
         pool: args.pool,
         noise: args.noise,
+        look_again: args.look_again,
+        audit: args.audit,
         round: &options,
         runs: &runs,
     };
@@ -198,6 +218,15 @@ fn print(found: &Evaluation, seed: u64) {
     line("agreed or reviewed (macro-F1)", vec![percent(stream.accuracy), percent(stream.macro_f1)]);
     line("reviewer, on hard samples", vec![percent(stream.reviewer_accuracy)]);
     line("reviewed, by quarter", stream.review_share.iter().copied().map(percent).collect());
+    line("reviewed, in all", vec![percent(stream.reviews as f64 / stream.texts.max(1) as f64)]);
+    if stream.second_looks > 0 {
+        let share = stream.second_looks as f64 / stream.texts.max(1) as f64;
+        line("of it agreed on before", vec![percent(share)]);
+    }
+    let [audited, wrong] = stream.audited;
+    if audited > 0 {
+        line("audit: agreed on and wrong", vec![percent(wrong as f64 / audited as f64), format!("of {audited}")]);
+    }
     line("agreed and wrong", vec![percent(stream.agreed_and_wrong as f64 / stream.texts.max(1) as f64)]);
     let table = |name: &str, scores: &[Scores]| {
         if scores.first().is_none_or(|scores| scores.texts == 0) {

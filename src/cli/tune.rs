@@ -73,7 +73,7 @@ pub(super) struct RoundArgs {
     method: Method,
     /// The most layers that a round trains, from the top
     #[arg(long, default_value_t = 6)]
-    layers: usize,
+    pub(super) layers: usize,
     /// Peak learning rate [default: 5e-4 for lora, 2e-5 for full]
     #[arg(long)]
     lr: Option<f64>,
@@ -89,7 +89,7 @@ impl RoundArgs {
     pub(super) fn options(&self) -> RoundOptions {
         let usual = RoundOptions::new(self.method);
         let lr = self.lr.unwrap_or(usual.lr);
-        RoundOptions { layers: self.layers, lr, epochs: self.epochs, replay: self.replay_ratio, ..usual }
+        RoundOptions { lr, epochs: self.epochs, replay: self.replay_ratio, ..usual }
     }
 }
 
@@ -156,7 +156,8 @@ fn hold(
     let path = scratch.join("done.json");
     let texts: Vec<_> = drawn.rows.iter().map(|row| (&row.text, row.label)).collect();
     let key = sha256_hex(
-        serde_json::to_string(&(texts, options, material.anchor.len(), material.replay[0].len()))?.as_bytes(),
+        serde_json::to_string(&(texts, options, args.round.layers, material.anchor.len(), material.replay[0].len()))?
+            .as_bytes(),
     );
     let mut done = Done { key: key.clone(), reports: Vec::new() };
     if let (false, Ok(json)) = (args.fresh, std::fs::read(&path)) {
@@ -172,7 +173,7 @@ fn hold(
             println!("{}", line(report));
             continue;
         }
-        let mut member = load_member(folder, home, &progress)?;
+        let mut member = load_member(folder, args.round.layers, home, &progress)?;
         let place = scratch.join(format!("{id}-{}", &key[..12]));
         let running = Running {
             backend: args.device,
@@ -233,14 +234,19 @@ pub(super) fn wanted(models: Option<&Path>, home: &Home, ids: &[String], task: &
 }
 
 /// An SLM in f32, with the adapters of all its rounds.
-pub(super) fn load_member(folder: &Folder, home: &Home, progress: &ProgressBar) -> anyhow::Result<Member> {
+pub(super) fn load_member(
+    folder: &Folder,
+    layers: usize,
+    home: &Home,
+    progress: &ProgressBar,
+) -> anyhow::Result<Member> {
     let slm = &folder.slm;
     let base = hub::base(&slm.base, home, progress)?;
     let mut weights = base.weights()?;
     let head = slm.merge(&folder.adapters()?, &mut weights)?;
     let tokenizer = Arc::new(Tokenizer::from_json(&base.tokenizer_json, slm.max_length)?);
     let hashes: Vec<&str> = slm.adapters().map(|adapter| adapter.sha256.as_str()).collect();
-    Ok(Member::new(slm.clone(), format!("{} {}", slm.base_sha256, hashes.join(" ")), tokenizer, weights, head))
+    Ok(Member::new(slm.clone(), format!("{} {}", slm.base_sha256, hashes.join(" ")), tokenizer, weights, head, layers))
 }
 
 /// The rows of CSV files with the columns `text` and `label`, at most so many of each; those without a text or one of the

@@ -1,4 +1,4 @@
-//! The output of the frozen layers, computed once and kept on disk in f16.
+//! The output of the frozen layers, computed once and kept in f16: on disk for a training, in memory for rounds.
 
 use super::{TuneError, io};
 use crate::slm::adapter::sha256_hex;
@@ -9,18 +9,69 @@ use half::f16;
 use half::slice::HalfFloatSliceExt;
 use indicatif::ProgressBar;
 use memmap2::Mmap;
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Tokens a batch of the frozen layers.
 const TOKENS: usize = 4096;
 
-/// Hidden states of texts after the frozen layers, `[tokens x hidden]` a text, mapped from a file.
-pub struct Activations {
-    map: Mmap,
-    /// The first value of each text, and the end.
-    starts: Vec<usize>,
+/// Hidden states of texts after the frozen layers, `[tokens x hidden]` a text.
+pub enum Activations {
+    /// Mapped from a file; with the first value of each text, and the end.
+    File(Mmap, Vec<usize>),
+    /// In memory.
+    Memory(Vec<Arc<[f16]>>),
+}
+
+/// The lower layers of an SLM, which no round trains and all its versions share, and their output of each text met so far.
+pub struct Frozen {
+    encoder: CpuEncoder,
+    layers: usize,
+    states: HashMap<Vec<u32>, Arc<[f16]>>,
+}
+
+impl Frozen {
+    /// The first `layers` layers.
+    pub fn new(weights: &EncoderWeights, layers: usize) -> Self {
+        Self { encoder: CpuEncoder::lower(weights, layers), layers, states: HashMap::new() }
+    }
+
+    /// The number of layers.
+    pub fn layers(&self) -> usize {
+        self.layers
+    }
+
+    /// Their output of texts, computed where it is not yet known.
+    pub fn activations(&mut self, texts: &[Vec<u32>], progress: &ProgressBar) -> Result<Activations, TuneError> {
+        let mut new: Vec<&Vec<u32>> = texts.iter().filter(|ids| !self.states.contains_key(*ids)).collect();
+        new.sort_unstable();
+        new.dedup();
+        let lengths: Vec<usize> = new.iter().map(|ids| ids.len()).collect();
+        if self.layers > 0 && new.len() > 1000 {
+            progress.set_length(new.len() as u64);
+            progress.set_position(0);
+            progress.set_message("frozen layers");
+        }
+        for group in plan_batches(&lengths, TOKENS, usize::MAX) {
+            let batch = Batch::new(group.iter().map(|text| new[*text].as_slice()));
+            let mut hidden = &self.encoder.hidden(&batch, self.layers)?[..];
+            let width = hidden.len() / batch.ids.len();
+            for text in &group {
+                let (own, others) = hidden.split_at(lengths[*text] * width);
+                let mut values = vec![f16::ZERO; own.len()];
+                values.convert_from_f32_slice(own);
+                self.states.insert(new[*text].clone(), values.into());
+                hidden = others;
+            }
+            if self.layers > 0 && new.len() > 1000 {
+                progress.inc(group.len() as u64);
+            }
+        }
+        Ok(Activations::Memory(texts.iter().filter_map(|ids| self.states.get(ids).cloned()).collect()))
+    }
 }
 
 impl Activations {
@@ -47,15 +98,24 @@ impl Activations {
         let file = File::open(&path).map_err(io(&path))?;
         // SAFETY: the file is named by its content's key, written once and renamed into place; nothing changes it after.
         let map = unsafe { Mmap::map(&file) }.map_err(io(&path))?;
-        Ok(Self { map, starts })
+        Ok(Self::File(map, starts))
     }
 
     /// The hidden states of some texts, end to end, as f32.
     pub fn gather(&self, texts: &[usize]) -> Vec<f32> {
         let mut all = Vec::new();
         for text in texts {
-            let bytes = &self.map[self.starts[*text] * 2..self.starts[text + 1] * 2];
-            all.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
+            match self {
+                Self::File(map, starts) => {
+                    let bytes = &map[starts[*text] * 2..starts[text + 1] * 2];
+                    all.extend(bytes.chunks_exact(2).map(|b| f16::from_le_bytes([b[0], b[1]]).to_f32()));
+                }
+                Self::Memory(states) => {
+                    let from = all.len();
+                    all.resize(from + states[*text].len(), 0.0);
+                    states[*text].convert_to_f32_slice(&mut all[from..]);
+                }
+            }
         }
         all
     }

@@ -3,6 +3,7 @@
 
 use super::TuneError;
 use super::dataset::Dataset;
+use super::gate::Decision;
 use super::round::{FEWEST_SAMPLES, Labelled, Material, Member, Report, RoundOptions, contradicted, round, split};
 use super::train::Running;
 use crate::annotate::report::{Confusion, Score};
@@ -63,6 +64,11 @@ pub struct Settings {
     pub pool: usize,
     /// The share of reviews whose label is replaced by a wrong one.
     pub noise: f64,
+    /// Whether the SLMs vote again, after each round, on what they had agreed on: a text whose majority is another label now
+    /// is reviewed too.
+    pub look_again: bool,
+    /// The share of texts agreed on that is reviewed as well, drawn by chance: it says how many of them are wrong.
+    pub audit: f64,
     /// How rounds are held.
     pub round: RoundOptions,
     /// Seed of the stream's order and all else by chance.
@@ -111,6 +117,10 @@ pub struct Stream {
     pub hard_and_majority_right: usize,
     /// Reviews that no round trains on, since all SLMs all but ruled them out.
     pub contradicted: usize,
+    /// Reviews of texts that had been agreed on, since a later version says another label.
+    pub second_looks: usize,
+    /// Texts agreed on that were reviewed for the audit, and those of them that were agreed on wrongly by the reviewer's word.
+    pub audited: [usize; 2],
 }
 
 /// Everything that was measured.
@@ -151,23 +161,37 @@ pub fn evaluate(
     };
     let (mut pool, mut anchor, mut earlier) = (Vec::new(), sets.anchor.clone(), Vec::new());
     let mut rounds = Rounds { settings, sets, running, progress };
-    for batch in stream.chunks(BATCH) {
+    let vote = |members: &mut [Member], rows: &[Labelled]| -> Result<Vec<Vec<f32>>, TuneError> {
+        members.iter_mut().map(|member| votes(member, rows)).collect()
+    };
+    let mut seen = 0;
+    while seen < stream.len() {
         progress.set_length(stream.len() as u64);
-        progress.set_position(tally.stream.texts as u64);
+        progress.set_position(seen as u64);
         progress.set_message(format!("stream; {} in the pool", pool.len()));
-        let votes = members.iter_mut().map(|member| votes(member, batch)).collect::<Result<Vec<_>, _>>()?;
+        let batch = &stream[seen..(seen + BATCH).min(stream.len())];
+        let votes = vote(members, batch)?;
         for (at, row) in batch.iter().enumerate() {
-            let of: Vec<&[f32]> = votes.iter().map(|values| &values[at * labels..][..labels]).collect();
-            pool.extend(tally.add(row, &of, reviewer, settings.noise, &mut chance));
+            pool.extend(tally.add(row, &nth(&votes, at, labels), reviewer, settings, &mut chance));
         }
-        if settings.pool > 0 && pool.len() >= settings.pool {
-            rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
+        seen += batch.len();
+        let full = settings.pool > 0 && pool.len() >= settings.pool;
+        let last = settings.pool > 0 && seen == stream.len() && pool.len() >= FEWEST_SAMPLES;
+        if !full && !last {
+            continue;
+        }
+        let promoted = rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
+        if settings.look_again && promoted {
+            let accepted = tally.accepted();
+            let rows: Vec<Labelled> = accepted.iter().map(|at| stream[*at].clone()).collect();
+            let votes = vote(members, &rows)?;
+            for (index, at) in accepted.into_iter().enumerate() {
+                let of = nth(&votes, index, labels);
+                pool.extend(tally.look_again(at, &stream[at], &of, reviewer, settings, &mut chance));
+            }
         }
     }
-    if settings.pool > 0 && pool.len() >= FEWEST_SAMPLES {
-        rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
-    }
-    found.stream = tally.finish();
+    found.stream = tally.finish(&stream);
     Ok(found)
 }
 
@@ -179,7 +203,7 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
-    /// A round of every SLM on the pool, which is empty afterwards; its gate part joins the anchor set, and the rest what
+    /// A round of every SLM on the pool, which is empty afterwards; tells whether any was promoted. The pool's gate part joins the anchor set, and the rest what
     /// later rounds replay.
     fn hold(
         &mut self,
@@ -187,7 +211,7 @@ impl Rounds<'_> {
         pool: &mut Vec<Labelled>,
         (anchor, earlier): (&mut Vec<Labelled>, &mut Vec<Labelled>),
         found: &mut Evaluation,
-    ) -> Result<(), TuneError> {
+    ) -> Result<bool, TuneError> {
         let labels = members.first().map_or(0, |member| member.folder.labels.len());
         let seed = self.settings.seed.wrapping_add(1000 * (found.rounds.len() as u64 + 1));
         let parts = split(pool, labels, seed)?;
@@ -199,8 +223,8 @@ impl Rounds<'_> {
             let (report, _) = round(member, &material, &options, &running, self.progress)?;
             self.progress.suspend(|| tracing::info!("round {}: {}", found.rounds.len() + 1, line(&report)));
             reports.push(report);
-            std::fs::remove_dir_all(running.scratch.join("activations")).ok();
         }
+        let promoted = reports.iter().any(|report| report.decision == Decision::Promoted);
         pool.clear();
         anchor.extend(parts.gate);
         earlier.extend(parts.training);
@@ -208,7 +232,7 @@ impl Rounds<'_> {
         found.rounds.push(reports);
         found.test.push(scores(members, &self.sets.test)?);
         found.old_test.push(scores(members, &self.sets.old_test)?);
-        Ok(())
+        Ok(promoted)
     }
 }
 
@@ -231,6 +255,11 @@ fn line(report: &Report) -> String {
 fn votes(member: &mut Member, rows: &[Labelled]) -> Result<Vec<f32>, TuneError> {
     let set = member.encode(rows)?;
     member.probabilities(&set)
+}
+
+/// Each SLM's probabilities of one text.
+fn nth(votes: &[Vec<f32>], at: usize, labels: usize) -> Vec<&[f32]> {
+    votes.iter().map(|values| &values[at * labels..][..labels]).collect()
 }
 
 /// The label with most votes; of a tie the one with the largest sum of probabilities.
@@ -259,7 +288,7 @@ pub fn scores(members: &mut [Member], rows: &[Labelled]) -> Result<Scores, TuneE
     let mut confusions = vec![Confusion::new(labels); members.len() + 1];
     let (mut agreed, mut right) = (0usize, 0usize);
     for (at, row) in rows.iter().enumerate() {
-        let of: Vec<&[f32]> = votes.iter().map(|values| &values[at * labels..][..labels]).collect();
+        let of = nth(&votes, at, labels);
         for (confusion, probabilities) in confusions.iter_mut().zip(&of) {
             confusion.add(row.label, Some(argmax(probabilities)));
         }
@@ -281,7 +310,8 @@ struct Tally {
     labels: usize,
     all: usize,
     stream: Stream,
-    confusion: Confusion,
+    /// The final label of each text so far, and whether it was reviewed.
+    verdicts: Vec<(Option<usize>, bool)>,
     right: Vec<usize>,
     majority_right: usize,
     reviewer_right: usize,
@@ -294,7 +324,7 @@ impl Tally {
             labels,
             all,
             stream: Stream::default(),
-            confusion: Confusion::new(labels),
+            verdicts: Vec::new(),
             right: vec![0; slms],
             majority_right: 0,
             reviewer_right: 0,
@@ -308,36 +338,77 @@ impl Tally {
         row: &Labelled,
         votes: &[&[f32]],
         reviewer: &Reviewer,
-        noise: f64,
+        settings: &Settings,
         chance: &mut StdRng,
     ) -> Option<Labelled> {
-        let quarter = &mut self.quarters[(4 * self.stream.texts / self.all.max(1)).min(3)];
+        let quarter = &mut self.quarters[(4 * self.verdicts.len() / self.all.max(1)).min(3)];
         quarter[1] += 1;
-        self.stream.texts += 1;
         for (right, probabilities) in self.right.iter_mut().zip(votes) {
             *right += usize::from(argmax(probabilities) == row.label);
         }
         let majority_right = majority(votes) == row.label;
         self.majority_right += usize::from(majority_right);
-        if let Some(label) = unanimous(votes) {
-            self.confusion.add(row.label, Some(label));
-            self.stream.agreed_and_wrong += usize::from(label != row.label);
+        let agreed = unanimous(votes);
+        if agreed.is_some() && !(settings.audit > 0.0 && chance.random_bool(settings.audit)) {
+            self.verdicts.push((agreed, false));
             return None;
         }
         quarter[0] += 1;
+        self.stream.hard_and_majority_right += usize::from(majority_right && agreed.is_none());
+        let (label, pooled) = self.review(row, votes, reviewer, settings.noise, chance);
+        if let (Some(agreed), Some(label)) = (agreed, label) {
+            self.stream.audited[0] += 1;
+            self.stream.audited[1] += usize::from(agreed != label);
+        }
+        self.verdicts.push((label.or(agreed), true));
+        pooled
+    }
+
+    /// Texts that were agreed on and not reviewed.
+    fn accepted(&self) -> Vec<usize> {
+        (0..self.verdicts.len()).filter(|at| !self.verdicts[*at].1).collect()
+    }
+
+    /// Reviews an accepted text if the majority of a later version says another label; returns what goes into the pool.
+    fn look_again(
+        &mut self,
+        at: usize,
+        row: &Labelled,
+        votes: &[&[f32]],
+        reviewer: &Reviewer,
+        settings: &Settings,
+        chance: &mut StdRng,
+    ) -> Option<Labelled> {
+        let agreed = self.verdicts[at].0;
+        if agreed == Some(majority(votes)) {
+            return None;
+        }
+        self.stream.second_looks += 1;
+        let (label, pooled) = self.review(row, votes, reviewer, settings.noise, chance);
+        self.verdicts[at] = (label.or(agreed), true);
+        pooled
+    }
+
+    /// The reviewer's label, and what goes into the pool.
+    fn review(
+        &mut self,
+        row: &Labelled,
+        votes: &[&[f32]],
+        reviewer: &Reviewer,
+        noise: f64,
+        chance: &mut StdRng,
+    ) -> (Option<usize>, Option<Labelled>) {
         self.stream.reviews += 1;
-        self.stream.hard_and_majority_right += usize::from(majority_right);
         let (label, tokens) = reviewer.review(row);
-        let label = label.map(|label| if chance.random_bool(noise) { self.other(label, chance) } else { label });
         self.stream.tokens += tokens;
-        self.confusion.add(row.label, label);
-        let label = label?;
+        let Some(label) = label else { return (None, None) };
+        let label = if chance.random_bool(noise) { self.other(label, chance) } else { label };
         self.reviewer_right += usize::from(label == row.label);
         if contradicted(label, votes.iter().copied()) {
             self.stream.contradicted += 1;
-            return None;
+            return (Some(label), None);
         }
-        Some(Labelled { text: row.text.clone(), label })
+        (Some(label), Some(Labelled { text: row.text.clone(), label }))
     }
 
     /// A label that is not this one.
@@ -345,13 +416,21 @@ impl Tally {
         (label + chance.random_range(1..self.labels)) % self.labels
     }
 
-    fn finish(self) -> Stream {
+    fn finish(self, rows: &[Labelled]) -> Stream {
         let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
-        let Score { accuracy, macro_f1 } = self.confusion.score();
-        let texts = self.stream.texts;
+        let mut confusion = Confusion::new(self.labels);
+        let mut agreed_and_wrong = 0;
+        for ((verdict, reviewed), row) in self.verdicts.iter().zip(rows) {
+            confusion.add(row.label, *verdict);
+            agreed_and_wrong += usize::from(!reviewed && *verdict != Some(row.label));
+        }
+        let Score { accuracy, macro_f1 } = confusion.score();
+        let texts = self.verdicts.len();
         Stream {
+            texts,
             accuracy,
             macro_f1,
+            agreed_and_wrong,
             slms: self.right.iter().map(|right| share(*right, texts)).collect(),
             majority: share(self.majority_right, texts),
             review_share: self.quarters.map(|[reviewed, all]| share(reviewed, all)),
@@ -373,20 +452,50 @@ mod tests {
         assert_eq!((unanimous(&[&a, &a]), unanimous(&[&a, &b])), (Some(0), None));
     }
 
+    fn settings(noise: f64, audit: f64) -> Settings {
+        let round = RoundOptions::new(crate::slm::adapter::Method::Lora);
+        Settings { pool: 0, noise, look_again: true, audit, round, seed: 0 }
+    }
+
     #[test]
     fn the_stream_is_counted() {
         let mut tally = Tally::new(2, 2, 4);
         let mut chance = StdRng::seed_from_u64(0);
         let row = |label| Labelled { text: "t".into(), label };
+        let rows = [row(0), row(0), row(1), row(1)];
         let (no, yes) = ([0.9f32, 0.1], [0.2f32, 0.8]);
-        assert_eq!(tally.add(&row(0), &[&no, &no], &Reviewer::Gold, 0.0, &mut chance), None);
-        assert_eq!(tally.add(&row(0), &[&yes, &yes], &Reviewer::Gold, 0.0, &mut chance), None);
-        assert_eq!(tally.add(&row(1), &[&no, &yes], &Reviewer::Gold, 0.0, &mut chance), Some(row(1)));
-        assert_eq!(tally.add(&row(1), &[&no, &yes], &Reviewer::Gold, 1.0, &mut chance), Some(row(0)));
-        let stream = tally.finish();
+        let mut add = |row: &Labelled, votes: &[&[f32]], noise| {
+            tally.add(row, votes, &Reviewer::Gold, &settings(noise, 0.0), &mut chance)
+        };
+        assert_eq!(add(&rows[0], &[&no, &no], 0.0), None);
+        assert_eq!(add(&rows[1], &[&yes, &yes], 0.0), None);
+        assert_eq!(add(&rows[2], &[&no, &yes], 0.0), Some(row(1)));
+        assert_eq!(add(&rows[3], &[&no, &yes], 1.0), Some(row(0)));
+        let stream = tally.finish(&rows);
         assert_eq!((stream.texts, stream.reviews, stream.agreed_and_wrong), (4, 2, 1));
         assert_eq!((stream.accuracy, stream.reviewer_accuracy), (0.5, 0.5));
         assert_eq!(stream.review_share, [0.0, 0.0, 1.0, 1.0]);
         assert_eq!(stream.slms, [0.25, 0.75]);
+    }
+
+    #[test]
+    fn a_later_version_that_differs_and_an_audit_bring_reviews() {
+        let mut chance = StdRng::seed_from_u64(0);
+        let rows = [Labelled { text: "t".into(), label: 1 }];
+        let (no, yes) = ([0.9f32, 0.1], [0.2f32, 0.8]);
+        let mut tally = Tally::new(2, 2, 1);
+        assert_eq!(tally.add(&rows[0], &[&no, &no], &Reviewer::Gold, &settings(0.0, 0.0), &mut chance), None);
+        assert_eq!(tally.accepted(), [0]);
+        let mut again = |votes: [&[f32]; 2]| {
+            tally.look_again(0, &rows[0], &votes, &Reviewer::Gold, &settings(0.0, 0.0), &mut chance)
+        };
+        assert_eq!(again([&no, &no]), None);
+        assert_eq!(again([&yes, &yes]), Some(rows[0].clone()));
+        let stream = tally.finish(&rows);
+        assert_eq!((stream.second_looks, stream.reviews, stream.accuracy), (1, 1, 1.0));
+        let mut tally = Tally::new(2, 2, 1);
+        let pooled = tally.add(&rows[0], &[&no, &no], &Reviewer::Gold, &settings(0.0, 1.0), &mut chance);
+        assert_eq!(pooled, Some(rows[0].clone()));
+        assert_eq!(tally.finish(&rows).audited, [1, 1]);
     }
 }

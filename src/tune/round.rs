@@ -2,16 +2,17 @@
 //! it is better; see [`gate`](super::gate).
 
 use super::TuneError;
+use super::activations::Frozen;
 use super::dataset::Dataset;
 use super::gate::{Decision, FEWEST_TEXTS, Paired, decide};
 use super::metrics::{calibrate, metrics};
-use super::train::{Choice, Options, Running, Start, fine_tune, interpolate, serialize, served_logits};
+use super::train::{Choice, Options, Running, Start, fine_tune, interpolate, serialize};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::Trained;
-use crate::slm::cpu::CpuEngine;
-use crate::slm::probabilities;
+use crate::slm::cpu::{CpuEncoder, CpuEngine};
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::weights::{EncoderWeights, Head};
+use crate::slm::{plan_batches, probabilities};
 use crate::vote::argmax;
 use indicatif::ProgressBar;
 use rand::SeedableRng;
@@ -19,7 +20,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shares of the way from the current version to what was trained that are tried where the whole way loses too much on the
 /// anchor set, until it holds.
@@ -41,19 +42,30 @@ pub struct Member {
     pub tokenizer: Arc<Tokenizer>,
     weights: EncoderWeights,
     head: Head,
+    /// The layers that no round trains, shared by all versions.
+    frozen: Arc<Mutex<Frozen>>,
+    /// The layers above them.
     engine: CpuEngine,
 }
 
 impl Member {
-    /// An SLM from its merged weights.
-    pub fn new(folder: SlmFolder, key: String, tokenizer: Arc<Tokenizer>, weights: EncoderWeights, head: Head) -> Self {
-        let engine = CpuEngine::new(&weights, head.clone());
-        Self { folder, key, tokenizer, weights, head, engine }
+    /// An SLM from its merged weights, of which rounds train at most the `layers` upper layers.
+    pub fn new(
+        folder: SlmFolder,
+        key: String,
+        tokenizer: Arc<Tokenizer>,
+        weights: EncoderWeights,
+        head: Head,
+        layers: usize,
+    ) -> Self {
+        let frozen = weights.layers.len().saturating_sub(layers.max(1));
+        let engine = upper(&weights, frozen, &head);
+        let frozen = Arc::new(Mutex::new(Frozen::new(&weights, frozen)));
+        Self { folder, key, tokenizer, weights, head, frozen, engine }
     }
 
-    /// The number of its layers.
-    pub fn layers(&self) -> usize {
-        self.weights.config.num_hidden_layers
+    fn frozen(&self) -> MutexGuard<'_, Frozen> {
+        self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Token ids of texts, with labels.
@@ -65,16 +77,31 @@ impl Member {
 
     /// Calibrated probabilities `[texts x labels]`, in order.
     pub fn probabilities(&mut self, set: &Dataset) -> Result<Vec<f32>, TuneError> {
-        let labels = self.folder.labels.len();
-        let mut values = served_logits(&mut self.engine, set, labels)?;
-        probabilities(&mut values, labels, self.folder.temperature);
+        let mut values = self.logits(set)?;
+        probabilities(&mut values, self.folder.labels.len(), self.folder.temperature);
         Ok(values)
+    }
+
+    /// Raw logits `[texts x labels]`, in order.
+    fn logits(&mut self, set: &Dataset) -> Result<Vec<f32>, TuneError> {
+        let labels = self.folder.labels.len();
+        let states = self.frozen().activations(&set.ids, &ProgressBar::hidden())?;
+        let lengths: Vec<usize> = set.ids.iter().map(Vec::len).collect();
+        let mut logits = vec![0.0; set.len() * labels];
+        for group in plan_batches(&lengths, 4096, usize::MAX) {
+            let of: Vec<usize> = group.iter().map(|text| lengths[*text]).collect();
+            let rows = self.engine.logits_from(&states.gather(&group), &of)?;
+            for (text, row) in group.iter().zip(rows.chunks_exact(labels)) {
+                logits[text * labels..][..labels].copy_from_slice(row);
+            }
+        }
+        Ok(logits)
     }
 
     /// Which texts it labels right.
     fn right(&mut self, set: &Dataset) -> Result<Vec<bool>, TuneError> {
         let labels = self.folder.labels.len();
-        let logits = served_logits(&mut self.engine, set, labels)?;
+        let logits = self.logits(set)?;
         Ok(logits.chunks_exact(labels).zip(&set.labels).map(|(row, gold)| argmax(row) == *gold).collect())
     }
 }
@@ -93,8 +120,6 @@ pub struct Labelled {
 pub struct RoundOptions {
     /// LoRA or all parameters of the layers.
     pub method: Method,
-    /// The most layers that are trained, from the top.
-    pub layers: usize,
     /// Peak learning rate.
     pub lr: f64,
     /// Passes over the data.
@@ -114,11 +139,11 @@ impl RoundOptions {
             Method::Lora => (5e-4, 3, 32),
             Method::Full => (2e-5, 3, 16),
         };
-        Self { method, layers: 6, lr, epochs, batch, replay: 2.0, seed: 0 }
+        Self { method, lr, epochs, batch, replay: 2.0, seed: 0 }
     }
 
     fn training(&self, member: &Member) -> Options {
-        let layers = self.layers.min(member.layers());
+        let layers = member.weights.layers.len() - member.frozen().layers();
         Options {
             id: member.folder.id.clone(),
             method: self.method,
@@ -256,7 +281,8 @@ pub fn round(
     let stopping = member.encode(&[split.stopping.clone(), rows(older_stopping).collect()].concat())?;
     let targets = targets(member, &data, trained_on[0])?;
     let training = options.training(member);
-    let start = Start { key: &member.key, weights: &member.weights, head: Some(&member.head) };
+    let start =
+        Start { key: &member.key, weights: &member.weights, head: Some(&member.head), frozen: Some(&member.frozen) };
     let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
     let (gate, anchor) = (member.encode(&split.gate)?, member.encode(anchor)?);
     let before = [member.right(&gate)?, member.right(&anchor)?];
@@ -270,12 +296,17 @@ pub fn round(
         let decision = decide(&gained, held.as_ref());
         Ok((Report { slm, decision, gate: gained, anchor: held, share, trained_on }, candidate, bytes))
     };
+    let lost = |report: &Report| report.anchor.is_some_and(|anchor| anchor.lost());
     let mut tried = attempt(1.0)?;
-    for share in SMALLER_SHARES {
-        if !tried.0.anchor.is_some_and(|anchor| anchor.lost()) {
-            break;
+    if lost(&tried.0) {
+        // Where no share holds the anchor set, the whole way's report says most.
+        for share in SMALLER_SHARES {
+            let less = attempt(share)?;
+            if !lost(&less.0) {
+                tried = less;
+                break;
+            }
         }
-        tried = attempt(share)?;
     }
     let (report, candidate, bytes) = tried;
     if report.decision != Decision::Promoted {
@@ -319,18 +350,24 @@ fn candidate(
         alpha,
     };
     let mut folder = member.folder.clone();
-    let mut head = folder.merge_one(&adapter, &bytes, &mut weights)?;
+    let head = folder.merge_one(&adapter, &bytes, &mut weights)?;
     folder.rounds.push(adapter);
     let labels = folder.labels.len();
-    let mut engine = CpuEngine::new(&weights, head.clone());
-    let logits = served_logits(&mut engine, stopping, labels)?;
+    let (key, tokenizer, frozen) = (member.key.clone(), member.tokenizer.clone(), member.frozen.clone());
+    let engine = upper(&weights, member.frozen().layers(), &head);
+    let mut candidate = Member { folder, key, tokenizer, weights, head, frozen, engine };
+    let logits = candidate.logits(stopping)?;
     let fit = calibrate(&logits, &stopping.labels, labels);
     let Metrics { accuracy, macro_f1, nll } = metrics(&logits, &stopping.labels, labels, fit.temperature);
-    folder.temperature = fit.temperature;
-    folder.validation = Metrics { accuracy, macro_f1, nll };
-    head.temperature = fit.temperature;
-    let (key, tokenizer) = (member.key.clone(), member.tokenizer.clone());
-    Ok((Member { folder, key, tokenizer, weights, head, engine }, bytes))
+    candidate.folder.temperature = fit.temperature;
+    candidate.folder.validation = Metrics { accuracy, macro_f1, nll };
+    candidate.head.temperature = fit.temperature;
+    Ok((candidate, bytes))
+}
+
+/// The layers from `first` on, with the head.
+fn upper(weights: &EncoderWeights, first: usize, head: &Head) -> CpuEngine {
+    CpuEngine::from_encoder(CpuEncoder::upper(weights, first), head.clone())
 }
 
 #[cfg(test)]

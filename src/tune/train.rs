@@ -4,7 +4,7 @@
 //! Batches hold texts of similar length. The best state on the validation file is kept, calibrated there, and its
 //! figures are those of the merged model on the CPU engine: what will be served.
 
-use super::activations::Activations;
+use super::activations::{Activations, Frozen};
 use super::dataset::{Columns, DataFile, DataRecord, Dataset};
 use super::metrics::{calibrate, metrics};
 use super::teacher::Teacher;
@@ -31,6 +31,7 @@ use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Batches of a window that is sorted by length before it is cut: wide enough for little padding, narrow enough for chance.
@@ -156,6 +157,8 @@ pub(super) struct Start<'a> {
     pub weights: &'a EncoderWeights,
     /// The head; without one a logistic regression on the mean-pooled output.
     pub head: Option<&'a Head>,
+    /// The layers that are not trained, where their output is kept in memory.
+    pub frozen: Option<&'a Mutex<Frozen>>,
 }
 
 /// Trains from `start` on `data`, whose `targets` are `[texts x labels]`, and returns what the best state on
@@ -241,7 +244,7 @@ pub fn train(
         None if places.unlabelled.is_empty() => {}
         None => return Err(TuneError::Options("--unlabelled needs --teacher".to_owned())),
     }
-    let start = Start { key: &base.sha256, weights: &base.weights, head: None };
+    let start = Start { key: &base.sha256, weights: &base.weights, head: None, frozen: None };
     let mut run = Run::new(&start, options, &places.running, (&data, &validation, &transfer), targets, progress)?;
     run.all_epochs()?;
     let Run { state, .. } = run;
@@ -355,7 +358,7 @@ impl<'a> Run<'a> {
         targets: Vec<f32>,
         progress: &'a ProgressBar,
     ) -> Result<Self, TuneError> {
-        let Start { key, weights, head } = start;
+        let Start { key, weights, head, frozen } = start;
         let (labels, plain) = (targets.len() / data.len().max(1), pollster::block_on(device(running.backend))?);
         let device = plain.clone().autodiff();
         let width = weights.config.hidden_size;
@@ -370,6 +373,10 @@ impl<'a> Run<'a> {
         let input = |set: &Dataset| -> Result<Input, TuneError> {
             if first == 0 && training.reaches_embeddings() {
                 return Ok(Input::Ids);
+            }
+            if let Some(frozen) = frozen {
+                let mut frozen = frozen.lock().unwrap_or_else(PoisonError::into_inner);
+                return Ok(Input::Hidden(frozen.activations(&set.ids, progress)?));
             }
             let folder = running.scratch.join("activations");
             Ok(Input::Hidden(Activations::new(&folder, key, weights, first, &set.ids, progress)?))

@@ -276,9 +276,30 @@ struct Scratch {
     quantized: Int8Rows,
 }
 
+/// What goes into the first layer: token ids, or hidden states `[tokens x hidden]`.
+#[derive(Clone, Copy)]
+enum Input<'a> {
+    Ids(&'a [u32]),
+    Hidden(&'a [f32]),
+}
+
+impl<'a> Input<'a> {
+    /// The first tokens and the others.
+    fn split(self, tokens: usize, hidden: usize) -> (Self, Self) {
+        match self {
+            Self::Ids(ids) => (Self::Ids(&ids[..tokens]), Self::Ids(&ids[tokens..])),
+            Self::Hidden(states) => {
+                let (first, others) = states.split_at(tokens * hidden);
+                (Self::Hidden(first), Self::Hidden(others))
+            }
+        }
+    }
+}
+
 /// Whole texts that go through the layers together, and where their hidden states go.
 struct Group<'a> {
-    ids: &'a [u32],
+    input: Input<'a>,
+    tokens: usize,
     lengths: &'a [usize],
     out: &'a mut [f32],
 }
@@ -298,16 +319,19 @@ impl CpuEncoder {
 
     /// As [`Self::new`], for a certain instruction set; where the machine lacks it, or for none, for the best one.
     pub fn with_isa(weights: &EncoderWeights, isa: Option<Isa>) -> Self {
-        let shell = EncoderWeights {
-            config: weights.config.clone(),
-            words: weights.words.clone(),
-            positions: weights.positions.clone(),
-            token_types: weights.token_types.clone(),
-            embedding_norm: weights.embedding_norm.clone(),
-            layers: Vec::new(),
-            relative_bias: weights.relative_bias.clone(),
-        };
-        Self::pack(shell, isa, weights.layers.iter())
+        Self::pack(shell(weights, weights.words.clone()), isa, weights.layers.iter())
+    }
+
+    /// The first `layers` layers with the embeddings.
+    #[cfg(feature = "native")]
+    pub fn lower(weights: &EncoderWeights, layers: usize) -> Self {
+        Self::pack(shell(weights, weights.words.clone()), None, weights.layers.iter().take(layers))
+    }
+
+    /// The layers from `first` on, without embeddings: for [`Self::hidden_from`] alone.
+    #[cfg(feature = "native")]
+    pub fn upper(weights: &EncoderWeights, first: usize) -> Self {
+        Self::pack(shell(weights, Vec::new()), None, weights.layers.iter().skip(first))
     }
 
     /// Packs int8 weights layer after layer, as [`Self::from_weights`]; activations are quantised row by row.
@@ -374,9 +398,36 @@ impl CpuEncoder {
             return Err(SlmError::Input(format!("{layers} layers were asked for, the model has {has}")));
         }
         let mut out = vec![0.0; batch.ids.len() * model.config.hidden_size];
-        let limit = batch.ids.len().div_ceil(scratch.len()).min(GROUP);
-        run(groups(batch, &mut out, limit), scratch, |group, scratch| model.encode(group, layers, scratch));
+        let groups = groups(Input::Ids(&batch.ids), &batch.lengths, &mut out, scratch.len());
+        run(groups, scratch, |group, scratch| model.encode(group, layers, scratch));
         Ok(out)
+    }
+
+    /// The hidden states after all layers, for an encoder of upper layers alone: from those that go into its first one, of
+    /// texts of these lengths.
+    #[cfg(feature = "native")]
+    pub fn hidden_from(&mut self, states: &[f32], lengths: &[usize]) -> Result<Vec<f32>, SlmError> {
+        let Self { model, scratch } = self;
+        if lengths.iter().sum::<usize>() * model.config.hidden_size != states.len() || lengths.contains(&0) {
+            return Err(SlmError::Input("the hidden states do not fit the lengths".to_owned()));
+        }
+        let mut out = vec![0.0; states.len()];
+        let groups = groups(Input::Hidden(states), lengths, &mut out, scratch.len());
+        run(groups, scratch, |group, scratch| model.encode(group, model.layers.len(), scratch));
+        Ok(out)
+    }
+}
+
+/// What an encoder is packed from, without its layers.
+fn shell(weights: &EncoderWeights, words: Vec<f32>) -> EncoderWeights {
+    EncoderWeights {
+        config: weights.config.clone(),
+        words,
+        positions: weights.positions.clone(),
+        token_types: weights.token_types.clone(),
+        embedding_norm: weights.embedding_norm.clone(),
+        layers: Vec::new(),
+        relative_bias: weights.relative_bias.clone(),
     }
 }
 
@@ -406,7 +457,8 @@ impl CpuEncoder {
         let Some(scratch) = scratch.first_mut() else { return Ok(()) };
         let (tokens, hidden, inner) = (batch.ids.len(), model.config.hidden_size, model.config.intermediate_size);
         let mut out = vec![0.0; tokens * hidden];
-        model.encode(Group { ids: &batch.ids, lengths: &batch.lengths, out: &mut out }, 0, scratch);
+        let group = Group { input: Input::Ids(&batch.ids), tokens, lengths: &batch.lengths, out: &mut out };
+        model.encode(group, 0, scratch);
         let rows = |buffer: &[f32], width: usize| -> Vec<f32> {
             buffer.chunks_exact(model.stride(width)).take(tokens).flat_map(|row| &row[..width]).copied().collect()
         };
@@ -446,10 +498,16 @@ pub(crate) fn times_transposed(a: &[f32], b: &[f32], columns: usize, inner: usiz
     out
 }
 
-/// Cuts a checked batch into groups of whole texts of about `limit` tokens.
-fn groups<'a>(batch: &'a Batch, mut out: &'a mut [f32], limit: usize) -> Vec<Group<'a>> {
-    let (mut ids, mut lengths) = (&batch.ids[..], &batch.lengths[..]);
-    let hidden = out.len().checked_div(ids.len()).unwrap_or(0);
+/// Cuts checked texts into groups of whole ones, of a thread's share of the tokens or [`GROUP`].
+fn groups<'a>(
+    mut input: Input<'a>,
+    mut lengths: &'a [usize],
+    mut out: &'a mut [f32],
+    threads: usize,
+) -> Vec<Group<'a>> {
+    let all: usize = lengths.iter().sum();
+    let hidden = out.len().checked_div(all).unwrap_or(0);
+    let limit = all.div_ceil(threads).min(GROUP);
     let mut groups = Vec::new();
     while !lengths.is_empty() {
         let (mut texts, mut tokens) = (1, lengths[0]);
@@ -458,8 +516,9 @@ fn groups<'a>(batch: &'a Batch, mut out: &'a mut [f32], limit: usize) -> Vec<Gro
             texts += 1;
         }
         let (out_here, out_rest) = out.split_at_mut(tokens * hidden);
-        groups.push(Group { ids: &ids[..tokens], lengths: &lengths[..texts], out: out_here });
-        (ids, lengths, out) = (&ids[tokens..], &lengths[texts..], out_rest);
+        let (input_here, input_rest) = input.split(tokens, hidden);
+        groups.push(Group { input: input_here, tokens, lengths: &lengths[..texts], out: out_here });
+        (input, lengths, out) = (input_rest, &lengths[texts..], out_rest);
     }
     groups
 }
@@ -518,9 +577,18 @@ impl Model {
     }
 
     fn encode(&self, group: Group<'_>, layers: usize, scratch: &mut Scratch) {
-        let (tokens, hidden) = (group.ids.len(), self.config.hidden_size);
+        let (tokens, hidden) = (group.tokens, self.config.hidden_size);
         let stride = self.stride(hidden);
-        self.embed(&group, part(&mut scratch.x, tokens * stride));
+        let x = part(&mut scratch.x, tokens * stride);
+        match group.input {
+            Input::Ids(ids) => self.embed(ids, group.lengths, x),
+            Input::Hidden(states) => {
+                for (row, state) in x.chunks_exact_mut(stride).zip(states.chunks_exact(hidden)) {
+                    row[..hidden].copy_from_slice(state);
+                    row[hidden..].fill(0.0);
+                }
+            }
+        }
         for layer in &self.layers[..layers] {
             self.layer(layer, group.lengths, tokens, scratch);
         }
@@ -529,11 +597,11 @@ impl Model {
         }
     }
 
-    fn embed(&self, group: &Group<'_>, x: &mut [f32]) {
+    fn embed(&self, ids: &[u32], lengths: &[usize], x: &mut [f32]) {
         let hidden = self.config.hidden_size;
         let first = self.config.first_position();
-        let positions = group.lengths.iter().flat_map(|length| first..first + length);
-        for ((row, id), position) in x.chunks_exact_mut(self.stride(hidden)).zip(group.ids).zip(positions) {
+        let positions = lengths.iter().flat_map(|length| first..first + length);
+        for ((row, id), position) in x.chunks_exact_mut(self.stride(hidden)).zip(ids).zip(positions) {
             let (row, pad) = row.split_at_mut(hidden);
             pad.fill(0.0);
             match &self.words {
@@ -690,15 +758,38 @@ impl CpuEngine {
     pub fn pooled(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
         let layers = self.encoder.config().num_hidden_layers;
         let hidden = self.encoder.hidden(batch, layers)?;
+        Ok(self.pool_all(&hidden, &batch.lengths))
+    }
+
+    fn pool_all(&self, hidden: &[f32], lengths: &[usize]) -> Vec<f32> {
         let width = self.encoder.config().hidden_size;
-        let mut rest = &hidden[..];
-        let mut pooled = Vec::with_capacity(batch.lengths.len() * width);
-        for length in &batch.lengths {
+        let mut rest = hidden;
+        let mut pooled = Vec::with_capacity(lengths.len() * width);
+        for length in lengths {
             let (text, others) = rest.split_at(length * width);
             pooled.extend(self.pool(text));
             rest = others;
         }
-        Ok(pooled)
+        pooled
+    }
+
+    /// Raw logits from the hidden states that go into an encoder of upper layers alone; see
+    /// [`CpuEncoder::hidden_from`].
+    #[cfg(feature = "native")]
+    pub fn logits_from(&mut self, states: &[f32], lengths: &[usize]) -> Result<Vec<f32>, SlmError> {
+        let hidden = self.encoder.hidden_from(states, lengths)?;
+        self.head_logits(&self.pool_all(&hidden, lengths))
+    }
+
+    fn head_logits(&self, pooled: &[f32]) -> Result<Vec<f32>, SlmError> {
+        let Linear { weight, bias, inputs, .. } = &self.head.linear;
+        let mut logits = Vec::with_capacity(pooled.len() / inputs * bias.len());
+        for pooled in pooled.chunks_exact(*inputs) {
+            for (row, bias) in weight.chunks_exact(*inputs).zip(bias) {
+                logits.push(row.iter().zip(pooled).fold(*bias, |sum, (w, x)| sum + w * x));
+            }
+        }
+        finite(logits)
     }
 
     /// One text's pooled hidden state, from its tokens' ones.
@@ -727,13 +818,6 @@ impl Engine for CpuEngine {
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
         let pooled = self.pooled(batch)?;
-        let Linear { weight, bias, inputs, .. } = &self.head.linear;
-        let mut logits = Vec::with_capacity(batch.lengths.len() * bias.len());
-        for pooled in pooled.chunks_exact(*inputs) {
-            for (row, bias) in weight.chunks_exact(*inputs).zip(bias) {
-                logits.push(row.iter().zip(pooled).fold(*bias, |sum, (w, x)| sum + w * x));
-            }
-        }
-        finite(logits)
+        self.head_logits(&pooled)
     }
 }
