@@ -25,7 +25,7 @@ PORT ?= 8080
 BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-gpu bench-native lint deps wasm page binary pull chromium emulator vulkan test-rust test-neon test-wasm test-www test-page clean
+.PHONY: help run test bench bench-web bench-gpu bench-native bench-train evaluate lint deps wasm page binary pull chromium emulator vulkan test-rust test-neon test-wasm test-www test-page clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -52,6 +52,17 @@ bench-gpu: page pull chromium $(BENCH)/venv/.ready $(STAMPS)/npm-wasm-tests $(ST
 bench-native: pull $(BENCH)/venv/.ready ## Measure the native engine against onnxruntime (ARGS=--help)
 	cargo build --release --locked --example bench_native
 	$(BENCH)/venv/bin/python wasm-tests/bench/native.py --binary $(TARGET)/release/examples/bench_native $(ARGS)
+
+bench-train: pull $(BENCH)/torch/.ready ## Measure the trainer against PyTorch on the CPU; installs PyTorch, 6 GB (ARGS=--help)
+	cargo build --release --locked --example bench_train
+	$(BENCH)/torch/bin/python wasm-tests/bench/train.py --binary $(TARGET)/release/examples/bench_train $(ARGS)
+
+# Two thirds of the full form are trainings: hours on two cores.
+DATA ?= $(AUTOANNOTATOR_SHARED)/data
+QUICK ?=
+evaluate: pull ## Run the paper's protocol on labelled sets (DATA=FOLDER; QUICK=1 for a small run; ARGS=--help)
+	cargo xtask evaluate --binary $(BINARY) --data "$(DATA)" --out $(TARGET)/evaluate $(if $(QUICK),--quick) \
+	  $(if $(wildcard $(DATA)/../llm/replies),--replies $(DATA)/../llm/replies) $(ARGS)
 
 lint: page ## Check format, lints, documentation, licences and types
 	cargo fmt --all --check
@@ -91,6 +102,8 @@ $(STAMPS)/npm-bench: wasm-tests/bench/package-lock.json $(STAMPS)/tools
 	@touch $@
 
 $(BENCH)/venv/.ready: wasm-tests/bench/requirements.txt | $(STAMPS)/tools
+$(BENCH)/torch/.ready: wasm-tests/bench/requirements-train.txt | $(STAMPS)/tools
+$(BENCH)/venv/.ready $(BENCH)/torch/.ready:
 	python3 -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

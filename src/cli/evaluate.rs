@@ -217,6 +217,11 @@ fn print(found: &Evaluation, seed: u64) {
     line("majority", vec![percent(stream.majority)]);
     line("agreed or reviewed (macro-F1)", vec![percent(stream.accuracy), percent(stream.macro_f1)]);
     line("reviewer, on hard samples", vec![percent(stream.reviewer_accuracy)]);
+    if let Some(alone) = &found.reviewer_alone {
+        line("reviewer alone (macro-F1)", vec![percent(alone.accuracy), percent(alone.macro_f1)]);
+        let saved = 1.0 - stream.tokens as f64 / alone.tokens.max(1) as f64;
+        line("tokens saved against it", vec![percent(saved)]);
+    }
     line("reviewed, by quarter", stream.review_share.iter().copied().map(percent).collect());
     line("reviewed, in all", vec![percent(stream.reviews as f64 / stream.texts.max(1) as f64)]);
     if stream.second_looks > 0 {

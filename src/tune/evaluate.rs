@@ -44,6 +44,22 @@ impl Reviewer {
     }
 }
 
+impl Reviewer {
+    fn alone(&self, rows: &[Labelled], labels: usize) -> Option<Alone> {
+        if matches!(self, Self::Gold) {
+            return None;
+        }
+        let (mut confusion, mut all) = (Confusion::new(labels), 0);
+        for row in rows {
+            let (label, tokens) = self.review(row);
+            confusion.add(row.label, label);
+            all += tokens;
+        }
+        let Score { accuracy, macro_f1 } = confusion.score();
+        Some(Alone { accuracy, macro_f1, tokens: all })
+    }
+}
+
 /// What an evaluation runs on. All label indices are those of the SLMs.
 pub struct Sets {
     /// Annotated, in an order by chance.
@@ -123,6 +139,17 @@ pub struct Stream {
     pub audited: [usize; 2],
 }
 
+/// What the reviewer would come to by labelling every text of the stream.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Alone {
+    /// Accuracy; a text without a label counts as wrong.
+    pub accuracy: f64,
+    /// Macro-F1.
+    pub macro_f1: f64,
+    /// Tokens.
+    pub tokens: u64,
+}
+
 /// Everything that was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
@@ -130,6 +157,9 @@ pub struct Evaluation {
     pub slms: Vec<String>,
     /// The stream.
     pub stream: Stream,
+    /// An LLM without the SLMs, on the stream; none for gold labels.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reviewer_alone: Option<Alone>,
     /// The test file at the start and after each round.
     pub test: Vec<Scores>,
     /// The old domain's, likewise.
@@ -155,6 +185,7 @@ pub fn evaluate(
     let mut found = Evaluation {
         slms: members.iter().map(|member| member.folder.id.clone()).collect(),
         stream: Stream::default(),
+        reviewer_alone: reviewer.alone(&stream, labels),
         test: vec![scores(members, &sets.test)?],
         old_test: vec![scores(members, &sets.old_test)?],
         rounds: Vec::new(),

@@ -219,6 +219,7 @@ pub fn stratified(rows: &[Labelled], labels: usize, count: usize, seed: u64) -> 
         of.shuffle(&mut chance);
         taken.extend(of.into_iter().take((share * count as f64).round() as usize).cloned());
     }
+    taken.shuffle(&mut chance);
     taken
 }
 
@@ -273,13 +274,17 @@ pub fn round(
     let sources = replay.iter().filter(|source| !source.is_empty()).count().max(1);
     // A ninth part more, to choose the state by as well.
     let of = |source: &&[Labelled]| stratified(source, labels, (wanted + wanted / 9) / sources, options.seed);
-    let kept = replay.iter().flat_map(of).enumerate();
-    let (older, older_stopping): (Vec<_>, Vec<_>) = kept.partition(|(at, _)| at % 10 != 9);
-    let rows = |older: Vec<(usize, Labelled)>| older.into_iter().map(|(_, row)| row);
-    let trained_on = [split.training.len(), older.len()];
-    let data = member.encode(&[split.training.clone(), rows(older).collect()].concat())?;
-    let stopping = member.encode(&[split.stopping.clone(), rows(older_stopping).collect()].concat())?;
-    let targets = targets(member, &data, trained_on[0])?;
+    let ([old, earlier], [old_stopping, earlier_stopping]) = {
+        let [old, earlier] = replay.each_ref().map(of).map(|mut rows| {
+            let stopping = rows.split_off(rows.len() - rows.len() / 10);
+            (rows, stopping)
+        });
+        ([old.0, earlier.0], [old.1, earlier.1])
+    };
+    let (from_old, trained_on) = (old.len(), [split.training.len(), old.len() + earlier.len()]);
+    let data = member.encode(&[split.training.clone(), old, earlier].concat())?;
+    let stopping = member.encode(&[split.stopping.clone(), old_stopping, earlier_stopping].concat())?;
+    let targets = targets(member, &data, [trained_on[0], trained_on[0] + from_old])?;
     let training = options.training(member);
     let start =
         Start { key: &member.key, weights: &member.weights, head: Some(&member.head), frozen: Some(&member.frozen) };
@@ -316,13 +321,18 @@ pub fn round(
     Ok((report, Some(bytes)))
 }
 
-/// What to train towards, `[texts x labels]`: the label, and for the texts behind the pool's first `pooled` ones half of it
-/// what the current version says of them, so that it changes little there (DER, arXiv 2004.07211).
-fn targets(member: &mut Member, data: &Dataset, pooled: usize) -> Result<Vec<f32>, TuneError> {
+/// What to train towards, `[texts x labels]`: the label of the pool's texts, which come first; of the old data, behind them,
+/// what the current version says, so that it changes little there (learning without forgetting, arXiv 1606.09282); of earlier
+/// pools half of each (DER, arXiv 2004.07211).
+fn targets(member: &mut Member, data: &Dataset, [pool_end, old_end]: [usize; 2]) -> Result<Vec<f32>, TuneError> {
     let labels = member.folder.labels.len();
     let mut targets = member.probabilities(data)?;
     for (at, (row, label)) in targets.chunks_exact_mut(labels).zip(&data.labels).enumerate() {
-        let kept = if at < pooled { 0.0 } else { 0.5 };
+        let kept = match at {
+            _ if at < pool_end => 0.0,
+            _ if at < old_end => 1.0,
+            _ => 0.5,
+        };
         row.iter_mut().for_each(|target| *target *= kept);
         row[*label] += 1.0 - kept;
     }

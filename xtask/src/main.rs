@@ -1,6 +1,8 @@
-//! The builds that cargo alone cannot do: `cargo xtask wasm`, `cargo xtask builds`, `cargo xtask licences`.
+//! The builds that cargo alone cannot do: `cargo xtask wasm`, `cargo xtask builds`, `cargo xtask licences`, `cargo xtask
+//! evaluate`.
 
 mod builds;
+mod evaluate;
 mod licences;
 mod wasm;
 
@@ -29,6 +31,8 @@ enum Task {
     Builds,
     /// Checks that every dependency's licence is an allowed one.
     Licences,
+    /// Runs the paper's protocol on public sets and prints what it came to.
+    Evaluate(evaluate::Args),
     /// Runs clippy over the wasm library, warnings denied.
     ClippyWasm,
 }
@@ -39,6 +43,7 @@ fn main() -> Result<()> {
         Task::Wasm { variant: None } => wasm::usual().try_for_each(wasm::build),
         Task::Builds => builds::all(),
         Task::Licences => licences::check(),
+        Task::Evaluate(args) => evaluate::all(&args),
         Task::ClippyWasm => builds::clippy_wasm(),
     }
 }

@@ -1,0 +1,186 @@
+//! `cargo xtask evaluate`: the paper's protocol on the public sets, and one line of JSON of what it came to.
+
+use super::run;
+use anyhow::{Context, Result, ensure};
+use serde_json::{Map, Value, json};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// Where the sets are and how much of them to run.
+#[derive(clap::Args)]
+pub struct Args {
+    /// The built autoannotator
+    #[arg(long)]
+    binary: PathBuf,
+    /// The folder with the labelled sets
+    #[arg(long)]
+    data: PathBuf,
+    /// The folder with an LLM's recorded replies; without it there is no LLM row
+    #[arg(long)]
+    replies: Option<PathBuf>,
+    /// Two SLMs, one seed and 4,000 rows a set
+    #[arg(long)]
+    quick: bool,
+    /// Seeds of the full form
+    #[arg(long, default_value_t = 3)]
+    seeds: usize,
+    /// Folder for the results
+    #[arg(long, default_value = "target/evaluate")]
+    out: PathBuf,
+}
+
+/// A set: the stream and its test file, and the SLMs' old domain.
+struct Set {
+    name: &'static str,
+    task: &'static str,
+    stream: &'static str,
+    test: &'static str,
+    replay: &'static str,
+    anchor: &'static str,
+    old_test: &'static str,
+}
+
+const SETS: [Set; 3] = [
+    Set {
+        name: "jpp",
+        task: "sentiment",
+        stream: "sent_twitter_financial_train",
+        test: "sent_twitter_financial_test",
+        replay: "sent_semeval2013_2016_train",
+        anchor: "sent_tweeteval_val",
+        old_test: "sent_sst2_dev",
+    },
+    Set {
+        name: "mteb",
+        task: "sentiment",
+        stream: "sent_tweet_extraction_train",
+        test: "sent_tweet_extraction_test",
+        replay: "sent_semeval2013_2016_train",
+        anchor: "sent_tweeteval_val",
+        old_test: "sent_sst2_dev",
+    },
+    Set {
+        name: "toxicity",
+        task: "toxicity",
+        stream: "tox_diasafety_train",
+        test: "tox_diasafety_test",
+        replay: "tox_tweeteval_offensive_train",
+        anchor: "tox_tweeteval_offensive_val",
+        old_test: "tox_tweeteval_offensive_test",
+    },
+];
+
+/// Where the sets come from, for people who have none of them.
+const SOURCES: &str = "Labelled CSV files with the columns text and label are needed, made of public sets: \
+zeroshot/twitter-financial-news-sentiment, mteb/tweet_sentiment_extraction, cardiffnlp/tweet_eval (sentiment, offensive), \
+thu-coai/diasafety and SST-2. Name their folder: make evaluate DATA=FOLDER";
+
+/// Runs all sets and prints the table and the line.
+pub fn all(args: &Args) -> Result<()> {
+    ensure!(
+        args.data.join(format!("{}.csv", SETS[0].stream)).exists(),
+        "{}: no sets there. {SOURCES}",
+        args.data.display()
+    );
+    let mut found: Vec<(&str, Vec<Value>)> = Vec::new();
+    for set in &SETS {
+        println!("== {}", set.name);
+        found.push((set.name, one(args, set, None)?));
+    }
+    if let Some(replies) = &args.replies {
+        println!("== jpp, an LLM's recorded replies as the reviewer");
+        let file = replies.join(format!("{}.jsonl", SETS[0].stream));
+        found.push(("llm", one(args, &SETS[0], Some(&file))?));
+    }
+    println!("{}", summary(&found));
+    Ok(())
+}
+
+/// Runs a set and returns its runs, one a seed.
+fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
+    let file = |name: &str| args.data.join(format!("{name}.csv"));
+    let out = args.out.join(if replies.is_some() { "llm" } else { set.name });
+    let mut command = Command::new(&args.binary);
+    command.args(["evaluate", "--look-again", "--audit", "0.02", "--task", set.task]);
+    let files = [
+        ("--stream", set.stream),
+        ("--test", set.test),
+        ("--replay", set.replay),
+        ("--anchor", set.anchor),
+        ("--old-test", set.old_test),
+    ];
+    files.iter().for_each(|(option, name)| {
+        command.arg(option).arg(file(name));
+    });
+    command.arg("--out").arg(&out);
+    if args.quick {
+        let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
+        command.args(["--slms", &slms, "--rows", "4000", "--pool", "300"]);
+    } else {
+        let pool = if replies.is_some() { "250" } else { "500" };
+        command.args(["--layers", "4", "--pool", pool, "--seeds", &args.seeds.to_string()]);
+    }
+    if let Some(replies) = replies {
+        command.arg("--reviewer").arg(format!("replies:{}", replies.display()));
+    }
+    run(&mut command)?;
+    let path = out.join("evaluate.json");
+    let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    let mut written: Value = serde_json::from_str(&text)?;
+    Ok(serde_json::from_value(written["runs"].take())?)
+}
+
+/// Fractions, means over the runs of a set.
+fn summary(found: &[(&str, Vec<Value>)]) -> Value {
+    let mut line = Map::new();
+    let mut put = |key: String, value: f64| {
+        line.insert(key, json!((value * 1e4).round() / 1e4));
+    };
+    for (name, runs) in found {
+        let mean = |of: &dyn Fn(&Value) -> f64| runs.iter().map(of).sum::<f64>() / runs.len().max(1) as f64;
+        let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+        let test = |run: &Value, last: bool| {
+            let scores = run["test"].as_array().and_then(|all| if last { all.last() } else { all.first() }).cloned();
+            number(&scores.unwrap_or_default()["majority"]["accuracy"])
+        };
+        put(format!("{name}_stream_accuracy"), mean(&|run| number(&run["stream"]["accuracy"])));
+        put(format!("{name}_test_before"), mean(&|run| test(run, false)));
+        put(format!("{name}_test_after"), mean(&|run| test(run, true)));
+        put(format!("{name}_test_gain"), mean(&|run| test(run, true) - test(run, false)));
+        let share = |run: &Value, quarter: usize| number(&run["stream"]["review_share"][quarter]);
+        put(format!("{name}_review_share_last_over_first"), mean(&|run| share(run, 3) / share(run, 0)));
+        put(
+            format!("{name}_llm_calls_saved"),
+            mean(&|run| 1.0 - number(&run["stream"]["reviews"]) / number(&run["stream"]["texts"])),
+        );
+        put(format!("{name}_best_single_slm"), mean(&|run| best(&run["test"])));
+        put(format!("{name}_anchor_drop_max"), runs.iter().map(|run| drop_of(&run["old_test"])).fold(0.0, f64::max));
+        if *name == "llm" {
+            put("llm_alone".to_owned(), mean(&|run| number(&run["reviewer_alone"]["accuracy"])));
+            let tokens = |run: &Value| number(&run["stream"]["tokens"]) / number(&run["reviewer_alone"]["tokens"]);
+            put("llm_tokens_saved".to_owned(), mean(&|run| 1.0 - tokens(run)));
+        }
+    }
+    Value::Object(line)
+}
+
+/// Each SLM's accuracy after each round.
+fn accuracies(scores: &Value) -> Vec<Vec<f64>> {
+    let of = |one: &Value| -> Vec<f64> {
+        one["slms"].as_array().into_iter().flatten().filter_map(|slm| slm["accuracy"].as_f64()).collect()
+    };
+    scores.as_array().into_iter().flatten().map(of).collect()
+}
+
+/// The best SLM's accuracy after the last round.
+fn best(scores: &Value) -> f64 {
+    accuracies(scores).last().into_iter().flatten().copied().fold(0.0, f64::max)
+}
+
+/// The most that any round took from any SLM on texts of the old domain.
+fn drop_of(scores: &Value) -> f64 {
+    let all = accuracies(scores);
+    all.windows(2)
+        .flat_map(|pair| pair[0].iter().zip(&pair[1]).map(|(before, after)| before - after))
+        .fold(0.0, f64::max)
+}
