@@ -25,7 +25,11 @@ fn start() -> (tokio::runtime::Runtime, String, Arc<Stub>) {
         let upstream = spawn(stub.router()).await;
         let llm = Llm::read(&format!("[llm]\nurl = \"{upstream}\"\nmodel = \"stub\""), |_| None).expect("config");
         let none = std::path::PathBuf::from("none");
-        spawn(router(Options { page: none.clone(), packed: none, specs: vec![], llm }, true).expect("router")).await
+        spawn(
+            router(Options { page: none.clone(), packed: none.clone(), specs: vec![], llm, pool: none }, true)
+                .expect("router"),
+        )
+        .await
     });
     (runtime, url, stub)
 }

@@ -46,8 +46,17 @@ async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
     write("packed/index.json", b"{\"slms\":[]}");
     write("packed/s/0123/shard-0", &[7; 1000]);
     let tickets = Spec::from_toml(include_str!("../examples/tickets.toml")).expect("spec");
-    let options =
-        Options { page: dir.path().join("page"), packed: dir.path().join("packed"), specs: vec![tickets], llm };
+    let kept = include_str!("../examples/tickets.toml")
+        .replace("task = \"tickets\"", "task = \"kept\"")
+        .replace("to = \"llm\"", "to = \"llm\"\nkeep_text = true");
+    let kept = Spec::from_toml(&kept).expect("spec");
+    let options = Options {
+        page: dir.path().join("page"),
+        packed: dir.path().join("packed"),
+        specs: vec![tickets, kept],
+        llm,
+        pool: dir.path().join("pool.db"),
+    };
     let url = spawn(router(options, true).expect("router")).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("client");
     House { url, http, stub, dir }
@@ -138,8 +147,13 @@ async fn an_upstream_that_is_not_there_is_an_error() {
     let gone = bind(HOST, 0).await.expect("a port").local_addr().expect("address");
     let llm = Llm::read(&format!("[llm]\nurl = \"http://{gone}\"\nmodel = \"m\""), |_| None).expect("config");
     let house = house_with(false, "", false).await;
-    let options =
-        Options { page: house.dir.path().join("none"), packed: house.dir.path().join("none"), specs: vec![], llm };
+    let options = Options {
+        page: house.dir.path().join("none"),
+        packed: house.dir.path().join("none"),
+        specs: vec![],
+        llm,
+        pool: house.dir.path().join("pool.db"),
+    };
     let url = spawn(router(options, true).expect("router")).await;
     let house = House { url, ..house };
     let (status, _, answer) = house.review(&["x"]).await;
@@ -198,7 +212,7 @@ async fn without_an_llm_the_person_reviews() {
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("review-unavailable")));
     let status: Value = house.get("/v1/status", &[]).await.json().await.expect("JSON");
     assert_eq!(status["review"]["available"], false);
-    assert_eq!(status["tasks"].as_array().expect("tasks").len(), 3);
+    assert_eq!(status["tasks"].as_array().expect("tasks").len(), 4);
 }
 
 #[tokio::test]
@@ -281,4 +295,50 @@ async fn a_taken_port_gives_way_to_the_next() {
     let port = held.local_addr().expect("address").port();
     let next = bind(HOST, port).await.expect("the next");
     assert!(next.local_addr().expect("address").port() > port);
+}
+
+fn annotation(id: &str, verdict: &Value, label: Option<&str>) -> Value {
+    let votes = json!([{ "slm": "a", "version": "0123", "engine": "cpu", "precision": "int8", "label": "bug",
+        "probabilities": [0.5, 0.3, 0.2] }]);
+    let review = label.map(|label| json!({ "label": label, "by": { "kind": "human" } }));
+    json!({ "sample": { "id": id, "text": format!("text {id}") }, "votes": votes, "verdict": verdict, "review": review,
+        "label": label, "source": label.map(|_| "human") })
+}
+
+#[tokio::test]
+async fn reviewed_hard_samples_are_kept_where_the_spec_lets_them() {
+    let house = house().await;
+    let hard = json!({ "status": "hard", "why": "disagreement" });
+    let accepted = json!({ "status": "accepted", "label": "bug", "confidence": 0.9 });
+    let annotations = [
+        annotation("1", &hard, Some("question")),
+        annotation("2", &hard, Some("defect")),
+        annotation("3", &hard, None),
+        annotation("4", &accepted, None),
+    ];
+    let send = async |task: &str, annotations: &[Value]| {
+        let body = json!({ "task": task, "annotations": annotations });
+        let response = house.http.post(format!("{}/v1/pool", house.url)).json(&body).send().await.expect("an answer");
+        (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
+    };
+    assert_eq!(send("kept", &annotations).await, (200, json!({ "added": 2, "known": 0, "left_out": 2 })));
+    assert_eq!(send("kept", &annotations).await, (200, json!({ "added": 0, "known": 2, "left_out": 2 })));
+    let (status, refused) = send("tickets", &annotations).await;
+    assert_eq!((status, refused["error"]["code"].as_str()), (403, Some("pool-not-kept")));
+    let code = |(status, answer): (u16, Value)| (status, answer["error"]["code"].as_str().unwrap_or("").to_owned());
+    let wrong = |code: &str| (400, code.to_owned());
+    assert_eq!(code(send("none", &[]).await), wrong("review-task"));
+    assert_eq!(code(send("kept", &[annotation("5", &hard, Some("nonsense"))]).await), wrong("pool-sample"));
+    let mut short = annotation("6", &hard, Some("bug"));
+    short["votes"][0]["probabilities"] = json!([1.0]);
+    assert_eq!(code(send("kept", &[short]).await), wrong("pool-sample"));
+    assert_eq!(code(send("kept", &vec![annotation("7", &hard, Some("bug")); 501]).await), wrong("pool-sample"));
+    let pool = autoannotator::tune::pool::Pool::open(&house.dir.path().join("pool.db")).expect("a pool");
+    let counts = pool.counts("kept").expect("counts");
+    assert_eq!((counts.unused, counts.labels["question"], counts.labels["bug"]), (2, 1, 1));
+    let status = house.get("/v1/status", &[]).await.json::<Value>().await.expect("JSON");
+    let keeps = |name: &str| {
+        status["tasks"].as_array().and_then(|all| all.iter().find(|task| task["name"] == name)?["keeps_text"].as_bool())
+    };
+    assert_eq!((keeps("kept"), keeps("tickets")), (Some(true), Some(false)));
 }

@@ -1,5 +1,6 @@
 //! `autoannotator serve`.
 
+use super::pool::default_pool;
 use crate::hub::Home;
 use crate::serve::{Options, bind, config::Llm, serve};
 use crate::spec::Spec;
@@ -14,7 +15,10 @@ const EXAMPLES: &str = "Examples:
 
 The config file has one table, [llm]: url, key, model, timeout_seconds, concurrency, prompt_usd_per_million,
 completion_usd_per_million, budget_usd. AUTOANNOTATOR_LLM_URL, _KEY, _MODEL and AUTOANNOTATOR_BUDGET_USD win over it.
-Without an LLM the page's hard samples go to the person.";
+Without an LLM the page's hard samples go to the person.
+
+Where a spec has keep_text = true in [review], POST /v1/pool takes reviewed hard samples of its task into pool.db in the data
+home, for `autoannotator tune`.";
 
 /// Serves the page, the packed SLMs and the review proxy.
 #[derive(clap::Args)]
@@ -52,8 +56,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Spec::from_toml(&read(path)?).with_context(|| path.display().to_string())
     };
     let specs = args.spec.iter().map(spec).collect::<anyhow::Result<Vec<_>>>()?;
-    let packed = Home::find(args.home.as_deref())?.packed();
-    let options = Options { page: args.page, packed, specs, llm };
+    let home = Home::find(args.home.as_deref())?;
+    std::fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
+    let options = Options { page: args.page, packed: home.packed(), specs, llm, pool: default_pool(&home) };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = bind(args.host, args.port).await?;

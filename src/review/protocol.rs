@@ -1,5 +1,6 @@
 //! `POST /v1/review`: what the page, the companion and the server say to each other.
 
+use crate::sample::Annotation;
 use serde::{Deserialize, Serialize};
 
 /// Items of one request at most.
@@ -77,6 +78,30 @@ pub struct Usage {
     pub completion_tokens: u64,
     /// US dollars, 0 where no prices are configured.
     pub cost_usd: f64,
+}
+
+/// Annotations of one [`PoolRequest`] at most.
+pub const MAX_POOLED: usize = 500;
+
+/// Annotations whose reviews may go into the server's pool.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PoolRequest {
+    /// The task's name.
+    pub task: String,
+    /// Any annotations; only hard samples with a reviewer's label are kept.
+    pub annotations: Vec<Annotation>,
+}
+
+/// What became of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolResponse {
+    /// Kept, and on the disk.
+    pub added: usize,
+    /// In the pool before.
+    pub known: usize,
+    /// No hard samples, or without a reviewer's label.
+    pub left_out: usize,
 }
 
 /// The body of every answer that is an error.

@@ -1,14 +1,16 @@
-//! The server: the page, the packed SLMs, and the review proxy in front of an LLM.
+//! The server: the page, the packed SLMs, the review proxy in front of an LLM, and the pool of reviewed samples.
 
 pub mod config;
 mod guard;
 pub mod ledger;
+mod pool;
 mod review;
 pub mod upstream;
 
 use crate::review::protocol::{ErrorBody, ErrorDetail, ReviewRequest};
 use crate::spec::Spec;
 use crate::task::Task;
+use crate::tune::pool::Pool;
 use anyhow::Context;
 use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
@@ -19,8 +21,8 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tower_http::services::{ServeDir, ServeFile};
 
@@ -39,6 +41,8 @@ pub struct Options {
     pub specs: Vec<Spec>,
     /// The LLM, if there is one.
     pub llm: Option<config::Llm>,
+    /// The pool's file, which is made when a task's spec lets text be kept.
+    pub pool: PathBuf,
 }
 
 /// What the handlers share.
@@ -46,6 +50,8 @@ pub(crate) struct Server {
     specs: BTreeMap<String, Arc<Spec>>,
     upstream: Option<Arc<upstream::Upstream>>,
     record: review::Record,
+    /// Where any task's text may be kept.
+    pool: Option<Arc<Mutex<Pool>>>,
 }
 
 /// An answer that is an error.
@@ -76,7 +82,7 @@ impl IntoResponse for ApiError {
 }
 
 impl Server {
-    fn new(specs: Vec<Spec>, llm: Option<config::Llm>) -> anyhow::Result<Self> {
+    fn new(specs: Vec<Spec>, llm: Option<config::Llm>, pool: &Path) -> anyhow::Result<Self> {
         let mut all = BTreeMap::new();
         for name in Task::BUILT_IN {
             all.insert(name.to_owned(), Arc::new(Spec::built_in(name)?));
@@ -85,20 +91,15 @@ impl Server {
             all.insert(spec.task.name.clone(), Arc::new(spec));
         }
         let upstream = llm.map(upstream::Upstream::new).transpose()?.map(Arc::new);
-        Ok(Self { specs: all, upstream, record: review::Record::default() })
+        let kept = all.values().any(|spec| spec.review.keep_text);
+        let pool = kept.then(|| Pool::open(pool)).transpose()?.map(|pool| Arc::new(Mutex::new(pool)));
+        Ok(Self { specs: all, upstream, record: review::Record::default(), pool })
     }
 
     /// The server's own spec of the task; the sender's, if it gives one, must have the same labels.
     fn spec(&self, request: &ReviewRequest) -> Result<Arc<Spec>, ApiError> {
         let bad = |code, message: String| ApiError::new(StatusCode::BAD_REQUEST, code, message);
-        let Some(spec) = self.specs.get(&request.task) else {
-            let known: Vec<&str> = self.specs.keys().map(String::as_str).collect();
-            let message = format!(
-                "this server has no such task; it has: {}. The operator can add one with --spec",
-                known.join(", ")
-            );
-            return Err(bad("review-task", message));
-        };
+        let spec = self.task(&request.task)?;
         if let Some(given) = &request.spec {
             let given = Spec::from_json(&given.to_string()).map_err(|error| bad("review-spec", error.to_string()))?;
             if given.task.labels.names() != spec.task.labels.names() {
@@ -107,7 +108,19 @@ impl Server {
                 return Err(bad("review-spec", message));
             }
         }
-        Ok(spec.clone())
+        Ok(spec)
+    }
+
+    /// The spec of a task.
+    fn task(&self, name: &str) -> Result<Arc<Spec>, ApiError> {
+        self.specs.get(name).cloned().ok_or_else(|| {
+            let known: Vec<&str> = self.specs.keys().map(String::as_str).collect();
+            let message = format!(
+                "this server has no such task; it has: {}. The operator can add one with --spec",
+                known.join(", ")
+            );
+            ApiError::new(StatusCode::BAD_REQUEST, "review-task", message)
+        })
     }
 }
 
@@ -116,7 +129,7 @@ async fn status(State(server): State<Arc<Server>>) -> Json<Value> {
     let tasks: Vec<Value> = server
         .specs
         .values()
-        .map(|spec| json!({ "name": spec.task.name, "labels": spec.task.labels.names() }))
+        .map(|spec| json!({ "name": spec.task.name, "labels": spec.task.labels.names(), "keeps_text": spec.review.keep_text }))
         .collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -133,7 +146,7 @@ async fn no_such_route() -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "not-found",
-        "there is nothing here; there are GET /v1/status and POST /v1/review",
+        "there is nothing here; there are GET /v1/status, POST /v1/review and POST /v1/pool",
     )
 }
 
@@ -161,10 +174,11 @@ async fn no_page() -> Html<&'static str> {
 
 /// The routes. `loopback`: whether only this machine's own names may be asked for.
 pub fn router(options: Options, loopback: bool) -> anyhow::Result<Router> {
-    let server = Arc::new(Server::new(options.specs, options.llm)?);
+    let server = Arc::new(Server::new(options.specs, options.llm, &options.pool)?);
     let api = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/review", post(review::review))
+        .route("/v1/pool", post(pool::pool))
         .route("/v1/{*rest}", any(no_such_route))
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))

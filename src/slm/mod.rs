@@ -1,8 +1,8 @@
 //! One small language model: a BERT-family encoder with a classification head.
 //!
 //! [`config`] reads `config.json`; [`weights`] the tensors; [`tokenize`] the tokenizer; [`adapter`] merges what was
-//! trained into a base; [`pack`] is the file that a browser downloads; [`cpu`] runs it, and [`gpu`] on a GPU. The burn module (`burn`) trains
-//! it and is the oracle.
+//! trained into a base; [`pack`] is the file that a browser downloads; [`cpu`] runs it, and makes the gradients of a training
+//! on the CPU; [`gpu`] runs it on a GPU. The burn module (`burn`) holds what trains, trains on a GPU, and is the oracle.
 
 pub mod adapter;
 #[cfg(any(feature = "burn", feature = "gpu-burn"))]

@@ -1,0 +1,65 @@
+//! `POST /v1/pool`: reviewed hard samples that a page hands in, where the operator's spec lets text be kept.
+
+use super::{ApiError, Server};
+use crate::review::protocol::{MAX_POOLED, MAX_TEXT, PoolRequest, PoolResponse};
+use crate::spec::Spec;
+use crate::tune::pool::{Pool, Reviewed};
+use axum::Json;
+use axum::extract::State;
+use axum::extract::rejection::JsonRejection;
+use axum::http::StatusCode;
+use std::sync::{Arc, Mutex, PoisonError};
+
+pub(super) async fn pool(
+    State(server): State<Arc<Server>>,
+    body: Result<Json<PoolRequest>, JsonRejection>,
+) -> Result<Json<PoolResponse>, ApiError> {
+    let Json(request) = body.map_err(|error| ApiError::new(error.status(), "request-json", error.body_text()))?;
+    let spec = server.task(&request.task)?;
+    let (Some(pool), true) = (&server.pool, spec.review.keep_text) else {
+        let message = "this server keeps no texts of this task. The operator can allow it by keep_text = true in [review] of the spec";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, "pool-not-kept", message));
+    };
+    let samples = samples(&request, &spec)?;
+    let (pool, told) = (pool.clone(), samples.len());
+    let task = spec.task.name.clone();
+    let added = tokio::task::spawn_blocking(move || add(&pool, &task, &samples)).await;
+    let failed = |problem: &dyn std::fmt::Display| {
+        tracing::error!("pool: {problem}");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "pool-file", "the pool cannot be written; send it again later")
+    };
+    let added = added.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    Ok(Json(PoolResponse { added, known: told - added, left_out: request.annotations.len() - told }))
+}
+
+fn add(pool: &Mutex<Pool>, task: &str, samples: &[Reviewed]) -> Result<usize, crate::tune::pool::PoolError> {
+    pool.lock().unwrap_or_else(PoisonError::into_inner).add(task, samples)
+}
+
+/// The hard samples with a reviewer's label; others are left out, and what cannot be is an error.
+fn samples(request: &PoolRequest, spec: &Spec) -> Result<Vec<Reviewed>, ApiError> {
+    let bad = |message: String| Err(ApiError::new(StatusCode::BAD_REQUEST, "pool-sample", message));
+    if request.annotations.len() > MAX_POOLED {
+        return bad(format!("{} annotations were sent, at most {MAX_POOLED} go together", request.annotations.len()));
+    }
+    let mut samples = Vec::new();
+    for annotation in &request.annotations {
+        let Some(sample) = Reviewed::of(annotation) else { continue };
+        let id = &annotation.sample.id;
+        let Some(label) = spec.task.labels.index(&sample.label) else {
+            return bad(format!("sample {id}: '{}' is no label of the task {}", sample.label, spec.task.name));
+        };
+        if sample.text.trim().is_empty() || sample.text.len() > MAX_TEXT {
+            return bad(format!("sample {id}: its text must have 1 to {MAX_TEXT} bytes"));
+        }
+        let fits = |values: &[f32]| {
+            values.len() == spec.task.labels.len() && values.iter().all(|value| (0.0..=1.0).contains(value))
+        };
+        if let Some(vote) = sample.votes.iter().find(|vote| !fits(&vote.probabilities)) {
+            return bad(format!("sample {id}: the vote of {} is not one probability a label", vote.slm));
+        }
+        let name = spec.task.labels.names()[label].clone();
+        samples.push(Reviewed { label: name, ..sample });
+    }
+    Ok(samples)
+}
