@@ -204,6 +204,7 @@ fn reviewer(name: &str, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow
 }
 
 fn print(found: &Evaluation, seed: u64) {
+    let last = |scores: &Scores| scores.calibration_error.last().copied().unwrap_or_default();
     let percent = |share: f64| format!("{:.1}", 100.0 * share);
     let line = |name: &str, values: Vec<String>| {
         println!("{name:<34}{}", values.iter().map(|value| format!("{value:>9}")).collect::<String>());
@@ -243,6 +244,13 @@ fn print(found: &Evaluation, seed: u64) {
         }
         line("majority", scores.iter().map(|scores| percent(scores.majority.accuracy)).collect());
         line("majority, macro-F1", scores.iter().map(|scores| percent(scores.majority.macro_f1)).collect());
+        line("its 95 % interval, from", scores.iter().map(|scores| percent(scores.majority_interval[0])).collect());
+        line("to", scores.iter().map(|scores| percent(scores.majority_interval[1])).collect());
+        line("calibration error of the mean", scores.iter().map(|scores| percent(last(scores))).collect());
+        line(
+            "Krippendorff's alpha",
+            scores.iter().map(|scores| percent(scores.agreement.krippendorff_alpha)).collect(),
+        );
         line("agreed", scores.iter().map(|scores| percent(scores.agreed)).collect());
         line("right where agreed", scores.iter().map(|scores| percent(scores.accuracy_on_agreed)).collect());
     };

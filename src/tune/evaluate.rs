@@ -2,6 +2,7 @@
 //! reviewed, a round is held whenever the pool is full, and a test file is scored before and after each round.
 
 use super::TuneError;
+use super::agreement::{Agreement, Bin, agreement, calibration_error, interval, reliability};
 use super::dataset::Dataset;
 use super::gate::Decision;
 use super::round::{FEWEST_SAMPLES, Labelled, Material, Member, Report, RoundOptions, contradicted, round, split};
@@ -104,6 +105,14 @@ pub struct Scores {
     pub agreed: f64,
     /// The share of those whose label is right.
     pub accuracy_on_agreed: f64,
+    /// The majority's accuracy, 95 % interval.
+    pub majority_interval: [f64; 2],
+    /// How far the SLMs agree beyond chance.
+    pub agreement: Agreement,
+    /// The expected calibration error of each SLM, and last of the mean of their probabilities.
+    pub calibration_error: Vec<f64>,
+    /// The mean's reliability diagram.
+    pub reliability: Vec<Bin>,
 }
 
 /// What the stream came to.
@@ -316,24 +325,43 @@ pub fn scores(members: &mut [Member], rows: &[Labelled]) -> Result<Scores, TuneE
     let sets: Vec<Dataset> = members.iter().map(|member| member.encode(rows)).collect::<Result<_, _>>()?;
     let votes: Vec<Vec<f32>> =
         members.iter_mut().zip(&sets).map(|(member, set)| member.probabilities(set)).collect::<Result<_, _>>()?;
-    let mut confusions = vec![Confusion::new(labels); members.len() + 1];
+    let count = members.len();
+    let mut confusions = vec![Confusion::new(labels); count + 1];
     let (mut agreed, mut right) = (0usize, 0usize);
+    let mut raters = vec![Vec::with_capacity(rows.len()); count];
+    let (mut means, mut majority_right) = (Vec::with_capacity(rows.len() * labels), Vec::with_capacity(rows.len()));
     for (at, row) in rows.iter().enumerate() {
         let of = nth(&votes, at, labels);
-        for (confusion, probabilities) in confusions.iter_mut().zip(&of) {
+        for ((confusion, rater), probabilities) in confusions.iter_mut().zip(&mut raters).zip(&of) {
             confusion.add(row.label, Some(argmax(probabilities)));
+            rater.push(argmax(probabilities));
         }
-        confusions[members.len()].add(row.label, Some(majority(&of)));
+        let label = majority(&of);
+        confusions[count].add(row.label, Some(label));
+        majority_right.push(f64::from(u8::from(label == row.label)));
+        means.extend((0..labels).map(|label| of.iter().map(|row| row[label]).sum::<f32>() / count as f32));
         if let Some(label) = unanimous(&of) {
             agreed += 1;
             right += usize::from(label == row.label);
         }
     }
+    let bins =
+        |values: &[f32]| reliability(values.chunks_exact(labels.max(1)).zip(rows.iter().map(|row| row.label))).to_vec();
     let mut scores: Vec<Score> = confusions.iter().map(Confusion::score).collect();
     let majority = scores.pop().unwrap_or(Score { accuracy: 0.0, macro_f1: 0.0 });
     let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
     let (agreed, accuracy_on_agreed) = (share(agreed, rows.len()), share(right, agreed));
-    Ok(Scores { texts: rows.len(), slms: scores, majority, agreed, accuracy_on_agreed })
+    Ok(Scores {
+        texts: rows.len(),
+        slms: scores,
+        majority,
+        agreed,
+        accuracy_on_agreed,
+        majority_interval: interval(&majority_right, 0),
+        agreement: agreement(&raters, labels),
+        calibration_error: votes.iter().chain([&means]).map(|values| calibration_error(&bins(values))).collect(),
+        reliability: bins(&means),
+    })
 }
 
 /// Counts over the stream.

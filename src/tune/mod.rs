@@ -2,6 +2,7 @@
 //! the gate, and the evaluation that says what it is worth. Native only.
 
 pub mod activations;
+pub mod agreement;
 pub mod dataset;
 pub mod evaluate;
 pub mod gate;
