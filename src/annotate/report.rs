@@ -28,6 +28,11 @@ impl Confusion {
         }
     }
 
+    /// `[gold][given]`; the last column counts rows that were given no label.
+    pub fn counts(&self) -> &[Vec<u64>] {
+        &self.counts
+    }
+
     /// How good the labels are.
     pub fn score(&self) -> Score {
         let count =

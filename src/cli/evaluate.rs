@@ -5,6 +5,7 @@ use crate::hub::Home;
 use crate::slm::adapter::sha256_hex;
 use crate::slm::burn::Backend;
 use crate::task::{LabelSet, Task};
+use crate::tune::charts;
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
 use crate::tune::round::{FEWEST_SAMPLES, Labelled, RoundOptions};
 use crate::tune::train::Running;
@@ -24,7 +25,8 @@ Examples:
   autoannotator evaluate ... --replay old.csv --anchor val.csv --old-test old-test.csv --seeds 3
 
 The stream is annotated by the SLMs in an order by chance, hard samples are reviewed, and whenever --pool reviews have come
-together each SLM goes through a round. Results are printed and written to evaluate.json.")]
+together each SLM goes through a round. Results are printed and written to evaluate.json, and
+as pictures to evaluate.html.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long)]
@@ -74,7 +76,7 @@ pub(super) struct Args {
     /// Seed of the first run
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// Folder for evaluate.json
+    /// Folder for evaluate.json and evaluate.html
     #[arg(long)]
     out: PathBuf,
     /// The folder with one folder an SLM [default: $AUTOANNOTATOR_MODELS, or models/ here or above]
@@ -168,7 +170,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let path = args.out.join("evaluate.json");
     std::fs::write(&path, serde_json::to_string_pretty(&written)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
-    println!("written to {}", path.display());
+    let title = format!("{} on {}", task.name, args.stream.file_stem().unwrap_or_default().to_string_lossy());
+    let page = args.out.join("evaluate.html");
+    std::fs::write(&page, charts::page(&title, &task.labels.names(), &runs))
+        .with_context(|| format!("cannot write {}", page.display()))?;
+    println!("written to {} and {}", path.display(), page.display());
     Ok(())
 }
 

@@ -105,6 +105,8 @@ pub struct Scores {
     pub agreed: f64,
     /// The share of those whose label is right.
     pub accuracy_on_agreed: f64,
+    /// The majority's labels against the gold ones.
+    pub confusion: Confusion,
     /// The majority's accuracy, 95 % interval.
     pub majority_interval: [f64; 2],
     /// How far the SLMs agree beyond chance.
@@ -144,6 +146,8 @@ pub struct Stream {
     pub contradicted: usize,
     /// Reviews of texts that had been agreed on, since a later version says another label.
     pub second_looks: usize,
+    /// After each batch: reviews so far, and the share of the texts so far whose label is right.
+    pub course: Vec<(usize, f64)>,
     /// Texts agreed on that were reviewed for the audit, and those of them that were agreed on wrongly by the reviewer's word.
     pub audited: [usize; 2],
 }
@@ -215,6 +219,7 @@ pub fn evaluate(
             pool.extend(tally.add(row, &nth(&votes, at, labels), reviewer, settings, &mut chance));
         }
         seen += batch.len();
+        tally.note(&stream);
         let full = settings.pool > 0 && pool.len() >= settings.pool;
         let last = settings.pool > 0 && seen == stream.len() && pool.len() >= FEWEST_SAMPLES;
         if !full && !last {
@@ -357,6 +362,7 @@ pub fn scores(members: &mut [Member], rows: &[Labelled]) -> Result<Scores, TuneE
         majority,
         agreed,
         accuracy_on_agreed,
+        confusion: confusions.swap_remove(count),
         majority_interval: interval(&majority_right, 0),
         agreement: agreement(&raters, labels),
         calibration_error: votes.iter().chain([&means]).map(|values| calibration_error(&bins(values))).collect(),
@@ -421,6 +427,12 @@ impl Tally {
         }
         self.verdicts.push((label.or(agreed), true));
         pooled
+    }
+
+    /// Notes how far it has come.
+    fn note(&mut self, rows: &[Labelled]) {
+        let right = self.verdicts.iter().zip(rows).filter(|((label, _), row)| *label == Some(row.label)).count();
+        self.stream.course.push((self.stream.reviews, right as f64 / self.verdicts.len().max(1) as f64));
     }
 
     /// Texts that were agreed on and not reviewed.

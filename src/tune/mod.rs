@@ -3,6 +3,7 @@
 
 pub mod activations;
 pub mod agreement;
+pub mod charts;
 pub mod dataset;
 pub mod evaluate;
 pub mod gate;

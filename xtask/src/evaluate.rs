@@ -18,7 +18,7 @@ pub struct Args {
     /// The folder with an LLM's recorded replies; without it there is no LLM row
     #[arg(long)]
     replies: Option<PathBuf>,
-    /// Two SLMs, one seed and 4,000 rows a set
+    /// Two SLMs, one seed and 2,500 rows a set
     #[arg(long)]
     quick: bool,
     /// Seeds of the full form
@@ -35,7 +35,7 @@ struct Set {
     task: &'static str,
     stream: &'static str,
     test: &'static str,
-    replay: &'static str,
+    replay: &'static [&'static str],
     anchor: &'static str,
     old_test: &'static str,
 }
@@ -46,7 +46,7 @@ const SETS: [Set; 3] = [
         task: "sentiment",
         stream: "sent_twitter_financial_train",
         test: "sent_twitter_financial_test",
-        replay: "sent_semeval2013_2016_train",
+        replay: &["sent_semeval2013_2016_train", "sent_sst2_train"],
         anchor: "sent_tweeteval_val",
         old_test: "sent_sst2_dev",
     },
@@ -55,7 +55,7 @@ const SETS: [Set; 3] = [
         task: "sentiment",
         stream: "sent_tweet_extraction_train",
         test: "sent_tweet_extraction_test",
-        replay: "sent_semeval2013_2016_train",
+        replay: &["sent_semeval2013_2016_train", "sent_sst2_train"],
         anchor: "sent_tweeteval_val",
         old_test: "sent_sst2_dev",
     },
@@ -64,7 +64,7 @@ const SETS: [Set; 3] = [
         task: "toxicity",
         stream: "tox_diasafety_train",
         test: "tox_diasafety_test",
-        replay: "tox_tweeteval_offensive_train",
+        replay: &["tox_tweeteval_offensive_train"],
         anchor: "tox_tweeteval_offensive_val",
         old_test: "tox_tweeteval_offensive_test",
     },
@@ -102,20 +102,18 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     let out = args.out.join(if replies.is_some() { "llm" } else { set.name });
     let mut command = Command::new(&args.binary);
     command.args(["evaluate", "--look-again", "--audit", "0.02", "--task", set.task]);
-    let files = [
-        ("--stream", set.stream),
-        ("--test", set.test),
-        ("--replay", set.replay),
-        ("--anchor", set.anchor),
-        ("--old-test", set.old_test),
-    ];
+    let files =
+        [("--stream", set.stream), ("--test", set.test), ("--anchor", set.anchor), ("--old-test", set.old_test)];
     files.iter().for_each(|(option, name)| {
         command.arg(option).arg(file(name));
+    });
+    set.replay.iter().for_each(|name| {
+        command.arg("--replay").arg(file(name));
     });
     command.arg("--out").arg(&out);
     if args.quick {
         let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
-        command.args(["--slms", &slms, "--rows", "4000", "--pool", "300"]);
+        command.args(["--slms", &slms, "--rows", "2500", "--pool", "250"]);
     } else {
         let pool = if replies.is_some() { "250" } else { "500" };
         command.args(["--layers", "4", "--pool", pool, "--seeds", &args.seeds.to_string()]);
