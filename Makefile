@@ -53,7 +53,7 @@ bench-native: pull $(BENCH)/venv/.ready ## Measure the native engine against onn
 	cargo build --release --locked --example bench_native
 	$(BENCH)/venv/bin/python wasm-tests/bench/native.py --binary $(TARGET)/release/examples/bench_native $(ARGS)
 
-bench-train: pull $(BENCH)/torch/.ready ## Measure the trainer against PyTorch on the CPU; installs PyTorch, 6 GB (ARGS=--help)
+bench-train: pull $(BENCH)/torch/.ready ## Measure the trainer against PyTorch on the CPU; installs PyTorch, 7 GB (ARGS=--help)
 	cargo build --release --locked --example bench_train
 	$(BENCH)/torch/bin/python wasm-tests/bench/train.py --binary $(TARGET)/release/examples/bench_train $(ARGS)
 

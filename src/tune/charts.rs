@@ -41,7 +41,7 @@ pub fn page(title: &str, labels: &[String], runs: &[Evaluation]) -> String {
         figure(&mut html, "Accuracy on the stream, percent, by reviews", &chart(&course, None));
         let share = run.stream.review_share.iter().enumerate().map(|(at, share)| (at as f64 + 1.0, 100.0 * share));
         let share = [Line { name: "sent to review".to_owned(), points: share.collect() }];
-        figure(&mut html, "Share of the stream that was reviewed, percent, by quarter", &chart(&share, None));
+        figure(&mut html, "Reviewed, percent of each quarter of the stream", &chart(&share, None));
         figure(&mut html, "Accuracy on the test file, percent, by round", &chart(&by_round(run), None));
         if let (Some(first), Some(last)) = (run.test.first(), run.test.last()) {
             let lines = [reliable("before", first), reliable("after", last)];
@@ -63,7 +63,7 @@ fn sentence(run: &Evaluation) -> String {
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     let reviewed = stream.reviews as f64 / stream.texts.max(1) as f64;
     format!(
-        "{} texts, {} reviewed, {} of the final labels right, {} rounds",
+        "{} texts, {} reviewed, {} of the final labels right; rounds: {}",
         stream.texts,
         percent(reviewed),
         percent(stream.accuracy),
@@ -125,9 +125,12 @@ fn draw(svg: &mut String, lines: &[Line], diagonal: Option<f64>) -> Result<(), B
     };
     let root = SVGBackend::with_string(svg, SIZE).into_drawing_area();
     let mut builder = ChartBuilder::on(&root);
-    builder.margin(8).x_label_area_size(28).y_label_area_size(44);
+    builder.margin(8).margin_right(20).x_label_area_size(28).y_label_area_size(44);
     let mut chart = builder.build_cartesian_2d(x, y)?;
-    chart.configure_mesh().light_line_style(WHITE).axis_style(BLACK.mix(0.5)).draw()?;
+    let longest = lines.iter().map(|line| line.points.len()).max().unwrap_or(0);
+    let mut mesh = chart.configure_mesh();
+    mesh.light_line_style(WHITE).axis_style(BLACK.mix(0.5)).y_labels(8).y_label_formatter(&|y| format!("{y:.0}"));
+    mesh.x_labels(longest.clamp(2, 10)).x_label_formatter(&|x| format!("{x:.0}")).draw()?;
     if let Some(end) = diagonal {
         chart.draw_series(LineSeries::new([(0.0, 0.0), (end, end)], BLACK.mix(0.3)))?;
     }
