@@ -57,7 +57,6 @@ bench-train: pull $(BENCH)/torch/.ready ## Measure the trainer against PyTorch o
 	cargo build --release --locked --example bench_train
 	$(BENCH)/torch/bin/python wasm-tests/bench/train.py --binary $(TARGET)/release/examples/bench_train $(ARGS)
 
-# Two thirds of the full form are trainings: hours on two cores.
 DATA ?= $(AUTOANNOTATOR_SHARED)/data
 QUICK ?=
 evaluate: pull ## Run the paper's protocol on labelled sets (DATA=FOLDER; QUICK=1 for a small run; ARGS=--help)

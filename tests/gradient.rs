@@ -175,6 +175,14 @@ fn gradients_fit_the_loss_with_dropout() {
     let parameters = model.parameters();
     let (loss, gradient) = trainee.gradient(&parameters, &step);
     assert_eq!(trainee.gradient(&parameters, &step), (loss, gradient.clone()), "the same seeds drop the same values");
+    for threads in [1, 3] {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().expect("threads");
+        assert_eq!(
+            pool.install(|| trainee.gradient(&parameters, &step)),
+            (loss, gradient.clone()),
+            "{threads} threads"
+        );
+    }
     let plain = trainee.gradient(&parameters, &Step { dropout: 0.0, ..step }).0;
     assert!((plain - loss).abs() > 1e-3, "dropout does nothing");
     let steepness: f32 = values(&gradient).iter().map(|x| x * x).sum();

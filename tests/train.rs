@@ -447,6 +447,27 @@ fn a_round_promotes_what_is_better_and_nothing_else() {
     assert!(one_round(&mut member, &[], &replay, &running).is_err_and(|error| error.to_string().contains("empty")));
 }
 
+/// With all layers trained in full the embeddings change too: the version in memory must be the one that its adapter gives.
+#[test]
+fn a_promoted_version_is_what_its_adapters_give() {
+    let _alone = alone();
+    let place = folder();
+    let mut member = member(place.path());
+    let options = RoundOptions { lr: 5e-3, epochs: 8, batch: 16, ..RoundOptions::new(Method::Full) };
+    let parts = split(&samples(&NEW, 200), 3, 0).expect("splits");
+    let (replay, running) = (samples(&OLD, 200), places(place.path()).running);
+    let material = Material { split: &parts, replay: [&replay, &[]], anchor: &[] };
+    let (report, bytes) = round(&mut member, &material, &options, &running, &ProgressBar::hidden()).expect("a round");
+    let bytes = bytes.unwrap_or_else(|| panic!("{report:?}"));
+    let mut weights = base().weights;
+    let before = weights.words.clone();
+    let head = member.folder.merge(&[read(place.path().join("out/adapter.safetensors")), bytes], &mut weights);
+    assert_ne!(weights.words, before);
+    let (slm, tokenizer) = (member.folder.clone(), member.tokenizer.clone());
+    let mut again = Member::new(slm, "tiny".into(), tokenizer, weights, head.expect("merges"), 3);
+    assert_eq!(votes(&mut again, &replay), votes(&mut member, &replay));
+}
+
 #[test]
 fn a_round_that_was_stopped_goes_on_to_the_same_result() {
     let _alone = alone();

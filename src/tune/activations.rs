@@ -50,7 +50,8 @@ impl Frozen {
         new.sort_unstable();
         new.dedup();
         let lengths: Vec<usize> = new.iter().map(|ids| ids.len()).collect();
-        if self.layers > 0 && new.len() > 1000 {
+        let told = self.layers > 0 && new.len() > 1000;
+        if told {
             progress.set_length(new.len() as u64);
             progress.set_position(0);
             progress.set_message("frozen layers");
@@ -66,7 +67,7 @@ impl Frozen {
                 self.states.insert(new[*text].clone(), values.into());
                 hidden = others;
             }
-            if self.layers > 0 && new.len() > 1000 {
+            if told {
                 progress.inc(group.len() as u64);
             }
         }

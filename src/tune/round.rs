@@ -274,13 +274,10 @@ pub fn round(
     let sources = replay.iter().filter(|source| !source.is_empty()).count().max(1);
     // A ninth part more, to choose the state by as well.
     let of = |source: &&[Labelled]| stratified(source, labels, (wanted + wanted / 9) / sources, options.seed);
-    let ([old, earlier], [old_stopping, earlier_stopping]) = {
-        let [old, earlier] = replay.each_ref().map(of).map(|mut rows| {
-            let stopping = rows.split_off(rows.len() - rows.len() / 10);
-            (rows, stopping)
-        });
-        ([old.0, earlier.0], [old.1, earlier.1])
-    };
+    let [(old, old_stopping), (earlier, earlier_stopping)] = replay.each_ref().map(of).map(|mut rows| {
+        let stopping = rows.split_off(rows.len() - rows.len() / 10);
+        (rows, stopping)
+    });
     let (from_old, trained_on) = (old.len(), [split.training.len(), old.len() + earlier.len()]);
     let data = member.encode(&[split.training.clone(), old, earlier].concat())?;
     let stopping = member.encode(&[split.stopping.clone(), old_stopping, earlier_stopping].concat())?;
@@ -363,8 +360,14 @@ fn candidate(
     let head = folder.merge_one(&adapter, &bytes, &mut weights)?;
     folder.rounds.push(adapter);
     let labels = folder.labels.len();
-    let (key, tokenizer, frozen) = (member.key.clone(), member.tokenizer.clone(), member.frozen.clone());
-    let engine = upper(&weights, member.frozen().layers(), &head);
+    let (key, tokenizer) = (member.key.clone(), member.tokenizer.clone());
+    let layers = member.frozen().layers();
+    // With no layer frozen, the embeddings may have been trained.
+    let frozen = match layers {
+        0 => Arc::new(Mutex::new(Frozen::new(&weights, 0))),
+        _ => member.frozen.clone(),
+    };
+    let engine = upper(&weights, layers, &head);
     let mut candidate = Member { folder, key, tokenizer, weights, head, frozen, engine };
     let logits = candidate.logits(stopping)?;
     let fit = calibrate(&logits, &stopping.labels, labels);

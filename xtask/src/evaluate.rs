@@ -159,6 +159,15 @@ fn summary(found: &[(&str, Vec<Value>)]) -> Value {
             put("llm_tokens_saved".to_owned(), mean(&|run| 1.0 - tokens(run)));
         }
     }
+    // Those of the first set stand for all, and the largest drop is that of any.
+    for key in ["review_share_last_over_first", "llm_calls_saved", "best_single_slm"] {
+        if let Some(value) = line.get(&format!("jpp_{key}")).cloned() {
+            line.insert(key.to_owned(), value);
+        }
+    }
+    let drops = line.iter().filter(|(key, _)| key.ends_with("_anchor_drop_max")).filter_map(|(_, drop)| drop.as_f64());
+    let drop = drops.fold(0.0, f64::max);
+    line.insert("anchor_drop_max".to_owned(), json!(drop));
     Value::Object(line)
 }
 
@@ -181,4 +190,32 @@ fn drop_of(scores: &Value) -> f64 {
     all.windows(2)
         .flat_map(|pair| pair[0].iter().zip(&pair[1]).map(|(before, after)| before - after))
         .fold(0.0, f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_line_has_means_gains_and_the_largest_drop() {
+        let scores = |accuracy: f64, slms: [f64; 2]| json!({ "majority": { "accuracy": accuracy }, "slms": slms.map(|accuracy| json!({ "accuracy": accuracy })) });
+        let run = |accuracy: f64| {
+            json!({
+                "stream": { "texts": 100, "reviews": 20, "accuracy": accuracy, "review_share": [0.4, 0.3, 0.2, 0.1] },
+                "test": [scores(0.5, [0.4, 0.45]), scores(0.6, [0.55, 0.5])],
+                "old_test": [scores(0.7, [0.7, 0.7]), scores(0.7, [0.72, 0.68]), scores(0.7, [0.6, 0.69])],
+            })
+        };
+        let line = summary(&[("jpp", vec![run(0.8), run(0.9)])]);
+        for (key, value) in [
+            ("jpp_stream_accuracy", 0.85),
+            ("jpp_test_gain", 0.1),
+            ("review_share_last_over_first", 0.25),
+            ("llm_calls_saved", 0.8),
+            ("best_single_slm", 0.55),
+            ("anchor_drop_max", 0.12),
+        ] {
+            assert_eq!(line[key], json!(value), "{key} of {line}");
+        }
+    }
 }

@@ -3,8 +3,8 @@
 //! As in the engine, tokens lie end to end without padding. A batch is cut into a fixed number of parts of whole texts; each
 //! goes forward and backward on one thread, and the gradients are summed in order: the number of threads changes no bit.
 
-use super::kernels::{Kernels, LayerNorm, Softmax};
-use super::{Aligned, Epilogue, Isa, Panels, Product, distances};
+use super::kernels::{Kernels, LayerNorm};
+use super::{Aligned, Epilogue, Isa, Panels, Product, distances, softmax};
 use crate::slm::config::EncoderConfig;
 use crate::slm::weights::{EncoderWeights, LayerWeights, Linear, Norm, Pooling};
 use gemm::Parallelism;
@@ -326,7 +326,7 @@ struct Tape {
 impl Trainee {
     /// The layers from `first_layer` on, whose frozen weights are packed.
     pub fn new(weights: &EncoderWeights, first_layer: usize, pooling: Pooling) -> Self {
-        let kernels = Isa::available().into_iter().rev().find_map(Isa::kernels).unwrap_or(&super::kernels::SCALAR);
+        let kernels = Isa::best();
         let panel = kernels.panel;
         let layer = |layer: &LayerWeights| {
             let LayerWeights { query, key, value, output, up, down, .. } = layer;
@@ -588,7 +588,7 @@ impl Trainee {
                 let scores = &mut weights[from..];
                 let (query, key) = (qkv.from(at), qkv.transposed(at + hidden));
                 times((scores, stride), [length, length, size], query, key, 1.0, false);
-                self.softmax(head, length, stride, scores);
+                softmax(self.kernels, &self.config, self.distances.get(head), (length, stride), scores);
                 let mut dropped = scores.to_vec();
                 dropout.apply(&mut dropped, from);
                 let to = (&mut context.values[first * context.stride + head * size..], context.stride);
@@ -635,18 +635,6 @@ impl Trainee {
             first += length;
         }
         d_qkv
-    }
-
-    fn softmax(&self, head: usize, tokens: usize, stride: usize, scores: &mut [f32]) {
-        let job = Softmax {
-            stride,
-            tokens,
-            scale: 1.0 / (self.config.head_size() as f32).sqrt(),
-            bias: self.distances.get(head).map_or(&[], |bias| &bias[..]),
-            center: self.config.max_length() - 1,
-        };
-        // SAFETY: as in `product`.
-        unsafe { (self.kernels.softmax)(&job, scores) }
     }
 
     fn backward(

@@ -61,6 +61,11 @@ impl Isa {
         all.into_iter().filter(|isa| isa.kernels().is_some()).collect()
     }
 
+    /// The kernels of the fastest one.
+    fn best() -> &'static Kernels {
+        Self::available().into_iter().rev().find_map(Self::kernels).unwrap_or(&kernels::SCALAR)
+    }
+
     /// The kernels, where the machine can run them.
     fn kernels(self) -> Option<&'static Kernels> {
         match self {
@@ -351,8 +356,7 @@ impl CpuEncoder {
         isa: Option<Isa>,
         layers: impl Iterator<Item = L>,
     ) -> Self {
-        let best = || Isa::available().into_iter().rev().find_map(Isa::kernels);
-        let kernels = isa.and_then(Isa::kernels).or_else(best).unwrap_or(&kernels::SCALAR);
+        let kernels = isa.and_then(Isa::kernels).unwrap_or_else(Isa::best);
         let EncoderWeights { config, words, positions, mut token_types, embedding_norm, relative_bias, .. } = weights;
         token_types.truncate(config.hidden_size);
         let model = Model {
@@ -478,7 +482,7 @@ impl CpuEncoder {
 pub(crate) fn times_transposed(a: &[f32], b: &[f32], columns: usize, inner: usize) -> Vec<f32> {
     use rayon::prelude::*;
     const ROWS: usize = 96;
-    let Some(kernels) = Isa::available().into_iter().rev().find_map(Isa::kernels) else { return Vec::new() };
+    let kernels = Isa::best();
     let panels = columns.div_ceil(kernels.panel);
     let map = Linear { weight: b.to_vec(), bias: vec![0.0; columns], outputs: columns, inputs: inner };
     let PackedWeights::F32(values) = Matrix::pack(&[&map], inner, panels, kernels) else { return Vec::new() };
@@ -560,6 +564,21 @@ pub(super) fn distances(config: &EncoderConfig, bias: &[f32], panel: usize) -> V
         values.chain(std::iter::repeat_n(0.0, panel)).collect()
     };
     (0..heads).map(head).collect()
+}
+
+/// A head's attention scores to weights, in place: `tokens` rows of `stride`; `distances` are its relative position bias.
+fn softmax(
+    kernels: &Kernels,
+    config: &EncoderConfig,
+    distances: Option<&Vec<f32>>,
+    (tokens, stride): (usize, usize),
+    scores: &mut [f32],
+) {
+    let scale = 1.0 / (config.head_size() as f32).sqrt();
+    let bias = distances.map_or(&[][..], |bias| bias);
+    let job = Softmax { stride, tokens, scale, bias, center: config.max_length() - 1 };
+    // SAFETY: `Isa::kernels` gives only kernels that the machine can run; they check their slices.
+    unsafe { (kernels.softmax)(&job, scores) }
 }
 
 /// The first `len` values of a buffer that grows as needed. What it holds is left over from before.
@@ -668,7 +687,7 @@ impl Model {
             }
             let b = Panels { values: keys, bias: &[], inputs: size, count: key_panels };
             self.product(&qkv[column..], stride, tokens, b, scores);
-            self.softmax(head, tokens, score_stride, scores);
+            softmax(self.kernels, &self.config, self.distances.get(head), (tokens, score_stride), scores);
             let b = Panels { values, bias: &[], inputs: tokens, count: value_panels };
             self.product(scores, score_stride, tokens, b, mixed);
             let rows = context.chunks_exact_mut(context.len() / tokens);
@@ -714,18 +733,6 @@ impl Model {
                 unsafe { (self.kernels.int8_product)(&job, c) }
             }
         }
-    }
-
-    fn softmax(&self, head: usize, tokens: usize, stride: usize, scores: &mut [f32]) {
-        let job = Softmax {
-            stride,
-            tokens,
-            scale: 1.0 / (self.config.head_size() as f32).sqrt(),
-            bias: self.distances.get(head).map_or(&[], |bias| &bias[..]),
-            center: self.config.max_length() - 1,
-        };
-        // SAFETY: as in `product`.
-        unsafe { (self.kernels.softmax)(&job, scores) }
     }
 
     fn normalise(&self, norm: &Norm, x: &mut [f32]) {
