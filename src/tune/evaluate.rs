@@ -194,7 +194,7 @@ pub fn evaluate(
     let mut chance = StdRng::seed_from_u64(settings.seed);
     let mut stream = sets.stream.clone();
     stream.shuffle(&mut chance);
-    let mut tally = Tally::new(labels, members.len(), stream.len());
+    let mut tally = Tally::new((labels, members.len(), stream.len()), reviewer, settings, chance);
     let mut found = Evaluation {
         slms: members.iter().map(|member| member.folder.id.clone()).collect(),
         stream: Stream::default(),
@@ -216,7 +216,7 @@ pub fn evaluate(
         let batch = &stream[seen..(seen + BATCH).min(stream.len())];
         let votes = vote(members, batch)?;
         for (at, row) in batch.iter().enumerate() {
-            pool.extend(tally.add(row, &nth(&votes, at, labels), reviewer, settings, &mut chance));
+            pool.extend(tally.add(row, &nth(&votes, at, labels)));
         }
         seen += batch.len();
         tally.note(&stream);
@@ -231,8 +231,7 @@ pub fn evaluate(
             let rows: Vec<Labelled> = accepted.iter().map(|at| stream[*at].clone()).collect();
             let votes = vote(members, &rows)?;
             for (index, at) in accepted.into_iter().enumerate() {
-                let of = nth(&votes, index, labels);
-                pool.extend(tally.look_again(at, &stream[at], &of, reviewer, settings, &mut chance));
+                pool.extend(tally.look_again(at, &stream[at], &nth(&votes, index, labels)));
             }
         }
     }
@@ -370,8 +369,11 @@ pub fn scores(members: &mut [Member], rows: &[Labelled]) -> Result<Scores, TuneE
     })
 }
 
-/// Counts over the stream.
-struct Tally {
+/// Counts over the stream, and reviews what has to be.
+struct Tally<'a> {
+    reviewer: &'a Reviewer,
+    settings: &'a Settings,
+    chance: StdRng,
     labels: usize,
     all: usize,
     stream: Stream,
@@ -383,9 +385,17 @@ struct Tally {
     quarters: [[usize; 2]; 4],
 }
 
-impl Tally {
-    fn new(labels: usize, slms: usize, all: usize) -> Self {
+impl<'a> Tally<'a> {
+    fn new(
+        (labels, slms, all): (usize, usize, usize),
+        reviewer: &'a Reviewer,
+        settings: &'a Settings,
+        chance: StdRng,
+    ) -> Self {
         Self {
+            reviewer,
+            settings,
+            chance,
             labels,
             all,
             stream: Stream::default(),
@@ -398,14 +408,7 @@ impl Tally {
     }
 
     /// Counts a text by the SLMs' probabilities, reviews it if it is hard, and returns what goes into the pool.
-    fn add(
-        &mut self,
-        row: &Labelled,
-        votes: &[&[f32]],
-        reviewer: &Reviewer,
-        settings: &Settings,
-        chance: &mut StdRng,
-    ) -> Option<Labelled> {
+    fn add(&mut self, row: &Labelled, votes: &[&[f32]]) -> Option<Labelled> {
         let quarter = &mut self.quarters[(4 * self.verdicts.len() / self.all.max(1)).min(3)];
         quarter[1] += 1;
         for (right, probabilities) in self.right.iter_mut().zip(votes) {
@@ -414,13 +417,14 @@ impl Tally {
         let majority_right = majority(votes) == row.label;
         self.majority_right += usize::from(majority_right);
         let agreed = unanimous(votes);
-        if agreed.is_some() && !(settings.audit > 0.0 && chance.random_bool(settings.audit)) {
+        let audit = self.settings.audit;
+        if agreed.is_some() && !(audit > 0.0 && self.chance.random_bool(audit)) {
             self.verdicts.push((agreed, false));
             return None;
         }
         quarter[0] += 1;
         self.stream.hard_and_majority_right += usize::from(majority_right && agreed.is_none());
-        let (label, pooled) = self.review(row, votes, reviewer, settings.noise, chance);
+        let (label, pooled) = self.review(row, votes);
         if let (Some(agreed), Some(label)) = (agreed, label) {
             self.stream.audited[0] += 1;
             self.stream.audited[1] += usize::from(agreed != label);
@@ -441,39 +445,24 @@ impl Tally {
     }
 
     /// Reviews an accepted text if the majority of a later version says another label; returns what goes into the pool.
-    fn look_again(
-        &mut self,
-        at: usize,
-        row: &Labelled,
-        votes: &[&[f32]],
-        reviewer: &Reviewer,
-        settings: &Settings,
-        chance: &mut StdRng,
-    ) -> Option<Labelled> {
+    fn look_again(&mut self, at: usize, row: &Labelled, votes: &[&[f32]]) -> Option<Labelled> {
         let agreed = self.verdicts[at].0;
         if agreed == Some(majority(votes)) {
             return None;
         }
         self.stream.second_looks += 1;
-        let (label, pooled) = self.review(row, votes, reviewer, settings.noise, chance);
+        let (label, pooled) = self.review(row, votes);
         self.verdicts[at] = (label.or(agreed), true);
         pooled
     }
 
     /// The reviewer's label, and what goes into the pool.
-    fn review(
-        &mut self,
-        row: &Labelled,
-        votes: &[&[f32]],
-        reviewer: &Reviewer,
-        noise: f64,
-        chance: &mut StdRng,
-    ) -> (Option<usize>, Option<Labelled>) {
+    fn review(&mut self, row: &Labelled, votes: &[&[f32]]) -> (Option<usize>, Option<Labelled>) {
         self.stream.reviews += 1;
-        let (label, tokens) = reviewer.review(row);
+        let (label, tokens) = self.reviewer.review(row);
         self.stream.tokens += tokens;
         let Some(label) = label else { return (None, None) };
-        let label = if chance.random_bool(noise) { self.other(label, chance) } else { label };
+        let label = if self.chance.random_bool(self.settings.noise) { self.other(label) } else { label };
         self.reviewer_right += usize::from(label == row.label);
         if contradicted(label, votes.iter().copied()) {
             self.stream.contradicted += 1;
@@ -483,8 +472,8 @@ impl Tally {
     }
 
     /// A label that is not this one.
-    fn other(&self, label: usize, chance: &mut StdRng) -> usize {
-        (label + chance.random_range(1..self.labels)) % self.labels
+    fn other(&mut self, label: usize) -> usize {
+        (label + self.chance.random_range(1..self.labels)) % self.labels
     }
 
     fn finish(self, rows: &[Labelled]) -> Stream {
@@ -528,20 +517,22 @@ mod tests {
         Settings { pool: 0, noise, look_again: true, audit, round, seed: 0 }
     }
 
+    fn tally<'a>(settings: &'a Settings, all: usize) -> Tally<'a> {
+        Tally::new((2, 2, all), &Reviewer::Gold, settings, StdRng::seed_from_u64(0))
+    }
+
     #[test]
     fn the_stream_is_counted() {
-        let mut tally = Tally::new(2, 2, 4);
-        let mut chance = StdRng::seed_from_u64(0);
         let row = |label| Labelled { text: "t".into(), label };
         let rows = [row(0), row(0), row(1), row(1)];
         let (no, yes) = ([0.9f32, 0.1], [0.2f32, 0.8]);
-        let mut add = |row: &Labelled, votes: &[&[f32]], noise| {
-            tally.add(row, votes, &Reviewer::Gold, &settings(noise, 0.0), &mut chance)
-        };
-        assert_eq!(add(&rows[0], &[&no, &no], 0.0), None);
-        assert_eq!(add(&rows[1], &[&yes, &yes], 0.0), None);
-        assert_eq!(add(&rows[2], &[&no, &yes], 0.0), Some(row(1)));
-        assert_eq!(add(&rows[3], &[&no, &yes], 1.0), Some(row(0)));
+        let (quiet, noisy) = (settings(0.0, 0.0), settings(1.0, 0.0));
+        let mut tally = tally(&quiet, 4);
+        assert_eq!(tally.add(&rows[0], &[&no, &no]), None);
+        assert_eq!(tally.add(&rows[1], &[&yes, &yes]), None);
+        assert_eq!(tally.add(&rows[2], &[&no, &yes]), Some(row(1)));
+        tally.settings = &noisy;
+        assert_eq!(tally.add(&rows[3], &[&no, &yes]), Some(row(0)));
         let stream = tally.finish(&rows);
         assert_eq!((stream.texts, stream.reviews, stream.agreed_and_wrong), (4, 2, 1));
         assert_eq!((stream.accuracy, stream.reviewer_accuracy), (0.5, 0.5));
@@ -551,22 +542,18 @@ mod tests {
 
     #[test]
     fn a_later_version_that_differs_and_an_audit_bring_reviews() {
-        let mut chance = StdRng::seed_from_u64(0);
         let rows = [Labelled { text: "t".into(), label: 1 }];
         let (no, yes) = ([0.9f32, 0.1], [0.2f32, 0.8]);
-        let mut tally = Tally::new(2, 2, 1);
-        assert_eq!(tally.add(&rows[0], &[&no, &no], &Reviewer::Gold, &settings(0.0, 0.0), &mut chance), None);
-        assert_eq!(tally.accepted(), [0]);
-        let mut again = |votes: [&[f32]; 2]| {
-            tally.look_again(0, &rows[0], &votes, &Reviewer::Gold, &settings(0.0, 0.0), &mut chance)
-        };
-        assert_eq!(again([&no, &no]), None);
-        assert_eq!(again([&yes, &yes]), Some(rows[0].clone()));
-        let stream = tally.finish(&rows);
+        let (usual, audited) = (settings(0.0, 0.0), settings(0.0, 1.0));
+        let mut plain = tally(&usual, 1);
+        assert_eq!(plain.add(&rows[0], &[&no, &no]), None);
+        assert_eq!(plain.accepted(), [0]);
+        assert_eq!(plain.look_again(0, &rows[0], &[&no, &no]), None);
+        assert_eq!(plain.look_again(0, &rows[0], &[&yes, &yes]), Some(rows[0].clone()));
+        let stream = plain.finish(&rows);
         assert_eq!((stream.second_looks, stream.reviews, stream.accuracy), (1, 1, 1.0));
-        let mut tally = Tally::new(2, 2, 1);
-        let pooled = tally.add(&rows[0], &[&no, &no], &Reviewer::Gold, &settings(0.0, 1.0), &mut chance);
-        assert_eq!(pooled, Some(rows[0].clone()));
-        assert_eq!(tally.finish(&rows).audited, [1, 1]);
+        let mut plain = tally(&audited, 1);
+        assert_eq!(plain.add(&rows[0], &[&no, &no]), Some(rows[0].clone()));
+        assert_eq!(plain.finish(&rows).audited, [1, 1]);
     }
 }

@@ -6,13 +6,13 @@ use super::activations::Frozen;
 use super::dataset::Dataset;
 use super::gate::{Decision, FEWEST_TEXTS, Paired, decide};
 use super::metrics::{calibrate, metrics};
-use super::train::{Choice, Options, Running, Start, fine_tune, interpolate, serialize};
+use super::train::{Choice, Options, Running, Start, by_batches, fine_tune, interpolate, lengths, serialize};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
 use crate::slm::burn::Trained;
 use crate::slm::cpu::{CpuEncoder, CpuEngine};
+use crate::slm::probabilities;
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::weights::{EncoderWeights, Head};
-use crate::slm::{plan_batches, probabilities};
 use crate::vote::argmax;
 use indicatif::ProgressBar;
 use rand::SeedableRng;
@@ -86,16 +86,9 @@ impl Member {
     fn logits(&mut self, set: &Dataset) -> Result<Vec<f32>, TuneError> {
         let labels = self.folder.labels.len();
         let states = self.frozen().activations(&set.ids, &ProgressBar::hidden())?;
-        let lengths: Vec<usize> = set.ids.iter().map(Vec::len).collect();
-        let mut logits = vec![0.0; set.len() * labels];
-        for group in plan_batches(&lengths, 4096, usize::MAX) {
-            let of: Vec<usize> = group.iter().map(|text| lengths[*text]).collect();
-            let rows = self.engine.logits_from(&states.gather(&group), &of)?;
-            for (text, row) in group.iter().zip(rows.chunks_exact(labels)) {
-                logits[text * labels..][..labels].copy_from_slice(row);
-            }
-        }
-        Ok(logits)
+        by_batches(set, labels, (4096, usize::MAX), |group| {
+            Ok(self.engine.logits_from(&states.gather(group), &lengths(set, group))?)
+        })
     }
 
     /// Which texts it labels right.

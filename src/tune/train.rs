@@ -572,18 +572,14 @@ impl<'a> Run<'a> {
         let parameters = self.trainee.is_some().then(|| self.model.parameters());
         let mut trainee = self.trainee.take();
         let part = which(self);
-        let mut logits = vec![0.0; part.0.len() * self.labels];
-        for group in plan_batches(&lengths_of(part.0), 2048, self.options.batch) {
-            let rows = match (&mut trainee, &parameters, &part.1) {
+        let logits = by_batches(part.0, self.labels, (2048, self.options.batch), |group| {
+            Ok(match (&mut trainee, &parameters, &part.1) {
                 (Some(trainee), Some(parameters), Input::Hidden(activations)) => {
-                    trainee.logits(parameters, &activations.gather(&group), &lengths(part.0, &group))
+                    trainee.logits(parameters, &activations.gather(group), &lengths(part.0, group))
                 }
-                _ => values(self.logits(&model, part, &group, &self.plain)?),
-            };
-            for (text, row) in group.iter().zip(rows.chunks_exact(self.labels)) {
-                logits[text * self.labels..][..self.labels].copy_from_slice(row);
-            }
-        }
+                _ => values(self.logits(&model, part, group, &self.plain)?),
+            })
+        })?;
         self.trainee = trainee;
         Ok(logits)
     }
@@ -675,13 +671,8 @@ struct SavedState {
 }
 
 /// Tokens of each of some texts.
-fn lengths(set: &Dataset, texts: &[usize]) -> Vec<usize> {
+pub(super) fn lengths(set: &Dataset, texts: &[usize]) -> Vec<usize> {
     texts.iter().map(|text| set.ids[*text].len()).collect()
-}
-
-/// Tokens of each text.
-fn lengths_of(set: &Dataset) -> Vec<usize> {
-    set.ids.iter().map(Vec::len).collect()
 }
 
 fn targets_of(targets: &[f32], labels: usize, texts: &[usize]) -> Vec<f32> {
@@ -848,16 +839,28 @@ pub(super) fn interpolate(parts: &mut [Trained], base: &mut EncoderWeights, shar
 }
 
 /// Raw logits `[texts x labels]`, in the order of the set.
-pub(super) fn served_logits(engine: &mut CpuEngine, set: &Dataset, labels: usize) -> Result<Vec<f32>, TuneError> {
-    let lengths: Vec<usize> = set.ids.iter().map(Vec::len).collect();
-    let mut logits = vec![0.0; set.len() * labels];
-    for group in plan_batches(&lengths, 4096, usize::MAX) {
-        let rows = engine.logits(&Batch::new(group.iter().map(|text| set.ids[*text].as_slice())))?;
-        for (text, row) in group.iter().zip(rows.chunks_exact(labels)) {
-            logits[text * labels..][..labels].copy_from_slice(row);
+fn served_logits(engine: &mut CpuEngine, set: &Dataset, labels: usize) -> Result<Vec<f32>, TuneError> {
+    by_batches(set, labels, (4096, usize::MAX), |group| {
+        Ok(engine.logits(&Batch::new(group.iter().map(|text| set.ids[*text].as_slice())))?)
+    })
+}
+
+/// Rows of `labels` values in the order of the set, from those of batches of texts of similar length, of at most so many
+/// tokens and texts.
+pub(super) fn by_batches(
+    set: &Dataset,
+    labels: usize,
+    (tokens, texts): (usize, usize),
+    mut rows_of: impl FnMut(&[usize]) -> Result<Vec<f32>, TuneError>,
+) -> Result<Vec<f32>, TuneError> {
+    let all: Vec<usize> = set.ids.iter().map(Vec::len).collect();
+    let mut values = vec![0.0; set.len() * labels];
+    for group in plan_batches(&all, tokens, texts) {
+        for (text, row) in group.iter().zip(rows_of(&group)?.chunks_exact(labels)) {
+            values[text * labels..][..labels].copy_from_slice(row);
         }
     }
-    Ok(logits)
+    Ok(values)
 }
 
 pub(super) fn serialize(parts: &[Trained], dtype: Dtype) -> Result<Vec<u8>, TuneError> {

@@ -72,8 +72,8 @@ const SETS: [Set; 3] = [
 
 /// Where the sets come from, for people who have none of them.
 const SOURCES: &str = "Labelled CSV files with the columns text and label are needed, made of public sets: \
-zeroshot/twitter-financial-news-sentiment, mteb/tweet_sentiment_extraction, cardiffnlp/tweet_eval (sentiment, offensive), \
-thu-coai/diasafety and SST-2. Name their folder: make evaluate DATA=FOLDER";
+twitter-financial-news-sentiment, Tweet Sentiment Extraction, TweetEval (sentiment, offensive), SemEval 2013 to 2016, \
+SST-2 and DiaSafety. Name their folder: make evaluate DATA=FOLDER";
 
 /// Runs all sets and prints the table and the line.
 pub fn all(args: &Args) -> Result<()> {
