@@ -87,6 +87,20 @@ impl Default for ReviewSpec {
     }
 }
 
+/// When rounds are held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct TuneSpec {
+    /// Unused reviewed samples in the pool at which a server holds a round of its own accord; 0 for never. The paper's
+    /// beta (arXiv 2506.16393) by default.
+    pub pool: usize,
+}
+
+impl Default for TuneSpec {
+    fn default() -> Self {
+        Self { pool: 2000 }
+    }
+}
+
 /// The format of a labelled file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -116,6 +130,8 @@ pub struct Spec {
     pub rule: Rule,
     /// What happens to the others.
     pub review: ReviewSpec,
+    /// When rounds are held.
+    pub tune: TuneSpec,
     /// How results are written.
     pub export: ExportSpec,
 }
@@ -125,7 +141,8 @@ impl Spec {
     pub fn built_in(task: &str) -> Result<Self, SpecError> {
         let task = Task::built_in(task)?;
         let slms = default_slms(&task.name);
-        Ok(Self { task, slms, rule: Rule::default(), review: ReviewSpec::default(), export: ExportSpec::default() })
+        let (review, tune, export) = Default::default();
+        Ok(Self { task, slms, rule: Rule::default(), review, tune, export })
     }
 
     /// Reads a spec in TOML.
@@ -161,11 +178,14 @@ impl Serialize for Spec {
             slms: &'a [String],
             rule: Rule,
             review: &'a ReviewSpec,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            tune: Option<&'a TuneSpec>,
             export: &'a ExportSpec,
         }
         let labels = (!Task::BUILT_IN.contains(&self.task.name.as_str())).then_some(&self.task.labels);
-        let Self { task, slms, rule, review, export } = self;
-        File { task: &task.name, labels, slms, rule: *rule, review, export }.serialize(serializer)
+        let Self { task, slms, rule, review, tune, export } = self;
+        let tune = (*tune != TuneSpec::default()).then_some(tune);
+        File { task: &task.name, labels, slms, rule: *rule, review, tune, export }.serialize(serializer)
     }
 }
 
@@ -187,6 +207,7 @@ enum Value {
     List(Vec<Node>),
     Text(String),
     Bool(bool),
+    Whole(i64),
     /// Something that no key of a spec takes.
     Other(&'static str),
 }
@@ -198,6 +219,7 @@ impl Value {
             Self::List(_) => "a list",
             Self::Text(_) => "text",
             Self::Bool(_) => "true or false",
+            Self::Whole(_) => "a number",
             Self::Other(kind) => kind,
         }
     }
@@ -221,7 +243,10 @@ fn toml_node(text: &str, node: toml::Spanned<toml::de::DeValue<'_>>) -> Node {
         DeValue::Array(list) => Value::List(list.into_iter().map(|item| toml_node(text, item)).collect()),
         DeValue::String(value) => Value::Text(value.into_owned()),
         DeValue::Boolean(value) => Value::Bool(value),
-        DeValue::Integer(_) | DeValue::Float(_) => Value::Other("a number"),
+        DeValue::Integer(value) => {
+            i64::from_str_radix(value.as_str(), value.radix()).map_or(Value::Other("a number"), Value::Whole)
+        }
+        DeValue::Float(_) => Value::Other("a number"),
         DeValue::Datetime(_) => Value::Other("a date"),
     };
     Node { line, value }
@@ -259,7 +284,7 @@ fn json_node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SpecError
         Some(b'"') => Value::Text(serde_json::from_str(json).map_err(fail)?),
         Some(b't' | b'f') => Value::Bool(json == "true"),
         Some(b'n') => Value::Other("null"),
-        _ => Value::Other("a number"),
+        _ => json.parse().map_or(Value::Other("a number"), Value::Whole),
     };
     Ok(Node { line, value })
 }
@@ -342,6 +367,19 @@ impl Table {
         }
     }
 
+    /// A number that counts something.
+    fn count(&mut self, key: &'static str, default: usize) -> Result<(usize, usize), SpecError> {
+        let expected = "a whole number, 0 or more";
+        match self.take(key) {
+            None => Ok((default, self.line)),
+            Some(Node { line, value: Value::Whole(value) }) => match usize::try_from(value) {
+                Ok(count) => Ok((count, line)),
+                Err(_) => Err(self.error(line, key, format!("is {value}; expected {expected}"))),
+            },
+            Some(node) => Err(self.wrong(key, &node, expected)),
+        }
+    }
+
     fn list(&mut self, key: &'static str) -> Result<Option<(Vec<Node>, usize)>, SpecError> {
         match self.take(key) {
             None => Ok(None),
@@ -388,6 +426,7 @@ fn validate(root: Node) -> Result<Spec, SpecError> {
     let slms = top.texts("slms")?;
     let rule = top.choice("rule", &[("unanimous", Rule::Unanimous), ("majority", Rule::Majority)], Rule::default())?;
     let review = top.take("review").map_or(Ok(ReviewSpec::default()), review)?;
+    let tune = top.take("tune").map_or(Ok(TuneSpec::default()), tune)?;
     let export = top.take("export").map_or(Ok(ExportSpec::default()), export)?;
     let Some((name, line)) = name else {
         let expected = format!("is missing; name a built-in task ({}) or one of your own", Task::BUILT_IN.join(", "));
@@ -396,7 +435,7 @@ fn validate(root: Node) -> Result<Spec, SpecError> {
     let task = task(&top, name, line, labels)?;
     let slms = self::slms(&top, &task, slms)?;
     top.finish()?;
-    Ok(Spec { task, slms, rule, review, export })
+    Ok(Spec { task, slms, rule, review, tune, export })
 }
 
 fn task(top: &Table, name: String, line: usize, labels: Option<(Vec<Node>, usize)>) -> Result<Task, SpecError> {
@@ -498,15 +537,29 @@ fn review(node: Node) -> Result<ReviewSpec, SpecError> {
             "is false, but nothing leaves the device unredacted; leave it out",
         ));
     }
-    if to != ReviewTo::Llm && keep_text {
+    if to == ReviewTo::None && keep_text {
         return Err(table.error(
             keep_line,
             "keep_text",
-            "is true, but no text is sent anywhere; it needs to = \"llm\"",
+            "is true, but nobody reviews; it needs to = \"llm\" or \"person\"",
         ));
     }
     table.finish()?;
     Ok(ReviewSpec { to, url: url.map(|(url, _)| url), redact, keep_text })
+}
+
+/// The fewest samples that a round can be held on; the rounds themselves are native, a spec is read everywhere.
+const FEWEST_POOLED: usize = 100;
+
+fn tune(node: Node) -> Result<TuneSpec, SpecError> {
+    let mut table = Table::new(node, "tune.")?;
+    let (pool, line) = table.count("pool", TuneSpec::default().pool)?;
+    if (1..FEWEST_POOLED).contains(&pool) {
+        let problem = format!("is {pool}; a round needs at least {FEWEST_POOLED} samples, and 0 means none");
+        return Err(table.error(line, "pool", problem));
+    }
+    table.finish()?;
+    Ok(TuneSpec { pool })
 }
 
 fn export(node: Node) -> Result<ExportSpec, SpecError> {

@@ -4,7 +4,7 @@
 mod stub_llm;
 
 use autoannotator::review::client::review_blocking;
-use autoannotator::serve::config::Llm;
+use autoannotator::serve::config::Config;
 use autoannotator::serve::{Options, bind, router};
 use autoannotator::{Sample, Task};
 use std::net::{IpAddr, Ipv4Addr};
@@ -23,11 +23,15 @@ fn start() -> (tokio::runtime::Runtime, String, Arc<Stub>) {
             url
         };
         let upstream = spawn(stub.router()).await;
-        let llm = Llm::read(&format!("[llm]\nurl = \"{upstream}\"\nmodel = \"stub\""), |_| None).expect("config");
+        let llm =
+            Config::read(&format!("[llm]\nurl = \"{upstream}\"\nmodel = \"stub\""), |_| None).expect("config").llm;
         let none = std::path::PathBuf::from("none");
         spawn(
-            router(Options { page: none.clone(), packed: none.clone(), specs: vec![], llm, pool: none }, true)
-                .expect("router"),
+            router(
+                Options { page: none.clone(), packed: none.clone(), specs: vec![], llm, pool: none, rounds: None },
+                true,
+            )
+            .expect("router"),
         )
         .await
     });

@@ -4,8 +4,8 @@
 mod stub_llm;
 
 use autoannotator::Spec;
-use autoannotator::serve::config::Llm;
-use autoannotator::serve::{Options, bind, router};
+use autoannotator::serve::config::Config;
+use autoannotator::serve::{Options, bind, rounds, router};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -34,7 +34,7 @@ async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
     let upstream = spawn(stub.router()).await;
     let file =
         format!("[llm]\nurl = \"{upstream}\"\nkey = \"{KEY}\"\nmodel = \"stub\"\ntimeout_seconds = 0.5\n{config}");
-    let llm = Llm::read(if llm { &file } else { "" }, |_| None).expect("config");
+    let llm = Config::read(if llm { &file } else { "" }, |_| None).expect("config").llm;
     let dir = tempfile::tempdir().expect("folder");
     let write = |path: &str, bytes: &[u8]| {
         let path = dir.path().join(path);
@@ -56,6 +56,7 @@ async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
         specs: vec![tickets, kept],
         llm,
         pool: dir.path().join("pool.db"),
+        rounds: None,
     };
     let url = spawn(router(options, true).expect("router")).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("client");
@@ -145,7 +146,7 @@ async fn what_stops_every_item_stops_the_request() {
 #[tokio::test]
 async fn an_upstream_that_is_not_there_is_an_error() {
     let gone = bind(HOST, 0).await.expect("a port").local_addr().expect("address");
-    let llm = Llm::read(&format!("[llm]\nurl = \"http://{gone}\"\nmodel = \"m\""), |_| None).expect("config");
+    let llm = Config::read(&format!("[llm]\nurl = \"http://{gone}\"\nmodel = \"m\""), |_| None).expect("config").llm;
     let house = house_with(false, "", false).await;
     let options = Options {
         page: house.dir.path().join("none"),
@@ -153,6 +154,7 @@ async fn an_upstream_that_is_not_there_is_an_error() {
         specs: vec![],
         llm,
         pool: house.dir.path().join("pool.db"),
+        rounds: None,
     };
     let url = spawn(router(options, true).expect("router")).await;
     let house = House { url, ..house };
@@ -280,10 +282,6 @@ async fn page_and_models_are_served() {
     let part = house.get("/models/s/0123/shard-0", &[("range", "bytes=990-")]).await;
     assert_eq!((part.status().as_u16(), header(&part, "content-range").as_str()), (206, "bytes 990-999/1000"));
     assert!(header(&part, "cache-control").contains("immutable"));
-    let index = house.get("/models/index.json", &[]).await;
-    assert_eq!(header(&index, "cache-control"), "no-cache");
-    let again = house.get("/models/index.json", &[("if-modified-since", &header(&index, "last-modified"))]).await;
-    assert_eq!(again.status(), 304);
     assert_eq!(house.get("/models/none", &[]).await.status(), 404);
     assert_eq!(house.get("/models/..%2fpage/index.html", &[]).await.status(), 404);
 }
@@ -341,4 +339,141 @@ async fn reviewed_hard_samples_are_kept_where_the_spec_lets_them() {
         status["tasks"].as_array().and_then(|all| all.iter().find(|task| task["name"] == name)?["keeps_text"].as_bool())
     };
     assert_eq!((keeps("kept"), keeps("tickets")), (Some(true), Some(false)));
+}
+
+/// A server whose rounds are held by a script: it tells what a round tells, and ends when the file `go` says how.
+#[cfg(unix)]
+async fn house_with_rounds(pool: usize) -> House {
+    use std::os::unix::fs::PermissionsExt;
+    let house = house_with(false, "", false).await;
+    let script = house.dir.path().join("tune.sh");
+    let go = house.dir.path().join("go");
+    let report = r#"{"event":"slm","slm":"s","outcome":"promoted","gate":{"texts":20,"before":0.5,"after":0.9,"least_gain":0.2},"share":1.0,"trained_on":[70,140]}"#;
+    let text = format!(
+        "#!/bin/sh\necho \"$@\" > {dir}/arguments\necho '{{\"event\":\"pool\",\"samples\":{pool},\"contradicted\":0,\"overruled\":0}}'\n\
+         echo '{{\"event\":\"progress\",\"slm\":\"s\",\"stage\":\"loss 0.5\",\"done\":3,\"all\":9}}'\n\
+         while [ ! -f {go} ]; do sleep 0.05; done\n\
+         if [ \"$(cat {go})\" = bad ]; then echo 'error: tune-pool: the pool is bad' >&2; exit 1; fi\n\
+         echo '{report}'\necho '{{\"event\":\"done\",\"round\":7}}'\n",
+        dir = house.dir.path().display(),
+        go = go.display(),
+    );
+    std::fs::write(&script, text).expect("a script");
+    std::fs::set_permissions(&script, std::fs::Permissions::from_mode(0o755)).expect("a script");
+    let spec = include_str!("../examples/tickets.toml")
+        .replace("task = \"tickets\"", "task = \"kept\"")
+        .replace("to = \"llm\"", "to = \"llm\"\nkeep_text = true");
+    let spec = Spec::from_toml(&format!("{spec}\n[tune]\npool = {pool}\n")).expect("a spec");
+    let files = Config::read("[rounds.kept]\nlayers = 2\n", |_| None).expect("config").rounds;
+    let options = Options {
+        page: house.dir.path().join("page"),
+        packed: house.dir.path().join("packed"),
+        specs: vec![spec],
+        llm: None,
+        pool: house.dir.path().join("rounds.db"),
+        rounds: Some(rounds::Options { program: script, arguments: vec!["--home".into(), "h".into()], files }),
+    };
+    let url = spawn(router(options, true).expect("router")).await;
+    House { url, ..house }
+}
+
+#[cfg(unix)]
+impl House {
+    async fn rounds(&self) -> Value {
+        self.get("/v1/rounds", &[]).await.json().await.expect("JSON")
+    }
+
+    /// The task's rounds, once they are so.
+    async fn once(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        for _ in 0..200 {
+            let rounds = self.rounds().await["kept"].clone();
+            if wanted(&rounds) {
+                return rounds;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+        panic!("never so: {}", self.rounds().await);
+    }
+
+    async fn hand_in(&self, from: usize, to: usize) {
+        let one = |number: usize| {
+            json!({
+                "sample": { "id": number.to_string(), "text": format!("text {number}") }, "votes": [],
+                "verdict": { "status": "hard", "why": "disagreement" },
+                "review": { "label": "bug", "by": { "kind": "human" } }, "label": "bug", "source": "human",
+            })
+        };
+        for part in (from..to).collect::<Vec<_>>().chunks(50) {
+            let annotations: Vec<Value> = part.iter().map(|number| one(*number)).collect();
+            let body = json!({ "task": "kept", "annotations": annotations });
+            let answer = self.http.post(format!("{}/v1/pool", self.url)).json(&body).send().await.expect("an answer");
+            assert_eq!(answer.status(), 200, "{}", answer.text().await.unwrap_or_default());
+        }
+    }
+
+    async fn order(&self, method: reqwest::Method) -> u16 {
+        let request = self.http.request(method, format!("{}/v1/rounds/kept", self.url));
+        request.send().await.expect("an answer").status().as_u16()
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_full_pool_starts_a_round_that_is_told_of() {
+    let house = house_with_rounds(100).await;
+    house.hand_in(0, 99).await;
+    assert_eq!(house.rounds().await["kept"]["running"], Value::Null);
+    let mut events = house.get("/v1/rounds/events", &[]).await;
+    assert!(events.headers()["content-type"].to_str().expect("text").starts_with("text/event-stream"));
+    house.hand_in(99, 100).await;
+    let rounds = house.once(|rounds| rounds["running"]["stage"] == "loss 0.5").await;
+    assert_eq!((&rounds["unused"], &rounds["starts_at"]), (&100.into(), &100.into()));
+    let running = &rounds["running"];
+    assert_eq!((&running["slm"], &running["done"], &running["all"]), (&"s".into(), &3.into(), &9.into()));
+    assert_eq!(house.order(reqwest::Method::POST).await, 409);
+    std::fs::write(house.dir.path().join("go"), "well").expect("a file");
+    let rounds = house.once(|rounds| rounds["last"] != Value::Null).await;
+    assert_eq!((&rounds["last"]["outcome"], &rounds["last"]["round"]), (&"done".into(), &7.into()));
+    assert_eq!(rounds["last"]["reports"][0]["outcome"], "promoted");
+    let arguments = std::fs::read_to_string(house.dir.path().join("arguments")).expect("a file");
+    assert_eq!(arguments.trim(), "tune --json --task kept --home h --layers 2");
+    let mut seen = String::new();
+    while !seen.contains("\"round\":7") {
+        let part = events.chunk().await.expect("a stream").expect("an event");
+        seen.push_str(&String::from_utf8_lossy(&part));
+    }
+    assert!(seen.contains("event: rounds") && seen.contains("loss 0.5"), "{seen}");
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_round_is_stopped_and_one_that_fails_says_why() {
+    let house = house_with_rounds(0).await;
+    assert_eq!(house.order(reqwest::Method::DELETE).await, 409);
+    assert_eq!(house.order(reqwest::Method::POST).await, 202);
+    house.once(|rounds| rounds["running"]["samples"] == 0).await;
+    assert_eq!(house.order(reqwest::Method::DELETE).await, 202);
+    let rounds = house.once(|rounds| rounds["last"] != Value::Null).await;
+    assert_eq!((&rounds["last"]["outcome"], &rounds["running"]), (&"stopped".into(), &Value::Null));
+    std::fs::write(house.dir.path().join("go"), "bad").expect("a file");
+    assert_eq!(house.order(reqwest::Method::POST).await, 202);
+    let rounds = house.once(|rounds| rounds["last"]["outcome"] == "failed").await;
+    assert_eq!(rounds["last"]["problem"], "tune-pool: the pool is bad");
+    let strange = self::body(&[]);
+    let answer = house.http.post(format!("{}/v1/rounds/sentiment", house.url)).json(&strange).send().await;
+    assert_eq!(answer.expect("an answer").status(), 404);
+}
+
+#[tokio::test]
+async fn the_index_of_packed_slms_has_an_etag() {
+    let house = house_with(false, "", false).await;
+    let first = house.get("/models/index.json", &[]).await;
+    let tag = first.headers()["etag"].to_str().expect("text").to_owned();
+    assert_eq!((first.status().as_u16(), first.headers()["cache-control"].to_str().expect("text")), (200, "no-cache"));
+    let again = house.get("/models/index.json", &[("if-none-match", &format!("\"other\", W/{tag}"))]).await;
+    assert_eq!((again.status().as_u16(), again.text().await.expect("text").as_str()), (304, ""));
+    std::fs::write(house.dir.path().join("packed/index.json"), b"{\"slms\":[1]}").expect("a file");
+    let changed = house.get("/models/index.json", &[("if-none-match", &tag)]).await;
+    assert_eq!(changed.status(), 200);
+    assert_ne!(changed.headers()["etag"].to_str().expect("text"), tag);
 }

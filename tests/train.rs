@@ -410,7 +410,7 @@ fn one_round(
     let options = RoundOptions { lr: 2e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
     let parts = split(pool, 3, 0)?;
     let anchor = samples(&OLD, 90);
-    let material = Material { split: &parts, replay: [replay, &[]], anchor: &anchor };
+    let material = Material { split: &parts, old: &[replay.to_vec()], earlier: &[], anchors: &[anchor] };
     Ok(round(member, &material, &options, running, &ProgressBar::hidden())?.0)
 }
 
@@ -456,7 +456,7 @@ fn a_promoted_version_is_what_its_adapters_give() {
     let options = RoundOptions { lr: 5e-3, epochs: 8, batch: 16, ..RoundOptions::new(Method::Full) };
     let parts = split(&samples(&NEW, 200), 3, 0).expect("splits");
     let (replay, running) = (samples(&OLD, 200), places(place.path()).running);
-    let material = Material { split: &parts, replay: [&replay, &[]], anchor: &[] };
+    let material = Material { split: &parts, old: std::slice::from_ref(&replay), earlier: &[], anchors: &[] };
     let (report, bytes) = round(&mut member, &material, &options, &running, &ProgressBar::hidden()).expect("a round");
     let bytes = bytes.unwrap_or_else(|| panic!("{report:?}"));
     let mut weights = base().weights;

@@ -10,7 +10,7 @@ use crate::hub::Home;
 use crate::review::client::review_blocking;
 use crate::sample::{Annotation, Review, Sample};
 use crate::spec::{ExportFormat, ReviewTo, Spec};
-use crate::tune::pool::{Pool, Reviewed};
+use crate::tune::pool::{Consensus, Pool, Reviewed};
 use anyhow::{Context, bail};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
@@ -347,6 +347,8 @@ impl Run {
         if let Some(pool) = &mut self.pool {
             // Before the block counts as done: a run that goes on tells them again, and the pool keeps each once.
             pool.add(&self.spec.task.name, &annotations.iter().filter_map(Reviewed::of).collect::<Vec<_>>())?;
+            let sure = |one: &Annotation| Consensus::of(&one.sample.text, &one.verdict);
+            pool.add_consensus(&self.spec.task.name, &annotations.iter().filter_map(sure).collect::<Vec<_>>())?;
         }
         let mut bytes = Vec::new();
         let writer = match &mut self.writer {

@@ -7,9 +7,12 @@ use crate::slm::burn::Backend;
 use crate::task::{LabelSet, Task};
 use crate::tune::charts;
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
-use crate::tune::round::{FEWEST_SAMPLES, Labelled, RoundOptions};
+use crate::tune::round::{FEWEST_SAMPLES, Labelled, RoundOptions, hold_out};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
+use rand::SeedableRng;
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -65,7 +68,7 @@ pub(super) struct Args {
     /// Labelled CSV file of the old domain that no gate sees; may be given more than once
     #[arg(long)]
     old_test: Vec<PathBuf>,
-    /// The first so many rows of each file
+    /// So many rows of the stream, by chance, the same for every seed
     #[arg(long)]
     rows: Option<usize>,
     #[command(flatten)]
@@ -114,14 +117,24 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let task = Task::built_in(&args.task)?;
     let home = Home::find(args.home.as_deref())?;
     let progress = super::bar()?;
-    let read = |paths| labelled(paths, &task.labels, args.rows);
+    let read = |paths| labelled(paths, &task.labels);
+    let mut stream = read(std::slice::from_ref(&args.stream))?;
+    if let Some(rows) = args.rows {
+        stream.shuffle(&mut StdRng::seed_from_u64(0));
+        stream.truncate(rows);
+    }
     let mut sets = Sets {
-        stream: read(std::slice::from_ref(&args.stream))?,
+        stream,
         test: read(std::slice::from_ref(&args.test))?,
         old_test: read(&args.old_test)?,
-        replay: read(&args.replay)?,
-        anchor: read(&args.anchor)?,
+        replay: Vec::new(),
+        anchors: vec![read(&args.anchor)?],
     };
+    for path in &args.replay {
+        let (replay, held_out) = hold_out(read(std::slice::from_ref(path))?);
+        sets.replay.push(replay);
+        sets.anchors.push(held_out);
+    }
     let reviewer = reviewer(&args.reviewer, &task.labels, &mut sets.stream)?;
     let options = args.round.options();
     let wanted = wanted(args.models.as_deref(), &home, &args.slms, &task)?;

@@ -2,8 +2,9 @@
 
 use crate::data::{Format, ReadOptions, Reader, Row};
 use crate::hub::Home;
+use crate::sample::Verdict;
 use crate::task::Task;
-use crate::tune::pool::{Pool, PooledVote, Reviewed};
+use crate::tune::pool::{Consensus, Pool, PooledVote, Reviewed};
 use anyhow::{Context, bail};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -50,7 +51,7 @@ enum Command {
     },
     /// Writes all samples to standard output, one JSON object a line
     Export(Place),
-    /// Removes all samples of a task for good
+    /// Removes all texts of a task for good
     Purge {
         /// Do it
         #[arg(long)]
@@ -82,6 +83,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             let (task, pool) = place.open()?;
             let counts = pool.counts(&task.name)?;
             println!("{}: {} unused, {} used by {} rounds", task.name, counts.unused, counts.used, counts.rounds);
+            println!("{} texts with a sure consensus, to be replayed", counts.consensus);
             for (name, count) in counts.labels.iter().chain(&counts.reviewers) {
                 println!("  {count:>7}  {name}");
             }
@@ -89,9 +91,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Command::Add { files, place } => {
             let (task, mut pool) = place.open()?;
             for file in files {
-                let samples = reviewed(&file, &task)?;
-                let new = pool.add(&task.name, &samples)?;
-                println!("{}: {} reviewed hard samples, {new} of them new", file.display(), samples.len());
+                println!("{}", add(&mut pool, &task, &file)?);
             }
         }
         Command::Export(place) => {
@@ -104,18 +104,36 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Command::Purge { yes, place } => {
             let (task, mut pool) = place.open()?;
             let counts = pool.counts(&task.name)?;
-            let all = counts.unused + counts.used;
+            let all = counts.unused + counts.used + counts.consensus;
             if !yes {
-                bail!("this would remove {all} samples of {} for good; give --yes", task.name);
+                bail!("this would remove {all} texts of {} for good; give --yes", task.name);
             }
-            println!("{} samples removed", pool.purge(&task.name)?);
+            println!("{} texts removed", pool.purge(&task.name)?);
         }
     }
     Ok(())
 }
 
-/// The reviewed hard samples of a labelled file: rows whose column `review.label` holds a label.
-pub(super) fn reviewed(path: &Path, task: &Task) -> anyhow::Result<Vec<Reviewed>> {
+/// Adds to the pool what a labelled file holds for it, and says how much that was.
+pub(super) fn add(pool: &mut Pool, task: &Task, path: &Path) -> anyhow::Result<String> {
+    let Found { reviewed, consensus } = found(path, task)?;
+    let new = pool.add(&task.name, &reviewed)?;
+    let sure = pool.add_consensus(&task.name, &consensus)?;
+    Ok(format!(
+        "{}: {} reviewed hard samples, {new} of them new; {sure} new texts with a sure consensus",
+        path.display(),
+        reviewed.len()
+    ))
+}
+
+/// What a labelled file holds for the pool.
+struct Found {
+    reviewed: Vec<Reviewed>,
+    consensus: Vec<Consensus>,
+}
+
+/// The reviewed samples of a labelled file, whose column `review.label` holds a label, and the surely accepted ones.
+fn found(path: &Path, task: &Task) -> anyhow::Result<Found> {
     let format = Format::from_name(&path.to_string_lossy())?;
     let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut reader = Reader::new(format, &ReadOptions::default())?;
@@ -158,12 +176,36 @@ pub(super) fn reviewed(path: &Path, task: &Task) -> anyhow::Result<Vec<Reviewed>
             votes: slms.iter().filter_map(vote).collect(),
         })
     };
-    Ok(rows.iter().filter_map(of).collect())
+    let sure = |row: &Row| -> Option<Consensus> {
+        let value = |name: &str| row.value(columns, name).map(|value| value.into_owned());
+        if value("verdict")? != "accepted" || value("source")? != "consensus" {
+            return None;
+        }
+        let label = task.labels.names()[task.labels.index(&value("label")?)?].clone();
+        Consensus::of(&row.sample.text, &Verdict::Accepted { label, confidence: value("confidence")?.parse().ok()? })
+    };
+    Ok(Found { reviewed: rows.iter().filter_map(of).collect(), consensus: rows.iter().filter_map(sure).collect() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_what_was_surely_accepted_is_a_consensus() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let task = Task::built_in("toxicity").expect("a task");
+        let label = &task.labels.names()[0];
+        let path = folder.path().join("r.csv");
+        let row =
+            |text: &str, source: &str, confidence: &str| format!("{text},{label},{source},accepted,{confidence},\n");
+        let rows = [row("a", "consensus", "0.97"), row("b", "consensus", "0.6"), row("c", "human", "0.97")];
+        std::fs::write(&path, format!("text,label,source,verdict,confidence,review.label\n{}", rows.concat()))
+            .expect("writes");
+        let found = found(&path, &task).expect("reads");
+        assert!(found.reviewed.is_empty());
+        assert_eq!(found.consensus, [Consensus { text: "a".into(), label: label.clone() }]);
+    }
 
     #[test]
     fn reviews_are_read_from_csv_and_jsonl() {
@@ -186,7 +228,7 @@ mod tests {
         for (name, content, count) in [("r.csv", csv, 2), ("r.jsonl", jsonl.concat(), 1)] {
             let path = folder.path().join(name);
             std::fs::write(&path, content).expect("writes");
-            let found = reviewed(&path, &task).expect("reads");
+            let found = found(&path, &task).expect("reads").reviewed;
             assert_eq!(found.len(), count, "{name}");
             assert_eq!((found[0].text.as_str(), found[0].reviewer.as_str()), ("a", "llm:m"));
             assert_eq!(found[0].votes[0].probabilities, [0.25, 0.75]);
@@ -194,6 +236,6 @@ mod tests {
         }
         let path = folder.path().join("plain.csv");
         std::fs::write(&path, "text,label\na,toxic\n").expect("writes");
-        assert!(reviewed(&path, &task).is_err_and(|error| error.to_string().contains("review.label")));
+        assert!(found(&path, &task).err().is_some_and(|error| error.to_string().contains("review.label")));
     }
 }

@@ -2,7 +2,7 @@
 
 use super::pool::default_pool;
 use crate::hub::Home;
-use crate::serve::{Options, bind, config::Llm, serve};
+use crate::serve::{Options, bind, config::Config, rounds, serve};
 use crate::spec::Spec;
 use anyhow::Context;
 use std::net::IpAddr;
@@ -13,12 +13,14 @@ const EXAMPLES: &str = "Examples:
   AUTOANNOTATOR_LLM_URL=https://api.openai.com AUTOANNOTATOR_LLM_KEY=... AUTOANNOTATOR_LLM_MODEL=gpt-4o-mini autoannotator serve --open
   autoannotator serve --config server.toml --spec tickets.toml --port 9000
 
-The config file has one table, [llm]: url, key, model, timeout_seconds, concurrency, prompt_usd_per_million,
+The config file has a table [llm]: url, key, model, timeout_seconds, concurrency, prompt_usd_per_million,
 completion_usd_per_million, budget_usd. AUTOANNOTATOR_LLM_URL, _KEY, _MODEL and AUTOANNOTATOR_BUDGET_USD win over it.
 Without an LLM the page's hard samples go to the person.
 
 Where a spec has keep_text = true in [review], POST /v1/pool takes reviewed hard samples of its task into pool.db in the data
-home, for `autoannotator tune`.";
+home. When that holds `pool` of the spec's [tune] (2000) unused samples, a round is held beside the serving, and pages take
+the new versions over. A table [rounds.TASK] of the config file gives its files: replay, anchor (lists), layers, method. GET
+/v1/rounds and /v1/rounds/events tell how it goes; POST and DELETE /v1/rounds/TASK start and stop it.";
 
 /// Serves the page, the packed SLMs and the review proxy.
 #[derive(clap::Args)]
@@ -36,7 +38,10 @@ pub(super) struct Args {
     /// The data home, with the packed SLMs in `packed`; $AUTOANNOTATOR_HOME or the platform's cache folder by default.
     #[arg(long)]
     home: Option<PathBuf>,
-    /// A TOML file that configures the LLM.
+    /// The folder with one folder an SLM, for rounds; $AUTOANNOTATOR_MODELS, or models/ here or above by default.
+    #[arg(long)]
+    models: Option<PathBuf>,
+    /// A TOML file that configures the LLM and the rounds.
     #[arg(long)]
     config: Option<PathBuf>,
     /// The spec of a further task; may be given more than once.
@@ -51,14 +56,26 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let read =
         |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
     let file = args.config.as_ref().map(read).transpose()?.unwrap_or_default();
-    let llm = Llm::read(&file, |name| std::env::var(name).ok())?;
+    let config = Config::read(&file, |name| std::env::var(name).ok())?;
     let spec = |path: &PathBuf| -> anyhow::Result<Spec> {
         Spec::from_toml(&read(path)?).with_context(|| path.display().to_string())
     };
     let specs = args.spec.iter().map(spec).collect::<anyhow::Result<Vec<_>>>()?;
     let home = Home::find(args.home.as_deref())?;
     std::fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
-    let options = Options { page: args.page, packed: home.packed(), specs, llm, pool: default_pool(&home) };
+    let mut arguments = vec!["--home".into(), home.path().into()];
+    if let Some(models) = args.models {
+        arguments.extend(["--models".into(), models.into()]);
+    }
+    let rounds = rounds::Options { program: std::env::current_exe()?, arguments, files: config.rounds };
+    let options = Options {
+        page: args.page,
+        packed: home.packed(),
+        specs,
+        llm: config.llm,
+        pool: default_pool(&home),
+        rounds: Some(rounds),
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = bind(args.host, args.port).await?;

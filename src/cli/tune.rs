@@ -1,22 +1,26 @@
 //! `autoannotator tune`.
 
-use super::pool::{default_pool, reviewed};
+use super::pool::{add, default_pool};
 use crate::hub::packing::{Folder, current, folders, pack};
 use crate::hub::{self, Home, models_dir, versions};
-use crate::slm::adapter::{Method, sha256_hex};
+use crate::slm::adapter::{Method, SlmFolder, sha256_hex};
 use crate::slm::burn::Backend;
 use crate::slm::pack::Precision;
 use crate::slm::tokenize::Tokenizer;
 use crate::task::{LabelSet, Task};
+use crate::tune::event::{Event, Progress};
 use crate::tune::gate::{Decision, Paired};
 use crate::tune::pool::{Drawn, Pool, now};
-use crate::tune::round::{Labelled, Material, Member, Report, RoundOptions, round, split};
+use crate::tune::round::{Labelled, Material, Member, Report, RoundOptions, hold_out, round, split};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
 use std::time::Duration;
 
 /// Holds a round: trains each SLM on the pool's reviewed hard samples, and promotes it if it became better.
@@ -28,8 +32,9 @@ Examples:
   autoannotator tune --task sentiment --method full ...          all parameters, with the paper's settings
 
 Of the pool 70 % are trained on, 10 % choose the state and 20 % decide: an SLM is promoted only if it is better on them with
-95 % confidence and loses at most half a point on the anchor files. What is promoted is packed, and `autoannotator
-versions` lists it and goes back. A round that was stopped goes on by the same command.")]
+95 % confidence and loses at most half a point on the anchor files and on what decided at earlier rounds. Without a
+--replay file the pool's texts with a sure consensus are replayed. What is promoted is packed, and `autoannotator versions`
+lists it and goes back. A round that was stopped goes on by the same command.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long)]
@@ -57,6 +62,9 @@ pub(super) struct Args {
     /// Start anew even if a round was stopped
     #[arg(long)]
     fresh: bool,
+    /// Write what happens as one JSON object a line, for a program to read
+    #[arg(long)]
+    json: bool,
     /// The folder with one folder an SLM [default: $AUTOANNOTATOR_MODELS, or models/ here or above]
     #[arg(long)]
     models: Option<PathBuf>,
@@ -106,59 +114,141 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let (home, models) = (Home::find(args.home.as_deref())?, models_dir(args.models.as_deref())?);
     let path = args.pool.clone().unwrap_or_else(|| default_pool(&home));
     std::fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
+    let scratch = Scratch::open(&home, &task.name)?;
     let mut pool = Pool::open(&path)?;
     for file in &args.add {
-        let samples = reviewed(file, &task)?;
-        let new = pool.add(&task.name, &samples)?;
-        println!("{}: {} reviewed hard samples, {new} of them new", file.display(), samples.len());
+        println!("{}", add(&mut pool, &task, file)?);
     }
     let folders = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
     let drawn = pool.draw(&task.name, &task.labels)?;
     let earlier = pool.earlier(&task.name, &task.labels)?;
-    let read = |paths| labelled(paths, &task.labels, None);
-    let (replay, anchor) = (read(&args.replay)?, read(&args.anchor)?);
-    if anchor.is_empty() {
+    let read = |paths: &[PathBuf]| labelled(paths, &task.labels);
+    let mut old =
+        args.replay.iter().map(|path| read(std::slice::from_ref(path))).collect::<anyhow::Result<Vec<_>>>()?;
+    if old.is_empty() {
+        old.push(pool.consensus(&task.name, &task.labels)?);
+    }
+    let (old, mut anchors): (Vec<_>, Vec<_>) = old.into_iter().map(hold_out).unzip();
+    anchors.insert(0, [read(&args.anchor)?, earlier.gate].concat());
+    if anchors.iter().all(Vec::is_empty) {
         eprintln!("no --anchor file: nothing will show if an SLM becomes worse on other texts than the pool's");
     }
     let options = args.round.options();
     let parts = split(&drawn.rows, task.labels.len(), options.seed)?;
-    println!(
-        "pool: {} samples ({} contradicted by all SLMs, {} overruled)",
-        drawn.rows.len(),
-        drawn.contradicted,
-        drawn.overruled
-    );
-    let material = Material { split: &parts, replay: [&replay, &earlier], anchor: &anchor };
-    let reports = hold(&args, &home, &models, &folders, &material, &options, &drawn)?;
-    let number = pool.mark(&task.name, &drawn, &reports)?;
-    std::fs::remove_dir_all(scratch(&home, &task.name)).ok();
-    println!("round {number} is done");
+    let teller = Teller::new(args.json)?;
+    let (contradicted, overruled) = (drawn.contradicted, drawn.overruled);
+    teller.tell(&Event::Pool { samples: drawn.rows.len(), contradicted, overruled });
+    let material = Material { split: &parts, old: &old, earlier: &earlier.trained, anchors: &anchors };
+    let reports = hold(&args, (&home, &models), &folders, &material, &drawn, (&scratch, &teller))?;
+    let number = pool.mark(&task.name, &drawn, &parts.gate, &reports)?;
+    scratch.remove();
+    teller.tell(&Event::Done { round: number });
     Ok(())
 }
 
-fn scratch(home: &Home, task: &str) -> PathBuf {
-    home.path().join("tune").join(task)
+/// Where a round leaves what it has done; nobody else holds a round of the task as long as this is there.
+struct Scratch {
+    folder: PathBuf,
+    _lock: File,
+}
+
+impl Scratch {
+    fn open(home: &Home, task: &str) -> anyhow::Result<Self> {
+        let folder = home.path().join("tune").join(task);
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let path = folder.with_extension("lock");
+        let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+        match lock.try_lock() {
+            Err(TryLockError::WouldBlock) => bail!("another round of the task {task} is running; wait for it"),
+            Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
+            Ok(()) => Ok(Self { folder, _lock: lock }),
+        }
+    }
+
+    fn remove(&self) {
+        std::fs::remove_dir_all(&self.folder).ok();
+    }
+}
+
+/// How often progress is told to a program.
+const TOLD_EVERY: Duration = Duration::from_millis(500);
+
+/// Tells a person, by lines and a bar, or a program, by JSON.
+struct Teller {
+    json: bool,
+    bar: ProgressBar,
+}
+
+impl Teller {
+    fn new(json: bool) -> anyhow::Result<Self> {
+        let bar = if json { ProgressBar::hidden() } else { super::bar()? };
+        Ok(Self { json, bar })
+    }
+
+    fn tell(&self, event: &Event) {
+        if self.json {
+            println!("{}", serde_json::to_string(event).unwrap_or_default());
+            return;
+        }
+        self.bar.suspend(|| match event {
+            Event::Pool { samples, contradicted, overruled } => {
+                println!("pool: {samples} samples ({contradicted} contradicted by all SLMs, {overruled} overruled)");
+            }
+            Event::Slm(report) => println!("{}", line(report)),
+            Event::Done { round } => println!("round {round} is done"),
+            Event::Progress(_) => {}
+        });
+    }
+
+    /// Tells a program how far an SLM has come for as long as the result lives; the bar tells a person.
+    fn follow(&self, slm: &str) -> Option<Following> {
+        if !self.json {
+            return None;
+        }
+        let (stop, stopped) = mpsc::channel::<()>();
+        let (bar, slm) = (self.bar.clone(), slm.to_owned());
+        let thread = std::thread::spawn(move || {
+            let mut last = Progress::default();
+            while stopped.recv_timeout(TOLD_EVERY) == Err(RecvTimeoutError::Timeout) {
+                let (stage, done, all) = (bar.message(), bar.position(), bar.length().unwrap_or_default());
+                let now = Progress { slm: slm.clone(), stage, done, all };
+                if now != last {
+                    println!("{}", serde_json::to_string(&Event::Progress(now.clone())).unwrap_or_default());
+                    last = now;
+                }
+            }
+        });
+        Some(Following { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+struct Following {
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Following {
+    fn drop(&mut self) {
+        self.stop.take();
+        self.thread.take().map(JoinHandle::join);
+    }
 }
 
 /// Takes every SLM through the round, and packs those that were promoted.
 fn hold(
     args: &Args,
-    home: &Home,
-    models: &Path,
+    (home, models): (&Home, &Path),
     wanted: &[Folder],
     material: &Material<'_>,
-    options: &RoundOptions,
     drawn: &Drawn,
+    (scratch, teller): (&Scratch, &Teller),
 ) -> anyhow::Result<Vec<Report>> {
-    let progress = super::bar()?;
-    let scratch = scratch(home, &args.task);
-    std::fs::create_dir_all(&scratch).with_context(|| format!("cannot make {}", scratch.display()))?;
-    let path = scratch.join("done.json");
+    let (progress, options) = (&teller.bar, args.round.options());
+    let path = scratch.folder.join("done.json");
     let texts: Vec<_> = drawn.rows.iter().map(|row| (&row.text, row.label)).collect();
-    let key = sha256_hex(
-        serde_json::to_string(&(texts, options, args.round.layers, material.anchor.len(), material.replay[0].len()))?
-            .as_bytes(),
-    );
+    let sizes = |sets: &[Vec<Labelled>]| sets.iter().map(Vec::len).collect::<Vec<_>>();
+    let files = (sizes(material.old), material.earlier.len(), sizes(material.anchors));
+    let key = sha256_hex(serde_json::to_string(&(texts, &options, args.round.layers, files))?.as_bytes());
     let mut done = Done { key: key.clone(), reports: Vec::new() };
     if let (false, Ok(json)) = (args.fresh, std::fs::read(&path)) {
         let found: Done = serde_json::from_slice(&json).unwrap_or_default();
@@ -169,12 +259,20 @@ fn hold(
     let root = folders(models)?;
     for folder in wanted {
         let id = &folder.slm.id;
+        let Some(root) = root.iter().find(|root| root.slm.id == *id) else { continue };
+        if done.reports.iter().all(|report| report.slm != *id)
+            && let Some(report) = kept(home, &root.slm, &key)?
+        {
+            // The round was killed between the new version and the note of it.
+            done.reports.push(report);
+        }
         if let Some(report) = done.reports.iter().find(|report| report.slm == *id) {
-            println!("{}", line(report));
+            teller.tell(&Event::Slm(report.clone()));
             continue;
         }
-        let mut member = load_member(folder, args.round.layers, home, &progress)?;
-        let place = scratch.join(format!("{id}-{}", &key[..12]));
+        let following = teller.follow(id);
+        let mut member = load_member(folder, args.round.layers, home, progress)?;
+        let place = scratch.folder.join(format!("{id}-{}", &key[..12]));
         let running = Running {
             backend: args.device,
             scratch: place,
@@ -182,14 +280,14 @@ fn hold(
             checkpoint_every: Duration::from_secs(60),
             stop_after: None,
         };
-        let (report, adapter) = round(&mut member, material, options, &running, &progress)?;
-        if let (Some(adapter), Some(root)) = (adapter, root.iter().find(|root| root.slm.id == *id)) {
-            versions::add(home, &root.slm, &member.folder, &adapter, &report, now())?;
+        let (report, adapter) = round(&mut member, material, &options, &running, progress)?;
+        if let Some(adapter) = adapter {
+            versions::add(home, &root.slm, &member.folder, &adapter, (&key, &report), now())?;
         }
-        progress.suspend(|| println!("{}", line(&report)));
+        drop(following);
+        teller.tell(&Event::Slm(report.clone()));
         done.reports.push(report);
-        std::fs::write(&path, serde_json::to_vec(&done)?)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        hub::write_atomically(&path, &serde_json::to_vec(&done)?)?;
     }
     let promoted: Vec<String> = done
         .reports
@@ -198,10 +296,19 @@ fn hold(
         .map(|report| report.slm.clone())
         .collect();
     if !promoted.is_empty() {
-        pack(models, &promoted, &[Precision::Int8, Precision::F16], home, &progress)?;
+        let _following = teller.follow(&promoted.join(", "));
+        progress.set_message("packing");
+        pack(models, &promoted, &[Precision::Int8, Precision::F16], home, progress)?;
     }
     progress.finish_and_clear();
     Ok(done.reports)
+}
+
+/// The report of a version that this round made before it was killed.
+fn kept(home: &Home, root: &SlmFolder, key: &str) -> anyhow::Result<Option<Report>> {
+    let versions = versions::read(home, root)?;
+    let made = versions.all.into_iter().rev().find(|version| version.round == key);
+    Ok(made.map(|version| serde_json::from_value(version.report)).transpose()?)
 }
 
 fn line(report: &Report) -> String {
@@ -249,9 +356,9 @@ pub(super) fn load_member(
     Ok(Member::new(slm.clone(), format!("{} {}", slm.base_sha256, hashes.join(" ")), tokenizer, weights, head, layers))
 }
 
-/// The rows of CSV files with the columns `text` and `label`, at most so many of each; those without a text or one of the
+/// The rows of CSV files with the columns `text` and `label`; those without a text or one of the
 /// task's labels are left out, and told.
-pub(super) fn labelled(paths: &[PathBuf], labels: &LabelSet, most: Option<usize>) -> anyhow::Result<Vec<Labelled>> {
+pub(super) fn labelled(paths: &[PathBuf], labels: &LabelSet) -> anyhow::Result<Vec<Labelled>> {
     #[derive(Deserialize)]
     struct Row {
         text: String,
@@ -261,7 +368,7 @@ pub(super) fn labelled(paths: &[PathBuf], labels: &LabelSet, most: Option<usize>
     for path in paths {
         let (mut rows, mut left_out) = (Vec::new(), 0);
         let mut reader = csv::Reader::from_path(path).with_context(|| format!("cannot read {}", path.display()))?;
-        for row in reader.deserialize::<Row>().take(most.unwrap_or(usize::MAX)) {
+        for row in reader.deserialize::<Row>() {
             let Row { text, label } = row.with_context(|| path.display().to_string())?;
             match labels.index(&label) {
                 Some(label) if !text.trim().is_empty() => rows.push(Labelled { text, label }),

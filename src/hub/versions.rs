@@ -16,6 +16,9 @@ pub struct Version {
     pub parent: usize,
     /// Seconds since 1970.
     pub at: u64,
+    /// Names the round, so that one that was killed between two steps does not hold it twice.
+    #[serde(default)]
+    pub round: String,
     /// What the round and its gate found.
     pub report: Value,
     /// Its `slm.toml`.
@@ -65,14 +68,14 @@ pub(super) fn current(home: &Home, slm: &SlmFolder) -> Result<Option<(SlmFolder,
     Ok(Some((SlmFolder::from_toml(&version.slm, &file)?, version.slm.clone())))
 }
 
-/// Adds what a round made of an SLM and makes it current: `slm` with the round's adapter as its last, whose bytes these
-/// are. `models` is the SLM as it lies in `models/`. Returns the version's number.
+/// Adds what the round of this name made of an SLM and makes it current: `slm` with the round's adapter as its last, whose
+/// bytes these are. `models` is the SLM as it lies in `models/`. Returns the version's number.
 pub fn add(
     home: &Home,
     models: &SlmFolder,
     slm: &SlmFolder,
     adapter: &[u8],
-    report: &impl Serialize,
+    (round_name, report): (&str, &impl Serialize),
     at: u64,
 ) -> Result<usize, HubError> {
     let folder = folder(home, &slm.id);
@@ -84,7 +87,14 @@ pub fn add(
     let number = versions.all.len() + 1;
     let report = serde_json::to_value(report).map_err(|e| fail(e.to_string()))?;
     let toml = toml::to_string(slm).map_err(|e| fail(e.to_string()))?;
-    versions.all.push(Version { number, parent: versions.current, at, report, slm: toml });
+    versions.all.push(Version {
+        number,
+        parent: versions.current,
+        at,
+        round: round_name.to_owned(),
+        report,
+        slm: toml,
+    });
     versions.current = number;
     write(home, &slm.id, &versions)?;
     Ok(number)
@@ -156,9 +166,9 @@ mod tests {
         assert!(roll_back(&home, &root, None).is_err());
         let mut next = root.clone();
         next.rounds.push(adapter(b"one"));
-        assert_eq!(add(&home, &root, &next, b"one", &"r1", 1).expect("adds"), 1);
+        assert_eq!(add(&home, &root, &next, b"one", ("r1", &"good"), 1).expect("adds"), 1);
         next.rounds.push(adapter(b"two"));
-        assert_eq!(add(&home, &root, &next, b"two", &"r2", 2).expect("adds"), 2);
+        assert_eq!(add(&home, &root, &next, b"two", ("r2", &"good"), 2).expect("adds"), 2);
         assert_eq!(current(&home, &root).expect("reads").map(|(slm, _)| slm), Some(next.clone()));
         assert_eq!(std::fs::read(folder(&home, "tiny").join(&next.rounds[1].file)).expect("reads"), b"two");
         assert_eq!(roll_back(&home, &root, None).expect("goes back"), 1);

@@ -2,6 +2,9 @@
 
 use anyhow::{Context, bail};
 use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::path::PathBuf;
 
 /// The upstream LLM.
 #[derive(Clone)]
@@ -24,11 +27,68 @@ pub struct Llm {
     pub budget_usd: Option<f64>,
 }
 
+/// The files of a task's rounds, and how its SLMs are trained.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoundFiles {
+    /// Labelled CSV files of the SLMs' old training data, of which a part is replayed.
+    #[serde(default)]
+    pub replay: Vec<PathBuf>,
+    /// Labelled CSV files on which no SLM may become worse.
+    #[serde(default)]
+    pub anchor: Vec<PathBuf>,
+    /// The most layers that are trained, from the top.
+    pub layers: Option<usize>,
+    /// `lora` or `full`.
+    pub method: Option<String>,
+}
+
+impl RoundFiles {
+    /// What they are to `autoannotator tune`.
+    pub(crate) fn arguments(&self) -> Vec<OsString> {
+        let mut all: Vec<OsString> = Vec::new();
+        let mut add = |option: &str, value: OsString| all.extend([option.into(), value]);
+        self.replay.iter().for_each(|path| add("--replay", path.into()));
+        self.anchor.iter().for_each(|path| add("--anchor", path.into()));
+        self.layers.iter().for_each(|layers| add("--layers", layers.to_string().into()));
+        self.method.iter().for_each(|method| add("--method", method.into()));
+        all
+    }
+}
+
+/// Everything that is configured.
+pub struct Config {
+    /// The LLM, if there is one.
+    pub llm: Option<Llm>,
+    /// What tasks' rounds are held with.
+    pub rounds: BTreeMap<String, RoundFiles>,
+}
+
+impl Config {
+    /// Reads the text of a config file (may be empty) and the environment, which wins.
+    pub fn read(file: &str, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
+        // A parser's message quotes the line it stumbles over, which may be the key's.
+        let file: File = toml::from_str(file).map_err(|error: toml::de::Error| {
+            let line =
+                error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
+            anyhow::anyhow!(
+                "serve-config: line {line}: {}; there are the tables [llm], with url, key, model, timeout_seconds, \
+                 concurrency, prompt_usd_per_million, completion_usd_per_million, budget_usd, and [rounds.TASK], with \
+                 replay, anchor, layers, method",
+                error.message()
+            )
+        })?;
+        Ok(Self { llm: Llm::from_table(file.llm, env)?, rounds: file.rounds })
+    }
+}
+
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields)]
 struct File {
     #[serde(default)]
     llm: Table,
+    #[serde(default)]
+    rounds: BTreeMap<String, RoundFiles>,
 }
 
 #[derive(Deserialize, Default)]
@@ -52,19 +112,8 @@ impl Llm {
             / 1e6
     }
 
-    /// Reads the text of a config file (may be empty) and the environment, which wins. None without an address.
-    pub fn read(file: &str, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Option<Self>> {
-        // A parser's message quotes the line it stumbles over, which may be the key's.
-        let file: File = toml::from_str(file).map_err(|error: toml::de::Error| {
-            let line =
-                error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
-            anyhow::anyhow!(
-                "serve-config: line {line}: {}; there is one table, [llm], with url, key, model, timeout_seconds, \
-                 concurrency, prompt_usd_per_million, completion_usd_per_million, budget_usd",
-                error.message()
-            )
-        })?;
-        let table = file.llm;
+    /// The table and the environment, which wins. None without an address.
+    fn from_table(table: Table, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Option<Self>> {
         let env = |name: &str| env(name).filter(|value| !value.trim().is_empty());
         let Some(url) = env("AUTOANNOTATOR_LLM_URL").or(table.url) else { return Ok(None) };
         let model = env("AUTOANNOTATOR_LLM_MODEL").or(table.model);
@@ -132,19 +181,28 @@ mod tests {
     fn the_environment_wins_over_the_file() {
         let file = "[llm]\nurl = \"http://a\"\nmodel = \"m\"\nprompt_usd_per_million = 2.0\n";
         let none = |_: &str| None;
-        let llm = Llm::read(file, none).expect("read").expect("an LLM");
+        let llm = Config::read(file, none).expect("read").llm.expect("an LLM");
         assert_eq!(llm.endpoint.as_str(), "http://a/v1/chat/completions");
         assert_eq!(llm.price(1_000_000, 5), 2.0);
         let env = |name: &str| (name == "AUTOANNOTATOR_LLM_URL").then(|| "https://b/v1/".to_owned());
-        let llm = Llm::read(file, env).expect("read").expect("an LLM");
+        let llm = Config::read(file, env).expect("read").llm.expect("an LLM");
         assert_eq!(llm.endpoint.as_str(), "https://b/v1/chat/completions");
-        assert!(Llm::read("", none).expect("read").is_none());
+        assert!(Config::read("", none).expect("read").llm.is_none());
+    }
+
+    #[test]
+    fn rounds_have_a_table_a_task() {
+        let file = "[rounds.sentiment]\nreplay = [\"a.csv\", \"b.csv\"]\nlayers = 2\n";
+        let config = Config::read(file, |_| None).expect("read");
+        assert_eq!(config.rounds["sentiment"].arguments(), ["--replay", "a.csv", "--replay", "b.csv", "--layers", "2"]);
+        let wrong = Config::read("[rounds.sentiment]\nreplays = []\n", |_| None).err().map(|error| error.to_string());
+        assert!(wrong.is_some_and(|wrong| wrong.contains("line 2")));
     }
 
     #[test]
     fn mistakes_are_named_and_keys_are_not() {
         let none = |_: &str| None;
-        let error = |file: &str| Llm::read(file, none).err().map(|error| format!("{error:#}")).unwrap_or_default();
+        let error = |file: &str| Config::read(file, none).err().map(|error| format!("{error:#}")).unwrap_or_default();
         assert!(error("[llm]\nurl = \"ftp://a\"\nmodel = \"m\"").contains("http://"));
         assert!(error("[llm]\nurl = \"http://a\"").contains("_MODEL"));
         assert!(error("[llm]\nurl = \"http://a\"\nmodel = \"m\"\nbudget_usd = 1.0").contains("prices"));

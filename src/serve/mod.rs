@@ -5,15 +5,17 @@ mod guard;
 pub mod ledger;
 mod pool;
 mod review;
+pub mod rounds;
 pub mod upstream;
 
 use crate::review::protocol::{ErrorBody, ErrorDetail, ReviewRequest};
+use crate::slm::adapter::sha256_hex;
 use crate::spec::Spec;
 use crate::task::Task;
 use crate::tune::pool::Pool;
 use anyhow::Context;
 use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post};
@@ -21,7 +23,7 @@ use axum::{Json, Router};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tower_http::services::{ServeDir, ServeFile};
@@ -43,6 +45,8 @@ pub struct Options {
     pub llm: Option<config::Llm>,
     /// The pool's file, which is made when a task's spec lets text be kept.
     pub pool: PathBuf,
+    /// How rounds are held; none for a server that holds none.
+    pub rounds: Option<rounds::Options>,
 }
 
 /// What the handlers share.
@@ -52,6 +56,9 @@ pub(crate) struct Server {
     record: review::Record,
     /// Where any task's text may be kept.
     pool: Option<Arc<Mutex<Pool>>>,
+    rounds: Arc<rounds::Rounds>,
+    /// Whether only this machine can reach it.
+    loopback: bool,
 }
 
 /// An answer that is an error.
@@ -82,7 +89,8 @@ impl IntoResponse for ApiError {
 }
 
 impl Server {
-    fn new(specs: Vec<Spec>, llm: Option<config::Llm>, pool: &Path) -> anyhow::Result<Self> {
+    fn new(options: &mut Options, loopback: bool) -> anyhow::Result<Self> {
+        let (specs, llm) = (std::mem::take(&mut options.specs), options.llm.take());
         let mut all = BTreeMap::new();
         for name in Task::BUILT_IN {
             all.insert(name.to_owned(), Arc::new(Spec::built_in(name)?));
@@ -92,8 +100,9 @@ impl Server {
         }
         let upstream = llm.map(upstream::Upstream::new).transpose()?.map(Arc::new);
         let kept = all.values().any(|spec| spec.review.keep_text);
-        let pool = kept.then(|| Pool::open(pool)).transpose()?.map(|pool| Arc::new(Mutex::new(pool)));
-        Ok(Self { specs: all, upstream, record: review::Record::default(), pool })
+        let pool = kept.then(|| Pool::open(&options.pool)).transpose()?.map(|pool| Arc::new(Mutex::new(pool)));
+        let rounds = rounds::Rounds::new(options.rounds.take(), pool.clone(), all.values());
+        Ok(Self { specs: all, upstream, record: review::Record::default(), pool, rounds, loopback })
     }
 
     /// The server's own spec of the task; the sender's, if it gives one, must have the same labels.
@@ -146,7 +155,7 @@ async fn no_such_route() -> ApiError {
     ApiError::new(
         StatusCode::NOT_FOUND,
         "not-found",
-        "there is nothing here; there are GET /v1/status, POST /v1/review and POST /v1/pool",
+        "there is nothing here; there are GET /v1/status, POST /v1/review, POST /v1/pool and GET /v1/rounds",
     )
 }
 
@@ -172,19 +181,45 @@ async fn no_page() -> Html<&'static str> {
     )
 }
 
+/// The list of the packed SLMs, by which a page notices new versions: an ETag says whether it is another one.
+async fn packed_index(State(packed): State<PathBuf>, headers: HeaderMap) -> Response {
+    let Ok(json) = tokio::fs::read(packed.join("index.json")).await else {
+        return ApiError::new(StatusCode::NOT_FOUND, "not-found", "no SLM is packed; run `autoannotator pack`")
+            .into_response();
+    };
+    let tag = format!("\"{}\"", &sha256_hex(&json)[..16]);
+    let known = headers.get(header::IF_NONE_MATCH).and_then(|value| value.to_str().ok());
+    let known = known.is_some_and(|tags| tags.split(',').any(|one| one.trim().trim_start_matches("W/") == tag));
+    let tag = [(header::ETAG, tag)];
+    if known {
+        return (StatusCode::NOT_MODIFIED, tag).into_response();
+    }
+    (tag, [(header::CONTENT_TYPE, "application/json")], json).into_response()
+}
+
 /// The routes. `loopback`: whether only this machine's own names may be asked for.
 pub fn router(options: Options, loopback: bool) -> anyhow::Result<Router> {
-    let server = Arc::new(Server::new(options.specs, options.llm, &options.pool)?);
+    Ok(build(options, loopback)?.0)
+}
+
+fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<rounds::Rounds>)> {
+    let server = Arc::new(Server::new(&mut options, loopback)?);
+    let rounds = server.rounds.clone();
+    rounds.watch();
     let api = Router::new()
         .route("/v1/status", get(status))
         .route("/v1/review", post(review::review))
         .route("/v1/pool", post(pool::pool))
+        .route("/v1/rounds", get(rounds::list))
+        .route("/v1/rounds/events", get(rounds::events))
+        .route("/v1/rounds/{task}", post(rounds::start).delete(rounds::stop))
         .route("/v1/{*rest}", any(no_such_route))
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(server);
     let index = options.page.join("index.html");
-    let router = api.nest_service("/models", ServeDir::new(&options.packed));
+    let index_json = Router::new().route("/models/index.json", get(packed_index)).with_state(options.packed.clone());
+    let router = api.merge(index_json).nest_service("/models", ServeDir::new(&options.packed));
     let router = if index.is_file() {
         let page = Router::new()
             .nest_service("/assets", ServeDir::new(options.page.join("assets")))
@@ -194,7 +229,8 @@ pub fn router(options: Options, loopback: bool) -> anyhow::Result<Router> {
     } else {
         router.fallback(get(no_page))
     };
-    Ok(router.layer(middleware::from_fn(cache)).layer(middleware::from_fn_with_state(loopback, guard::guard)))
+    let router = router.layer(middleware::from_fn(cache)).layer(middleware::from_fn_with_state(loopback, guard::guard));
+    Ok((router, rounds))
 }
 
 /// Binds the port, or the next free one after it.
@@ -223,7 +259,12 @@ pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()
     if !loopback {
         tracing::warn!("anybody who reaches this address can use the LLM; put a proxy with a login before it");
     }
-    axum::serve(listener, router(options, loopback)?).with_graceful_shutdown(stopped()).await?;
+    let (router, rounds) = build(options, loopback)?;
+    let stop = async move {
+        stopped().await;
+        rounds.close();
+    };
+    axum::serve(listener, router).with_graceful_shutdown(stop).await?;
     Ok(())
 }
 

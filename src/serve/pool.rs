@@ -21,9 +21,14 @@ pub(super) async fn pool(
         return Err(ApiError::new(StatusCode::FORBIDDEN, "pool-not-kept", message));
     };
     let samples = samples(&request, &spec)?;
-    let (pool, told) = (pool.clone(), samples.len());
+    let (pool, told, rounds) = (pool.clone(), samples.len(), server.rounds.clone());
     let task = spec.task.name.clone();
-    let added = tokio::task::spawn_blocking(move || add(&pool, &task, &samples)).await;
+    let added = tokio::task::spawn_blocking(move || {
+        let added = add(&pool, &task, &samples);
+        rounds.look();
+        added
+    })
+    .await;
     let failed = |problem: &dyn std::fmt::Display| {
         tracing::error!("pool: {problem}");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "pool-file", "the pool cannot be written; send it again later")

@@ -6,6 +6,7 @@ pub mod agreement;
 pub mod charts;
 pub mod dataset;
 pub mod evaluate;
+pub mod event;
 pub mod gate;
 pub mod metrics;
 pub mod pool;

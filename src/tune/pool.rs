@@ -1,7 +1,8 @@
 //! The hard pool: reviewed hard samples, kept in SQLite until a round trains on them and after.
 //!
 //! Samples are only ever added, each with its votes and its reviewer; a round marks those that it used. A review that is
-//! told twice is kept once. Purging leaves no text in the file.
+//! told twice is kept once. Beside them stand texts on which the SLMs agreed surely, for rounds to replay where no older
+//! data is at hand. Purging leaves no text in the file.
 
 use super::round::{Labelled, contradicted};
 use crate::sample::{Annotation, ReviewedBy, Verdict, Vote};
@@ -16,7 +17,13 @@ use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
 /// The schema that this build reads and writes.
-const SCHEMA: i64 = 1;
+const SCHEMA: i64 = 2;
+
+/// The most texts with a sure consensus that are kept of a task.
+const MOST_CONSENSUS: usize = 10_000;
+
+/// The least confidence of a consensus that is kept.
+const SURE: f32 = 0.9;
 
 /// What can be wrong with a pool.
 #[derive(Debug, Error)]
@@ -83,12 +90,37 @@ impl Reviewed {
     }
 
     fn key(&self, task: &str) -> String {
-        let mut hash = Sha256::new();
-        for part in [task, &self.text, &self.label, &self.reviewer] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
+        key([task, &self.text, &self.label, &self.reviewer])
+    }
+}
+
+fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hex(&hash.finalize())
+}
+
+/// A text on which all SLMs agreed, and their label.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Consensus {
+    /// The text.
+    pub text: String,
+    /// The label.
+    pub label: String,
+}
+
+impl Consensus {
+    /// What of a verdict is sure enough to be replayed; else none.
+    pub fn of(text: &str, verdict: &Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::Accepted { label, confidence } if *confidence >= SURE => {
+                Some(Self { text: text.to_owned(), label: label.clone() })
+            }
+            _ => None,
         }
-        hex(&hash.finalize())
     }
 }
 
@@ -110,6 +142,17 @@ pub struct Counts {
     pub reviewers: BTreeMap<String, usize>,
     /// Rounds held.
     pub rounds: usize,
+    /// Texts with a sure consensus, for rounds to replay.
+    pub consensus: usize,
+}
+
+/// What earlier rounds used.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Earlier {
+    /// Trained on, or chose the state: to be replayed.
+    pub trained: Vec<Labelled>,
+    /// Decided at the gate: never trained on, a part of later anchor sets.
+    pub gate: Vec<Labelled>,
 }
 
 /// Samples for a round, by numbers to mark them with afterwards.
@@ -122,6 +165,22 @@ pub struct Drawn {
     pub overruled: usize,
     ids: Vec<i64>,
 }
+
+/// What leads from each schema to the next.
+const MIGRATIONS: [&str; SCHEMA as usize] = [
+    "CREATE TABLE IF NOT EXISTS reviewed (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, task TEXT NOT NULL, text TEXT NOT NULL,
+        label TEXT NOT NULL, reviewer TEXT NOT NULL, at INTEGER NOT NULL, votes TEXT NOT NULL, round INTEGER
+    );
+    CREATE INDEX IF NOT EXISTS reviewed_by_task ON reviewed (task, round);
+    CREATE TABLE IF NOT EXISTS round (
+        id INTEGER PRIMARY KEY, task TEXT NOT NULL, at INTEGER NOT NULL, report TEXT NOT NULL
+    );",
+    "ALTER TABLE reviewed ADD COLUMN gate INTEGER NOT NULL DEFAULT 0;
+    CREATE TABLE consensus (
+        id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, task TEXT NOT NULL, text TEXT NOT NULL, label TEXT NOT NULL
+    );",
+];
 
 /// A pool file.
 pub struct Pool {
@@ -142,22 +201,11 @@ impl Pool {
         }
         let settings = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON;";
         pool.connection.execute_batch(settings).map_err(fail)?;
-        if found == 0 {
+        if found < SCHEMA {
             pool.connection
-                .execute_batch(
-                    "BEGIN IMMEDIATE;
-                    CREATE TABLE IF NOT EXISTS reviewed (
-                        id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, task TEXT NOT NULL, text TEXT NOT NULL,
-                        label TEXT NOT NULL, reviewer TEXT NOT NULL, at INTEGER NOT NULL, votes TEXT NOT NULL, round INTEGER
-                    );
-                    CREATE INDEX IF NOT EXISTS reviewed_by_task ON reviewed (task, round);
-                    CREATE TABLE IF NOT EXISTS round (
-                        id INTEGER PRIMARY KEY, task TEXT NOT NULL, at INTEGER NOT NULL, report TEXT NOT NULL
-                    );
-                    PRAGMA user_version = 1;
-                    COMMIT;",
-                )
+                .execute_batch(&format!("BEGIN IMMEDIATE; {}", MIGRATIONS[found.max(0) as usize..].concat()))
                 .map_err(fail)?;
+            pool.connection.execute_batch(&format!("PRAGMA user_version = {SCHEMA}; COMMIT;")).map_err(fail)?;
         }
         Ok(pool)
     }
@@ -207,13 +255,57 @@ impl Pool {
         let rounds = "SELECT count(*) FROM round WHERE task = ?";
         let rounds: i64 = self.connection.query_row(rounds, [task], |row| row.get(0)).map_err(|e| self.fail(e))?;
         counts.rounds = rounds as usize;
+        counts.consensus = self.consensus_count(task)?;
         Ok(counts)
     }
 
-    /// All samples of a task, in the order in which they were added; `used` says which ones: those of earlier rounds, or
-    /// those that no round has used.
-    fn samples(&self, task: &str, used: bool) -> Result<Vec<(i64, Reviewed)>, PoolError> {
-        let query = "SELECT id, text, label, reviewer, at, votes FROM reviewed WHERE task = ? AND (round IS NOT NULL) = ? ORDER BY id";
+    fn consensus_count(&self, task: &str) -> Result<usize, PoolError> {
+        let query = "SELECT count(*) FROM consensus WHERE task = ?";
+        let count: i64 = self.connection.query_row(query, [task], |row| row.get(0)).map_err(|e| self.fail(e))?;
+        Ok(count as usize)
+    }
+
+    /// Adds texts with a sure consensus, at most [`MOST_CONSENSUS`] of a task; returns how many were new.
+    pub fn add_consensus(&mut self, task: &str, texts: &[Consensus]) -> Result<usize, PoolError> {
+        let room = MOST_CONSENSUS.saturating_sub(self.consensus_count(task)?);
+        let path = self.path.clone();
+        let fail = |source| PoolError::File { path: path.clone(), source };
+        let transaction = self.connection.transaction().map_err(fail)?;
+        let mut new = 0;
+        for Consensus { text, label } in texts {
+            if new == room {
+                break;
+            }
+            let insert = "INSERT OR IGNORE INTO consensus (key, task, text, label) VALUES (?, ?, ?, ?)";
+            new += transaction.execute(insert, params![key([task, text]), task, text, label]).map_err(fail)?;
+        }
+        transaction.commit().map_err(fail)?;
+        Ok(new)
+    }
+
+    /// The texts with a sure consensus, in the order in which they were added.
+    pub fn consensus(&self, task: &str, labels: &LabelSet) -> Result<Vec<Labelled>, PoolError> {
+        let query = "SELECT text, label FROM consensus WHERE task = ? ORDER BY id";
+        let mut statement = self.connection.prepare(query).map_err(|e| self.fail(e))?;
+        let rows = statement.query_map([task], |row| Ok((row.get(0)?, row.get(1)?))).map_err(|e| self.fail(e))?;
+        let mut all = Vec::new();
+        for row in rows {
+            let (text, label): (String, String) = row.map_err(|e| self.fail(e))?;
+            all.extend(labels.index(&label).map(|label| Labelled { text, label }));
+        }
+        Ok(all)
+    }
+
+    /// Samples of a task, in the order in which they were added.
+    fn samples(&self, task: &str, which: Which) -> Result<Vec<(i64, Reviewed)>, PoolError> {
+        let condition = match which {
+            Which::Unused => "round IS NULL",
+            Which::Trained => "round IS NOT NULL AND NOT gate",
+            Which::Gate => "round IS NOT NULL AND gate",
+        };
+        let query = &format!(
+            "SELECT id, text, label, reviewer, at, votes FROM reviewed WHERE task = ? AND {condition} ORDER BY id"
+        );
         let mut statement = self.connection.prepare(query).map_err(|e| self.fail(e))?;
         let read = |row: &rusqlite::Row<'_>| {
             let votes: String = row.get(5)?;
@@ -226,28 +318,36 @@ impl Pool {
             };
             Ok((row.get(0)?, sample))
         };
-        let rows = statement.query_map(params![task, used], read).map_err(|e| self.fail(e))?;
+        let rows = statement.query_map([task], read).map_err(|e| self.fail(e))?;
         rows.collect::<Result<_, _>>().map_err(|e| self.fail(e))
     }
 
     /// Every sample of a task, to be looked at or kept elsewhere.
     pub fn all(&self, task: &str) -> Result<Vec<Reviewed>, PoolError> {
-        let both = [self.samples(task, true)?, self.samples(task, false)?];
-        Ok(both.concat().into_iter().map(|(_, sample)| sample).collect())
+        let all = [Which::Trained, Which::Gate, Which::Unused].map(|which| self.samples(task, which));
+        let all = all.into_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(all.concat().into_iter().map(|(_, sample)| sample).collect())
     }
 
     /// The samples that no round has used, ready for one.
     pub fn draw(&self, task: &str, labels: &LabelSet) -> Result<Drawn, PoolError> {
-        Ok(drawn(self.samples(task, false)?, labels))
+        Ok(drawn(self.samples(task, Which::Unused)?, labels))
     }
 
-    /// The samples that earlier rounds used, to be replayed.
-    pub fn earlier(&self, task: &str, labels: &LabelSet) -> Result<Vec<Labelled>, PoolError> {
-        Ok(drawn(self.samples(task, true)?, labels).rows)
+    /// The samples that earlier rounds used.
+    pub fn earlier(&self, task: &str, labels: &LabelSet) -> Result<Earlier, PoolError> {
+        let of = |which| Ok(drawn(self.samples(task, which)?, labels).rows);
+        Ok(Earlier { trained: of(Which::Trained)?, gate: of(Which::Gate)? })
     }
 
-    /// Notes a round and marks what it used, in one step; returns the round's number.
-    pub fn mark(&mut self, task: &str, drawn: &Drawn, report: &impl Serialize) -> Result<i64, PoolError> {
+    /// Notes a round and marks what it used, and of that what was its `gate` part, in one step; returns the round's number.
+    pub fn mark(
+        &mut self,
+        task: &str,
+        drawn: &Drawn,
+        gate: &[Labelled],
+        report: &impl Serialize,
+    ) -> Result<i64, PoolError> {
         let path = self.path.clone();
         let fail = |source| PoolError::File { path: path.clone(), source };
         let report = serde_json::to_string(report).unwrap_or_default();
@@ -257,6 +357,10 @@ impl Pool {
         let number = transaction.last_insert_rowid();
         for id in &drawn.ids {
             transaction.execute("UPDATE reviewed SET round = ? WHERE id = ?", params![number, id]).map_err(fail)?;
+        }
+        for Labelled { text, .. } in gate {
+            let mark = "UPDATE reviewed SET gate = 1 WHERE round = ? AND task = ? AND text = ?";
+            transaction.execute(mark, params![number, task, text]).map_err(fail)?;
         }
         transaction.commit().map_err(fail)?;
         Ok(number)
@@ -268,15 +372,24 @@ impl Pool {
         self.connection.query_row(query, [task], |row| row.get(0)).optional().map_err(|e| self.fail(e))
     }
 
-    /// Removes every sample of a task; their texts are gone from the disk afterwards. Returns how many there were.
+    /// Removes every text of a task; they are gone from the disk afterwards. Returns how many there were.
     pub fn purge(&mut self, task: &str) -> Result<usize, PoolError> {
-        let removed = self.connection.execute("DELETE FROM reviewed WHERE task = ?", [task]);
-        let removed = removed.map_err(|e| self.fail(e))?;
+        let delete = |table| self.connection.execute(&format!("DELETE FROM {table} WHERE task = ?"), [task]);
+        let removed = ["reviewed", "consensus"].map(delete);
+        let removed = removed.into_iter().sum::<Result<usize, _>>().map_err(|e| self.fail(e))?;
         // The journal holds what was written lately; it is emptied into the file, and the file is written anew.
         let scrub = "PRAGMA wal_checkpoint(TRUNCATE); VACUUM; PRAGMA wal_checkpoint(TRUNCATE);";
         self.connection.execute_batch(scrub).map_err(|e| self.fail(e))?;
         Ok(removed)
     }
+}
+
+/// Which samples are read.
+#[derive(Clone, Copy)]
+enum Which {
+    Unused,
+    Trained,
+    Gate,
 }
 
 /// One review a text: of several the last one by a person, else the last one; none that all SLMs contradict unless a person
@@ -333,16 +446,50 @@ mod tests {
         let labels = Task::built_in("sentiment").expect("a task").labels;
         let drawn = pool.draw("sentiment", &labels).expect("draws");
         assert_eq!(drawn.rows.len(), 2);
-        pool.mark("sentiment", &drawn, &"report").expect("marks");
+        pool.mark("sentiment", &drawn, &drawn.rows[..1], &"report").expect("marks");
         drop(pool);
         let pool = Pool::open(&folder.path().join("pool.db")).expect("opens again");
         assert!(pool.draw("sentiment", &labels).expect("draws").rows.is_empty());
-        assert_eq!(pool.earlier("sentiment", &labels).expect("reads").len(), 2);
+        let earlier = pool.earlier("sentiment", &labels).expect("reads");
+        assert_eq!((&earlier.gate[..], &earlier.trained[..]), drawn.rows.split_at(1));
         let counts = pool.counts("sentiment").expect("counts");
         assert_eq!((counts.unused, counts.used, counts.rounds), (0, 2, 1));
         assert_eq!(counts.reviewers["llm:m"], 1);
         assert_eq!(pool.last_report("sentiment").expect("reads").as_deref(), Some("\"report\""));
         assert_eq!(pool.last_report("toxicity").expect("reads"), None);
+    }
+
+    #[test]
+    fn only_a_sure_consensus_is_kept_and_once() {
+        let (_folder, mut pool) = pool();
+        let of = |text, confidence| Consensus::of(text, &Verdict::Accepted { label: "neutral".into(), confidence });
+        let texts: Vec<Consensus> = [of("a", 0.95), of("b", 0.5), of("a", 0.99)].into_iter().flatten().collect();
+        assert_eq!(texts.len(), 2);
+        assert_eq!(pool.add_consensus("sentiment", &texts).expect("adds"), 1);
+        assert_eq!(pool.add_consensus("sentiment", &texts).expect("adds"), 0);
+        let labels = Task::built_in("sentiment").expect("a task").labels;
+        let label = labels.index("neutral").expect("a label");
+        let found = pool.consensus("sentiment", &labels).expect("reads");
+        assert_eq!(found, [Labelled { text: "a".into(), label }]);
+        assert_eq!(pool.counts("sentiment").expect("counts").consensus, 1);
+    }
+
+    #[test]
+    fn a_pool_of_the_first_schema_is_brought_forward() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("pool.db");
+        let old = Connection::open(&path).expect("opens");
+        old.execute_batch(MIGRATIONS[0]).expect("makes");
+        old.execute_batch(
+            "INSERT INTO reviewed (key, task, text, label, reviewer, at, votes, round) \
+             VALUES ('k', 'sentiment', 'a', 'neutral', 'human', 1, '[]', 1); PRAGMA user_version = 1;",
+        )
+        .expect("fills");
+        drop(old);
+        let labels = Task::built_in("sentiment").expect("a task").labels;
+        let pool = Pool::open(&path).expect("opens");
+        assert_eq!(pool.earlier("sentiment", &labels).expect("reads").trained.len(), 1);
+        assert!(Pool::open(&path).expect("opens again").consensus("sentiment", &labels).expect("reads").is_empty());
     }
 
     #[test]
@@ -380,6 +527,7 @@ mod tests {
         let secret = "a sentence that nobody may find again";
         let of = |n: usize| review(&format!("{secret} {n}"), "positive", "human");
         pool.add("sentiment", &(0..200).map(of).collect::<Vec<_>>()).expect("adds");
+        pool.add_consensus("sentiment", &[Consensus { text: of(1000).text, label: "neutral".into() }]).expect("adds");
         pool.add("toxicity", &[review("this one stays", "toxic", "human")]).expect("adds");
         let found = |text: &str| {
             let files = std::fs::read_dir(folder.path()).expect("lists");
@@ -387,7 +535,7 @@ mod tests {
             files.flatten().any(|file| holds(std::fs::read(file.path()).expect("reads")))
         };
         assert!(found(secret));
-        assert_eq!(pool.purge("sentiment").expect("purges"), 200);
+        assert_eq!(pool.purge("sentiment").expect("purges"), 201);
         assert!(!found(secret));
         assert!(found("this one stays"));
         assert_eq!(pool.counts("toxicity").expect("counts").unused, 1);

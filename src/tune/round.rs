@@ -20,6 +20,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shares of the way from the current version to what was trained that are tried where the whole way loses too much on the
@@ -145,7 +146,7 @@ impl RoundOptions {
             embedding_rank: 0,
             layers,
             lr: self.lr,
-            epochs: self.epochs,
+            epochs: 1,
             batch: self.batch,
             weight_decay: 0.01,
             warmup: 0.06,
@@ -156,7 +157,7 @@ impl RoundOptions {
             teacher_weight: 0.0,
             interpolation: 1.0,
             choice: Choice::Likelihood,
-            evaluations: 2,
+            evaluations: 2 * self.epochs.max(1),
             patience: 3,
             seed: self.seed,
         }
@@ -226,11 +227,31 @@ pub fn contradicted<'a>(label: usize, probabilities: impl IntoIterator<Item = &'
 pub struct Material<'a> {
     /// The pool's samples, by what they are for.
     pub split: &'a Split,
-    /// Older data to train on beside it, as much as [`RoundOptions::replay`] asks for, of each source the same number: the
-    /// original training data, and earlier pools.
-    pub replay: [&'a [Labelled]; 2],
-    /// What must not get worse: gate parts of earlier rounds and validation data, never trained on.
-    pub anchor: &'a [Labelled],
+    /// Older data to train on beside it, as much as [`RoundOptions::replay`] asks for and of each source the same number:
+    /// the original training data by where it comes from.
+    pub old: &'a [Vec<Labelled>],
+    /// One more source: earlier pools.
+    pub earlier: &'a [Labelled],
+    /// What must not get worse, each set for itself: validation data with the gate parts of earlier rounds, and what was
+    /// held out of the old data; never trained on.
+    pub anchors: &'a [Vec<Labelled>],
+}
+
+/// The most texts that are held out of a source of old data.
+const MOST_HELD_OUT: usize = 700;
+
+/// Holds a tenth of a source of old data out of what is replayed, always the same one: returns what may be replayed, and the
+/// tenth, which is empty where it would decide nothing.
+pub fn hold_out(mut rows: Vec<Labelled>) -> (Vec<Labelled>, Vec<Labelled>) {
+    let count = (rows.len() / 10).min(MOST_HELD_OUT);
+    if count < FEWEST_SAMPLES {
+        return (rows, Vec::new());
+    }
+    rows.shuffle(&mut StdRng::seed_from_u64(0));
+    let held = rows.split_off(rows.len() - count);
+    let texts: HashSet<&str> = held.iter().map(|row| row.text.as_str()).collect();
+    rows.retain(|row| !texts.contains(row.text.as_str()));
+    (rows, held)
 }
 
 /// What a round did to one SLM.
@@ -243,7 +264,7 @@ pub struct Report {
     pub decision: Decision,
     /// On the pool's gate part.
     pub gate: Paired,
-    /// On the anchor set, where there is one.
+    /// On the anchor set that lost most, or the first that lost too much, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Paired>,
     /// The share of the way to what was trained that the candidate went.
@@ -261,35 +282,55 @@ pub fn round(
     running: &Running,
     progress: &ProgressBar,
 ) -> Result<(Report, Option<Vec<u8>>), TuneError> {
-    let Material { split, replay, anchor } = material;
+    let Material { split, old, earlier, anchors } = material;
     let labels = member.folder.labels.len();
-    let wanted = (split.training.len() as f64 * options.replay) as usize;
-    let sources = replay.iter().filter(|source| !source.is_empty()).count().max(1);
-    // A ninth part more, to choose the state by as well.
-    let of = |source: &&[Labelled]| stratified(source, labels, (wanted + wanted / 9) / sources, options.seed);
-    let [(old, old_stopping), (earlier, earlier_stopping)] = replay.each_ref().map(of).map(|mut rows| {
-        let stopping = rows.split_off(rows.len() - rows.len() / 10);
-        (rows, stopping)
-    });
-    let (from_old, trained_on) = (old.len(), [split.training.len(), old.len() + earlier.len()]);
-    let data = member.encode(&[split.training.clone(), old, earlier].concat())?;
-    let stopping = member.encode(&[split.stopping.clone(), old_stopping, earlier_stopping].concat())?;
-    let targets = targets(member, &data, [trained_on[0], trained_on[0] + from_old])?;
+    // One pass over the pool's texts as often as there are epochs, and over other old ones each time: the more different old
+    // texts it holds on to, the less it forgets of the rest.
+    let passes = options.epochs.max(1);
+    let sources: Vec<&[Labelled]> =
+        old.iter().map(Vec::as_slice).chain([*earlier]).filter(|rows| !rows.is_empty()).collect();
+    let share = (split.training.len() as f64 * options.replay) as usize / sources.len().max(1);
+    let (mut rows, mut stopping) = (vec![&split.training[..]; passes].concat(), split.stopping.clone());
+    let mut ends = [rows.len(), rows.len()];
+    for source in sources {
+        // A ninth part of a pass more, to choose the state by as well.
+        let mut taken = stratified(source, labels, share * passes + share / 9, options.seed);
+        stopping.extend(taken.split_off(taken.len() - (share / 9).min(taken.len() / 10)));
+        rows.extend(taken.iter().cycle().take(share * passes * usize::from(!taken.is_empty())).cloned());
+        if !std::ptr::eq(source, *earlier) {
+            ends[1] = rows.len();
+        }
+    }
+    let trained_on = [split.training.len(), (rows.len() - ends[0]) / passes];
+    let (data, stopping) = (member.encode(&rows)?, member.encode(&stopping)?);
+    let targets = targets(member, &data, &rows, ends)?;
     let training = options.training(member);
     let start =
         Start { key: &member.key, weights: &member.weights, head: Some(&member.head), frozen: Some(&member.frozen) };
     let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
-    let (gate, anchor) = (member.encode(&split.gate)?, member.encode(anchor)?);
-    let before = [member.right(&gate)?, member.right(&anchor)?];
     progress.set_message("gate");
+    let gate = Scored::new(member, &split.gate)?;
+    let filled = anchors.iter().filter(|rows| !rows.is_empty());
+    let anchors = filled.map(|rows| Scored::new(member, rows)).collect::<Result<Vec<_>, _>>()?;
     let attempt = |share| -> Result<_, TuneError> {
         let (mut candidate, bytes) = candidate(member, &parts, share, &training, &stopping)?;
-        let gained = Paired::new(&before[0], &candidate.right(&gate)?, options.seed);
-        let held = Paired::new(&before[1], &candidate.right(&anchor)?, options.seed);
+        let mut paired = |scored: &Scored| {
+            Ok::<_, TuneError>(Paired::new(&scored.before, &candidate.right(&scored.set)?, options.seed))
+        };
+        let gate = paired(&gate)?;
+        let mut anchor: Option<Paired> = None;
+        for scored in &anchors {
+            let held = paired(scored)?;
+            if anchor.is_none_or(|worst| held.gain() < worst.gain()) {
+                anchor = Some(held);
+            }
+            if held.lost() {
+                break; // the others need no looking at
+            }
+        }
         let slm = member.folder.id.clone();
-        let held = (!anchor.is_empty()).then_some(held);
-        let decision = decide(&gained, held.as_ref());
-        Ok((Report { slm, decision, gate: gained, anchor: held, share, trained_on }, candidate, bytes))
+        let decision = decide(&gate, anchor.as_ref());
+        Ok((Report { slm, decision, gate, anchor, share, trained_on }, candidate, bytes))
     };
     let lost = |report: &Report| report.anchor.is_some_and(|anchor| anchor.lost());
     let mut tried = attempt(1.0)?;
@@ -311,12 +352,32 @@ pub fn round(
     Ok((report, Some(bytes)))
 }
 
+/// Texts, and which of them the version before labels right.
+struct Scored {
+    set: Dataset,
+    before: Vec<bool>,
+}
+
+impl Scored {
+    fn new(member: &mut Member, rows: &[Labelled]) -> Result<Self, TuneError> {
+        let set = member.encode(rows)?;
+        Ok(Self { before: member.right(&set)?, set })
+    }
+}
+
 /// What to train towards, `[texts x labels]`: the label of the pool's texts, which come first; of the old data, behind them,
 /// what the current version says, so that it changes little there (learning without forgetting, arXiv 1606.09282); of earlier
 /// pools half of each (DER, arXiv 2004.07211).
-fn targets(member: &mut Member, data: &Dataset, [pool_end, old_end]: [usize; 2]) -> Result<Vec<f32>, TuneError> {
+fn targets(
+    member: &mut Member,
+    data: &Dataset,
+    rows: &[Labelled],
+    [pool_end, old_end]: [usize; 2],
+) -> Result<Vec<f32>, TuneError> {
     let labels = member.folder.labels.len();
-    let mut targets = member.probabilities(data)?;
+    let replayed = member.encode(&rows[pool_end..])?;
+    let mut targets = vec![0.0; pool_end * labels];
+    targets.extend(member.probabilities(&replayed)?);
     for (at, (row, label)) in targets.chunks_exact_mut(labels).zip(&data.labels).enumerate() {
         let kept = match at {
             _ if at < pool_end => 0.0,
@@ -414,6 +475,17 @@ mod tests {
         assert!(problem(&[5, 5]).contains("10 samples"));
         assert!(problem(&[0, 150]).contains("the same label"));
         assert_eq!(problem(&[60, 60]), "");
+    }
+
+    #[test]
+    fn what_is_held_out_is_not_replayed() {
+        let mut all = rows(&[1000, 1000]);
+        all.extend(all.clone());
+        let (replayed, held) = hold_out(all.clone());
+        assert_eq!(held.len(), 400);
+        assert!(held.iter().all(|row| !replayed.contains(row)));
+        assert_eq!(hold_out(all.clone()), (replayed, held));
+        assert_eq!(hold_out(all[..900].to_vec()), (all[..900].to_vec(), Vec::new()));
     }
 
     #[test]

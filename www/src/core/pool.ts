@@ -68,7 +68,7 @@ export class Pool {
   readonly ready: Promise<void>;
   #isReady: () => void = () => undefined;
   #isLost: (error: unknown) => void = () => undefined;
-  readonly #loads: Signal<Loading[]>;
+  readonly loads: Signal<Loading[]>;
   readonly #events: Events;
   readonly #scheduler: Scheduler<Vote>;
   readonly #remotes: (Remote | undefined)[];
@@ -81,7 +81,7 @@ export class Pool {
   constructor(manifests: SlmManifest[], device: Device, rates: (number | undefined)[], here: boolean[], loads: Signal<Loading[]>, events: Events) {
     this.manifests = manifests;
     this.device = device;
-    this.#loads = loads;
+    this.loads = loads;
     this.#events = events;
     const known = manifests.map((slm, at): Known => {
       const rate = rates[at];
@@ -132,7 +132,7 @@ export class Pool {
   stop(): void {
     this.#stopped = true;
     for (const remote of this.#remotes) remote?.stop();
-    this.#loads.value = [];
+    this.loads.value = [];
   }
 
   #pumpAll(): void {
@@ -153,8 +153,8 @@ export class Pool {
     const manifest = this.manifests[slm] as SlmManifest;
     // Further copies are loaded unseen.
     const set = (change: Partial<Loading>) => {
-      if (this.#loads.value[slm]?.state === 'ready') return;
-      this.#loads.value = this.#loads.value.map((load, at) => (at === slm ? { ...load, ...change } : load));
+      if (this.loads.value[slm]?.state === 'ready') return;
+      this.loads.value = this.loads.value.map((load, at) => (at === slm ? { ...load, ...change } : load));
     };
     set({ state: 'downloading', here: 0 });
     try {
@@ -166,7 +166,7 @@ export class Pool {
       this.#events.loaded(build);
       this.#scheduler.loaded(worker, ms);
       set({ state: 'ready', here: bytesOf(manifest) });
-      if (this.#loads.value.every((load) => load.state === 'ready')) this.#isReady();
+      if (this.loads.value.every((load) => load.state === 'ready')) this.#isReady();
       this.#pumpAll();
     } catch (error) {
       if (codeOf(error) === 'worker-crashed') this.#crashed(worker, remote, error);
@@ -202,7 +202,7 @@ export class Pool {
     dead.stop();
     this.#remotes[worker] = undefined;
     this.#scheduler.crashed(worker);
-    this.#loads.value = this.#loads.value.map((load, slm) => (this.#scheduler.holder(slm) === undefined ? { ...load, state: 'waiting' } : load));
+    this.loads.value = this.loads.value.map((load, slm) => (this.#scheduler.holder(slm) === undefined ? { ...load, state: 'waiting' } : load));
     this.#crashes += 1;
     if (this.#crashes > CRASHES) {
       this.#fail(new PageError('worker-crashed', `the workers stopped ${this.#crashes} times (${messageOf(error)}). The device may be short of memory: close other tabs, then press retry. Rows that are done are kept`));

@@ -36,6 +36,7 @@ export function pack(
     label: new Uint8Array(n).fill(NONE),
     confidence: new Float32Array(n),
     why: {},
+    versions: votes.map((all) => all[0]?.version ?? ''),
     votes: votes.map(() => ({
       label: new Uint8Array(n).fill(NONE),
       probabilities: new Float32Array(n * labels.length),
@@ -87,7 +88,8 @@ export function votesOf(result: ResultBlock, place: number, slms: PinnedSlm[], l
     const label = labels[columns?.label[place] ?? NONE];
     if (!columns || label === undefined) return [];
     const probabilities = Array.from(columns.probabilities.subarray(place * labels.length, (place + 1) * labels.length));
-    const vote: Vote = { slm: slm.id, version: slm.version, engine: slm.engine, precision: slm.precision, label, probabilities };
+    const version = result.versions?.[index] || slm.version;
+    const vote: Vote = { slm: slm.id, version, engine: slm.engine, precision: slm.precision, label, probabilities };
     if (columns.truncated[place]) vote.truncated = true;
     return [vote];
   });

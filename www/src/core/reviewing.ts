@@ -127,6 +127,7 @@ export class Reviewing {
     const consensus = await this.#session.consensus(row);
     if (columns.value && project.value) columns.value.review(row, review, project.value.labels, consensus);
     this.#session.changed();
+    this.#session.handingIn.wake();
   }
 
   // ---- the LLM ----

@@ -1,10 +1,11 @@
 // The page's state and what can be done with it. Components read the signals and call the methods.
-import { signal } from '@preact/signals';
+import { type Signal, signal } from '@preact/signals';
 import { Columns } from './columns';
 import { clearProject, clearResults, db } from './db';
 import { type Device, type DeviceChoice, findGpu, type Found, isGpuFailure } from './device';
 import { cachedBytes, bytesOf, fetchIndex, roomProblem } from './download';
 import { estimateSeconds, Pace, thin } from './estimate';
+import { HandingIn } from './handing-in';
 import { type Loading, Pool, workersOf } from './pool';
 import { Reviewing } from './reviewing';
 import { codeOf, messageOf, PageError, Remote } from './rpc';
@@ -74,12 +75,16 @@ export interface Preview {
   hidden: number;
 }
 
-/** What `/v1/status` says of the reviewer. */
+/** What `/v1/status` says of the reviewer, and of the tasks whose reviewed texts the server may keep. */
 export interface ServerStatus {
   reviewer: boolean;
   model: string | undefined;
   remaining: number | undefined;
+  keepsText: string[];
 }
+
+/** Milliseconds between two looks for new versions during a run. */
+const LOOK_EVERY = 10_000;
 
 type Phase = 'starting' | 'empty' | 'importing' | 'plan' | 'work' | 'elsewhere';
 
@@ -90,7 +95,7 @@ export class Session {
   readonly plan = signal<Plan | null>(null);
   readonly preview = signal<Preview[]>([]);
   readonly head = signal<Row[]>([]);
-  readonly server = signal<ServerStatus>({ reviewer: false, model: undefined, remaining: undefined });
+  readonly server = signal<ServerStatus>({ reviewer: false, model: undefined, remaining: undefined, keepsText: [] });
   readonly loads = signal<Loading[]>([]);
   /** The wasm build that votes. */
   readonly build = signal<Build>(relaxedSimd() ? 'relaxed' : 'plain');
@@ -103,10 +108,18 @@ export class Session {
   readonly measuring = signal(false);
   readonly exporting = signal(false);
   readonly reviewing = new Reviewing(this);
+  readonly handingIn = new HandingIn(this);
 
   #only = false;
   #desk: Remote | undefined;
   #pool: Pool | undefined;
+  /** The pool of new versions, while they are loaded. */
+  #next: Pool | undefined;
+  /** Versions that could not be loaded. */
+  #refused = '';
+  #lastLook = 0;
+  /** Blocks whose votes are in and whose result is being stored. */
+  readonly #settling = new Set<number>();
   #found: Promise<Found> | undefined;
   /** Why the GPU is not used any more. */
   #gpuFailed: string | undefined;
@@ -136,7 +149,7 @@ export class Session {
         text: 'This browser has no WebAssembly SIMD, which the models need. Use a current Chrome, Edge, Firefox, or Safari 16.4 and later. Files you had open are kept.',
       });
     }
-    void this.#status();
+    void this.#status().then(() => this.handingIn.wake());
     try {
       await this.#recall();
     } catch (error) {
@@ -190,7 +203,7 @@ export class Session {
       const response = await fetch('/v1/status', { cache: 'no-store' });
       this.server.value = readStatus(await response.json());
     } catch {
-      this.server.value = { reviewer: false, model: undefined, remaining: undefined };
+      this.server.value = { reviewer: false, model: undefined, remaining: undefined, keepsText: [] };
     }
   }
 
@@ -297,6 +310,13 @@ export class Session {
     if (!this.project.value) return;
     await this.save({ ...this.project.value, device });
     await this.#makePlan();
+  }
+
+  /** Whether reviewed texts may go to the server, which trains the models on them. */
+  async chooseHandIn(handIn: boolean): Promise<void> {
+    if (!this.project.value) return;
+    await this.save({ ...this.project.value, handIn });
+    this.handingIn.wake();
   }
 
   async chooseReviewer(reviewTo: ReviewTo): Promise<void> {
@@ -434,12 +454,13 @@ export class Session {
       plan = this.plan.value ?? plan;
     }
     const { device } = this.computing.value;
-    const manifests = before.state === 'ready' ? plan.choice.slms : pinned(before.slms, plan);
+    const manifests = before.state === 'ready' ? plan.choice.slms : current(before, plan);
     if (manifests.length === 0) throw new PageError('models-missing', plan.problem ?? 'the server has no models for this task');
     const project: Project =
       before.state === 'ready'
         ? { ...before, labels: plan.labels.map((label) => label.name), rule: plan.rule, slms: manifests.map(pin), state: 'running' }
-        : { ...before, state: 'running' };
+        : { ...before, slms: repinned(before.slms, manifests), state: 'running' };
+    if (before.state !== 'ready') this.#tellVersions(before.slms, manifests);
     await this.save(project);
     const columns = before.state === 'ready' || !this.columns.value ? new Columns(project.rows, manifests.length, project.labels.length) : this.columns.value;
     this.columns.value = columns;
@@ -449,35 +470,102 @@ export class Session {
     this.#startClock();
     const pool = await this.#hire(manifests, device);
     if (this.project.value?.state !== 'running') return this.#stopPool(); // paused or left meanwhile
-    const todo: number[] = [];
-    for (let block = 0; block < columns.blocks; block++) if (!columns.doneBlocks[block]) todo.push(block);
+    const todo = this.#todo(columns);
     this.reviewing.wake();
     if (todo.length === 0) return this.#finish();
     void pool.ready.then(() => this.#pace.mark(performance.now(), columns.rows - (columns.byVerdict[0] ?? 0))).catch(() => undefined);
     pool.run(todo, columns.rows);
   }
 
+  /** Blocks without a result. */
+  #todo(columns: Columns): number[] {
+    const todo: number[] = [];
+    for (let block = 0; block < columns.blocks; block++) if (!columns.doneBlocks[block] && !this.#settling.has(block)) todo.push(block);
+    return todo;
+  }
+
+  // ---- new versions ----
+
+  /** Looks whether the server has new versions of the run's SLMs; if so they take over once they are loaded. */
+  async #lookForVersions(): Promise<void> {
+    const pool = this.#pool;
+    const project = this.project.value;
+    if (!pool || !project || project.state !== 'running' || this.#next) return;
+    const { slms, offline } = await fetchIndex();
+    const newest = project.slms.flatMap((slm) => slms.find((one) => one.id === slm.id && precisionOf(one) === slm.precision && sameLabels(one, project)) ?? []);
+    const key = newest.map((slm) => slm.version).join(' ');
+    if (offline || newest.length < project.slms.length || pool.holds(newest, pool.device) || this.#refused === key) return;
+    const next = await this.#newPool(newest, pool.device, signal<Loading[]>([]));
+    this.#next = next;
+    try {
+      await next.ready;
+      await this.#switch(pool, next);
+    } catch (error) {
+      next.stop();
+      this.#refused = key;
+      this.notify({ code: 'versions-failed', kind: 'warn', text: `New versions of the models could not be loaded (${messageOf(error)}); the ones before go on.` });
+    } finally {
+      this.#next = undefined;
+    }
+  }
+
+  /** Between two batches the new versions take over: what the old ones have not finished is voted on anew, nothing is mixed. */
+  async #switch(pool: Pool, next: Pool): Promise<void> {
+    const columns = this.columns.value;
+    const project = this.project.value;
+    if (this.#pool !== pool || !columns || project?.state !== 'running') return next.stop();
+    this.#pool = next;
+    pool.stop();
+    next.loads.subscribe((loads) => {
+      if (this.#pool === next) this.loads.value = loads;
+    });
+    this.#tellVersions(project.slms, next.manifests);
+    await this.save({ ...project, slms: repinned(project.slms, next.manifests) });
+    if (this.#pool !== next) return;
+    if (this.project.value?.state === 'running') next.run(this.#todo(columns), columns.rows);
+  }
+
+  #tellVersions(before: PinnedSlm[], manifests: SlmManifest[]): void {
+    const changed = manifests.filter((slm, at) => before[at]?.version !== slm.version).map((slm) => slm.id);
+    if (changed.length === 0) return;
+    this.notify({
+      code: 'versions-new',
+      kind: 'info',
+      text: `The server has new versions of ${changed.join(', ')}: they label the rows from here on. The export says which version each label is from.`,
+    });
+  }
+
   /** The workers for these SLMs on a device; those there are, where they hold the same. */
   async #hire(manifests: SlmManifest[], device: Device): Promise<Pool> {
     if (this.#pool?.holds(manifests, device)) return this.#pool;
+    this.#stopPool();
+    const pool = await this.#newPool(manifests, device, this.loads);
+    this.#stopPool();
+    this.#pool = pool;
+    return pool;
+  }
+
+  async #newPool(manifests: SlmManifest[], device: Device, loads: Signal<Loading[]>): Promise<Pool> {
     const cached = await Promise.all(manifests.map(cachedBytes));
     const missing = manifests.map((slm, at) => bytesOf(slm) - (cached[at] ?? 0));
     const room = await roomProblem(missing.reduce((sum, bytes) => sum + bytes, 0));
     if (room) this.notify({ code: 'quota-models', kind: 'warn', text: room });
     const found = await this.#findGpu();
     const rates = await Promise.all(manifests.map(async (slm) => (await db()).get('measured', rateKey(slm, device, found))));
-    this.#stopPool();
-    this.#pool = new Pool(manifests, device, rates, missing.map((bytes) => bytes === 0), this.loads, {
-      whole: (block, votes) => this.#settle(block, votes),
+    const pool: Pool = new Pool(manifests, device, rates, missing.map((bytes) => bytes === 0), loads, {
+      // Votes of versions that were replaced meanwhile are not taken.
+      whole: async (block, votes) => {
+        if (this.#pool === pool) await this.#settle(block, votes).catch((error: unknown) => this.#halt(error));
+      },
       loaded: (build) => (this.build.value = build),
       restarted: (why) => this.notify({ code: 'worker-restarted', kind: 'warn', text: `A worker stopped (${why}) and was started again; its rows are repeated.` }),
       failed: (error) => {
-        if (this.measuring.value) return; // whoever measures is told
+        if (this.measuring.value || this.#pool !== pool) return; // whoever measures or waits for it is told
         if (device === 'gpu' && isGpuFailure(codeOf(error))) void this.#toCpu(error);
         else void this.#halt(error);
       },
     });
-    return this.#pool;
+    return pool;
   }
 
   /** Goes on with the run on the CPU: blocks that were not settled are voted on again. */
@@ -494,10 +582,15 @@ export class Session {
     const project = this.project.value;
     const columns = this.columns.value;
     if (!project || !columns) return;
-    await this.#learnEngines(project, votes);
-    const result = await this.desk().call<ResultBlock>('settle', { block, votes, project: { labels: project.labels, rule: project.rule } });
-    this.#cache.delete(`results:${block}`);
-    columns.take(result);
+    this.#settling.add(block);
+    try {
+      await this.#learnEngines(project, votes);
+      const result = await this.desk().call<ResultBlock>('settle', { block, votes, project: { labels: project.labels, rule: project.rule } });
+      this.#cache.delete(`results:${block}`);
+      columns.take(result);
+    } finally {
+      this.#settling.delete(block);
+    }
     this.#pace.mark(performance.now(), columns.rows - (columns.byVerdict[0] ?? 0));
     this.changed();
     this.reviewing.wake();
@@ -593,6 +686,8 @@ export class Session {
   #stopPool(): void {
     this.#pool?.stop();
     this.#pool = undefined;
+    this.#next?.stop();
+    this.#next = undefined;
   }
 
   // ---- the clock ----
@@ -621,6 +716,10 @@ export class Session {
     const last = project.timeline.at(-1)?.[0] ?? -1;
     const timeline = seconds - last >= 1 ? thin([...project.timeline, this.#point(seconds)]) : project.timeline;
     this.project.value = { ...project, seconds, timeline };
+    if (now - this.#lastLook > LOOK_EVERY) {
+      this.#lastLook = now;
+      void this.#lookForVersions().catch(() => undefined); // the next look may find the server
+    }
     if (now - this.#lastSave > 2000) {
       this.#lastSave = now;
       void this.save(this.project.value).catch((error: unknown) => this.#halt(error));
@@ -823,16 +922,23 @@ function pin(slm: SlmManifest): PinnedSlm {
   return { id: slm.id, version: slm.version, engine: '', precision: precisionOf(slm) };
 }
 
-/** The manifests of the versions a run began with: votes of different versions are never mixed. */
-function pinned(slms: PinnedSlm[], plan: Plan): SlmManifest[] {
+/** The SLMs that a run began with, in the versions that the server has now. */
+function current(project: Project, plan: Plan): SlmManifest[] {
   const all = plan.choices.flatMap((choice) => choice.slms);
-  return slms.map((slm) => {
-    const found = all.find((manifest) => manifest.id === slm.id && manifest.version === slm.version);
-    if (!found) {
-      throw new PageError('slm-version', `the server now has another version of ${slm.id} than this run began with, and votes of two versions are never mixed. Export what is done, or choose "Start over"`);
-    }
+  return project.slms.map((slm) => {
+    const found = all.find((manifest) => manifest.id === slm.id && precisionOf(manifest) === slm.precision && sameLabels(manifest, project));
+    if (!found) throw new PageError('slm-gone', `the server has no ${slm.id} any more that this run could go on with. Export what is done, or choose "Start over"`);
     return found;
   });
+}
+
+function sameLabels(slm: SlmManifest, project: Project): boolean {
+  return slm.labels.length === project.labels.length && slm.labels.every((label, at) => label === project.labels[at]);
+}
+
+/** The run's SLMs in these versions; an engine is known once it has voted. */
+function repinned(slms: PinnedSlm[], manifests: SlmManifest[]): PinnedSlm[] {
+  return slms.map((slm, at) => ({ ...slm, version: manifests[at]?.version ?? slm.version }));
 }
 
 /** Reads `/v1/status`; anything unexpected means that there is no reviewer. */
@@ -844,7 +950,14 @@ export function readStatus(value: unknown): ServerStatus {
     reviewer: review['available'] === true,
     model: typeof model === 'string' ? model : undefined,
     remaining: typeof remaining === 'number' ? remaining : undefined,
+    keepsText: keeping(value),
   };
+}
+
+function keeping(value: unknown): string[] {
+  const tasks = (value as { tasks?: unknown } | null)?.tasks;
+  const all = (Array.isArray(tasks) ? tasks : []) as { name?: unknown; keeps_text?: unknown }[];
+  return all.flatMap((task) => (task.keeps_text === true && typeof task.name === 'string' ? [task.name] : []));
 }
 
 /** Whether this is the only tab with the page open: two would write over each other. With `wait`, answers once it is. */

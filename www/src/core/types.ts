@@ -94,6 +94,8 @@ export interface ResultBlock {
   confidence: Float32Array;
   /** Reasons of the rows that were not accepted, by their place in the block. */
   why: Record<number, string>;
+  /** The version of each SLM, in the run's order; none in blocks stored before versions could change in a run. */
+  versions?: string[];
   /** One entry an SLM, in the run's order; probabilities are rows x labels. Empty rows hold zeros. */
   votes: { label: Uint8Array; probabilities: Float32Array; truncated: Uint8Array }[];
 }
@@ -105,6 +107,8 @@ export interface StoredReview {
   at: number;
   /** What it replaced, for undo. */
   was?: Review;
+  /** The label that the server's pool was given for it. */
+  handedIn?: string;
 }
 
 /** A batch that was, or is about to be, sent to the LLM. Its key stays the same over reloads, so it is paid once. */
@@ -152,6 +156,8 @@ export interface Project {
   slms: PinnedSlm[];
   rule: string;
   reviewTo: ReviewTo;
+  /** Whether the person lets the server keep reviewed texts, to train the models on them. */
+  handIn?: boolean;
   /** None means int8. */
   precision?: Precision;
   /** None means auto. */

@@ -4,6 +4,7 @@ import { count, duration, percent } from '../core/estimate';
 import type { Session } from '../core/session';
 import type { Project } from '../core/types';
 import { Chart } from './Chart';
+import { HandInChoice } from './HandIn';
 import { Loads } from './Loads';
 import { short, Stat, tone } from './parts';
 import { Placeholders } from './Plan';
@@ -184,6 +185,7 @@ function Reviewer({ session, project, columns }: CardProps) {
           )}
         </div>
       )}
+      <HandInChoice session={session} project={project} />
       {sent.length > 0 && (
         <details>
           <summary>What was sent last ({count(sent.length)} texts)</summary>

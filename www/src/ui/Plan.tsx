@@ -2,6 +2,7 @@ import { bytes, count, duration, percent } from '../core/estimate';
 import type { Choice, Session } from '../core/session';
 import type { Project, ReviewTo } from '../core/types';
 import { cell } from '../core/guess';
+import { HandInChoice } from './HandIn';
 import { Loads } from './Loads';
 import { ComputesOn, plain } from './parts';
 
@@ -133,6 +134,7 @@ function ReviewerCard({ session, project }: { session: Session; project: Project
         </label>
       </div>
       {project.reviewTo === 'llm' && <Sent session={session} />}
+      <HandInChoice session={session} project={project} />
     </section>
   );
 }
@@ -223,7 +225,7 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
         </div>
         <div>
           <dt>Leaves the device</dt>
-          <dd>{project.reviewTo === 'llm' ? 'the hard rows, redacted, to the LLM' : 'nothing'}</dd>
+          <dd>{leaves(session, project)}</dd>
         </div>
       </dl>
       {plan?.problem && (
@@ -245,6 +247,14 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
       <p class="quiet small">You can pause, reload or close the page at any time; the run goes on where it was.</p>
     </section>
   );
+}
+
+function leaves(session: Session, project: Project): string {
+  const parts = [
+    ...(project.reviewTo === 'llm' ? ['the hard rows, redacted, to the LLM'] : []),
+    ...(project.handIn && session.handingIn.offered ? ['the reviewed hard rows, redacted, to the server, which keeps them'] : []),
+  ];
+  return parts.length === 0 ? 'nothing' : parts.join('; ');
 }
 
 function Models({ choice }: { choice: Choice }) {

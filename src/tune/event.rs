@@ -1,0 +1,41 @@
+//! What a round says of itself while it runs: a line of JSON each, from `autoannotator tune --json` to whoever started it.
+
+use super::round::Report;
+use serde::{Deserialize, Serialize};
+
+/// One thing that happened.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event {
+    /// The round's samples are there.
+    Pool {
+        /// The number of samples.
+        samples: usize,
+        /// Reviews left out since every SLM all but ruled them out.
+        contradicted: usize,
+        /// Reviews left out since a later one says otherwise.
+        overruled: usize,
+    },
+    /// How far it has come.
+    Progress(Progress),
+    /// An SLM is through.
+    Slm(Report),
+    /// The round has ended.
+    Done {
+        /// Its number.
+        round: i64,
+    },
+}
+
+/// How far a round has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// The SLM at work; empty before the first.
+    pub slm: String,
+    /// What it does.
+    pub stage: String,
+    /// Steps done.
+    pub done: u64,
+    /// All steps.
+    pub all: u64,
+}

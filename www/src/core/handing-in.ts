@@ -1,0 +1,92 @@
+// Reviewed hard samples that the person lets the server keep: handed to its pool, redacted, each once a label.
+import { signal } from '@preact/signals';
+import { db } from './db';
+import { annotationOf } from './results';
+import type { Session } from './session';
+import { BLOCK, HARD, type Annotation, type Project, type StoredReview } from './types';
+
+/** Samples of one request. */
+const BATCH = 32;
+/** Milliseconds after a review in which another may follow. */
+const PAUSE = 2000;
+/** Milliseconds after which the server is tried again. */
+const AGAIN = 30_000;
+
+export class HandingIn {
+  /** Samples handed in so far, as far as this file is concerned; undefined until known. */
+  readonly count = signal<number | undefined>(undefined);
+
+  readonly #session: Session;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+  #busy = false;
+
+  constructor(session: Session) {
+    this.#session = session;
+  }
+
+  /** Whether the server would keep reviewed texts of the file's task. */
+  get offered(): boolean {
+    const project = this.#session.project.value;
+    return project !== null && this.#session.server.value.keepsText.includes(project.task);
+  }
+
+  /** Looks, in a moment, whether there is something to hand in. */
+  wake(after = PAUSE): void {
+    if (!this.offered || this.#session.project.value?.handIn !== true) return;
+    this.#timer ??= setTimeout(() => {
+      this.#timer = undefined;
+      void this.#work();
+    }, after);
+  }
+
+  async #work(): Promise<void> {
+    if (this.#busy) return;
+    this.#busy = true;
+    try {
+      while (await this.#batch());
+      this.#session.dismiss('hand-in');
+    } catch (error) {
+      const why = error instanceof Error ? error.message : String(error);
+      this.#session.notify({ code: 'hand-in', kind: 'warn', text: `The server did not take your reviews for its training (${why}). They are kept here and handed in later.` });
+      this.wake(AGAIN);
+    } finally {
+      this.#busy = false;
+    }
+  }
+
+  /** Hands in some samples; false once there are none left. */
+  async #batch(): Promise<boolean> {
+    const project = this.#session.project.value;
+    if (!project || !this.offered || project.handIn !== true) return false;
+    const all = (await (await db()).getAll('reviews')).filter((stored) => stored.review.label !== null);
+    const open = all.filter((stored) => stored.handedIn !== stored.review.label).slice(0, BATCH);
+    this.count.value = all.filter((stored) => stored.handedIn !== undefined).length;
+    if (open.length === 0) return false;
+    const annotations = (await Promise.all(open.map((stored) => this.#annotation(stored, project)))).filter((one) => one !== undefined);
+    if (annotations.length > 0) await post({ task: project.task, annotations });
+    const change = (await db()).transaction('reviews', 'readwrite');
+    for (const { row, review } of open) {
+      const now = await change.store.get(row);
+      if (now && review.label !== null) await change.store.put({ ...now, handedIn: review.label });
+    }
+    await change.done;
+    return true;
+  }
+
+  /** A reviewed hard sample with its text redacted; nothing else of the row goes along. */
+  async #annotation({ row, review }: StoredReview, project: Project): Promise<Annotation | undefined> {
+    const [source, result] = await Promise.all([this.#session.row(row), this.#session.resultBlock(Math.floor(row / BLOCK))]);
+    const place = row % BLOCK;
+    if (!source || !result || result.verdict[place] !== HARD) return undefined;
+    const [redacted] = await this.#session.redact([source.text]);
+    const annotation = annotationOf(source, result, place, review, project.slms, project.labels);
+    return { ...annotation, sample: { id: source.id, text: redacted?.text ?? '' } };
+  }
+}
+
+async function post(body: unknown): Promise<void> {
+  const response = await fetch('/v1/pool', { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body), signal: AbortSignal.timeout(30_000) });
+  if (response.ok) return;
+  const said = (await response.json().catch(() => null)) as { error?: { message?: string } } | null;
+  throw new Error(said?.error?.message ?? `it answered ${response.status}`);
+}
