@@ -436,7 +436,10 @@ async fn a_full_pool_starts_a_round_that_is_told_of() {
     assert_eq!((&rounds["last"]["outcome"], &rounds["last"]["round"]), (&"done".into(), &7.into()));
     assert_eq!(rounds["last"]["reports"][0]["outcome"], "promoted");
     let arguments = std::fs::read_to_string(house.dir.path().join("arguments")).expect("a file");
-    assert_eq!(arguments.trim(), "tune --json --task kept --home h --layers 2");
+    assert_eq!(
+        arguments.trim(),
+        "tune --json --task kept --slms tickets-minilm-l3,tickets-minilm-l6,tickets-mpnet --home h --layers 2"
+    );
     let mut seen = String::new();
     while !seen.contains("\"round\":7") {
         let part = events.chunk().await.expect("a stream").expect("an event");

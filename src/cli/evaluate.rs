@@ -128,12 +128,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         test: read(std::slice::from_ref(&args.test))?,
         old_test: read(&args.old_test)?,
         replay: Vec::new(),
-        anchors: vec![read(&args.anchor)?],
+        anchor: read(&args.anchor)?,
     };
     for path in &args.replay {
         let (replay, held_out) = hold_out(read(std::slice::from_ref(path))?);
         sets.replay.push(replay);
-        sets.anchors.push(held_out);
+        sets.anchor.extend(held_out);
     }
     let reviewer = reviewer(&args.reviewer, &task.labels, &mut sets.stream)?;
     let options = args.round.options();

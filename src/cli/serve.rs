@@ -19,8 +19,8 @@ Without an LLM the page's hard samples go to the person.
 
 Where a spec has keep_text = true in [review], POST /v1/pool takes reviewed hard samples of its task into pool.db in the data
 home. When that holds `pool` of the spec's [tune] (2000) unused samples, a round is held beside the serving, and pages take
-the new versions over. A table [rounds.TASK] of the config file gives its files: replay, anchor (lists), layers, method. GET
-/v1/rounds and /v1/rounds/events tell how it goes; POST and DELETE /v1/rounds/TASK start and stop it.";
+the new versions over. A table [rounds.TASK] of the config file gives its files: replay, anchor (lists), layers, method, lr, epochs.
+GET /v1/rounds and /v1/rounds/events tell how it goes; POST and DELETE /v1/rounds/TASK start and stop it.";
 
 /// Serves the page, the packed SLMs and the review proxy.
 #[derive(clap::Args)]

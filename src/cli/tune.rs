@@ -32,9 +32,10 @@ Examples:
   autoannotator tune --task sentiment --method full ...          all parameters, with the paper's settings
 
 Of the pool 70 % are trained on, 10 % choose the state and 20 % decide: an SLM is promoted only if it is better on them with
-95 % confidence and loses at most half a point on the anchor files and on what decided at earlier rounds. Without a
---replay file the pool's texts with a sure consensus are replayed. What is promoted is packed, and `autoannotator versions`
-lists it and goes back. A round that was stopped goes on by the same command.")]
+95 % confidence and loses at most half a point on the anchor set: the anchor files, what decided at earlier rounds, and a
+tenth of each --replay file that is held out of it. Without a --replay file the pool's texts with a sure consensus are
+replayed. What is promoted is packed, and `autoannotator versions` lists it and goes back. A round that was stopped goes on
+by the same command.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long)]
@@ -128,9 +129,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     if old.is_empty() {
         old.push(pool.consensus(&task.name, &task.labels)?);
     }
-    let (old, mut anchors): (Vec<_>, Vec<_>) = old.into_iter().map(hold_out).unzip();
-    anchors.insert(0, [read(&args.anchor)?, earlier.gate].concat());
-    if anchors.iter().all(Vec::is_empty) {
+    let (old, held_out): (Vec<_>, Vec<_>) = old.into_iter().map(hold_out).unzip();
+    let anchor = [read(&args.anchor)?, earlier.gate, held_out.concat()].concat();
+    if anchor.is_empty() {
         eprintln!("no --anchor file: nothing will show if an SLM becomes worse on other texts than the pool's");
     }
     let options = args.round.options();
@@ -138,7 +139,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let teller = Teller::new(args.json)?;
     let (contradicted, overruled) = (drawn.contradicted, drawn.overruled);
     teller.tell(&Event::Pool { samples: drawn.rows.len(), contradicted, overruled });
-    let material = Material { split: &parts, old: &old, earlier: &earlier.trained, anchors: &anchors };
+    let material = Material { split: &parts, old: &old, earlier: &earlier.trained, anchor: &anchor };
     let reports = hold(&args, (&home, &models), &folders, &material, &drawn, (&scratch, &teller))?;
     let number = pool.mark(&task.name, &drawn, &parts.gate, &reports)?;
     scratch.remove();
@@ -246,8 +247,8 @@ fn hold(
     let (progress, options) = (&teller.bar, args.round.options());
     let path = scratch.folder.join("done.json");
     let texts: Vec<_> = drawn.rows.iter().map(|row| (&row.text, row.label)).collect();
-    let sizes = |sets: &[Vec<Labelled>]| sets.iter().map(Vec::len).collect::<Vec<_>>();
-    let files = (sizes(material.old), material.earlier.len(), sizes(material.anchors));
+    let old: Vec<usize> = material.old.iter().map(Vec::len).collect();
+    let files = (old, material.earlier.len(), material.anchor.len());
     let key = sha256_hex(serde_json::to_string(&(texts, &options, args.round.layers, files))?.as_bytes());
     let mut done = Done { key: key.clone(), reports: Vec::new() };
     if let (false, Ok(json)) = (args.fresh, std::fs::read(&path)) {

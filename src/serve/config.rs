@@ -41,6 +41,10 @@ pub struct RoundFiles {
     pub layers: Option<usize>,
     /// `lora` or `full`.
     pub method: Option<String>,
+    /// Peak learning rate.
+    pub lr: Option<f64>,
+    /// Passes over the data.
+    pub epochs: Option<usize>,
 }
 
 impl RoundFiles {
@@ -52,6 +56,8 @@ impl RoundFiles {
         self.anchor.iter().for_each(|path| add("--anchor", path.into()));
         self.layers.iter().for_each(|layers| add("--layers", layers.to_string().into()));
         self.method.iter().for_each(|method| add("--method", method.into()));
+        self.lr.iter().for_each(|lr| add("--lr", lr.to_string().into()));
+        self.epochs.iter().for_each(|epochs| add("--epochs", epochs.to_string().into()));
         all
     }
 }
@@ -74,7 +80,7 @@ impl Config {
             anyhow::anyhow!(
                 "serve-config: line {line}: {}; there are the tables [llm], with url, key, model, timeout_seconds, \
                  concurrency, prompt_usd_per_million, completion_usd_per_million, budget_usd, and [rounds.TASK], with \
-                 replay, anchor, layers, method",
+                 replay, anchor, layers, method, lr, epochs",
                 error.message()
             )
         })?;

@@ -98,6 +98,8 @@ struct Current {
 pub(crate) struct Rounds {
     options: Option<Options>,
     pool: Option<Arc<Mutex<Pool>>>,
+    /// The SLMs of each task.
+    slms: BTreeMap<String, Vec<String>>,
     states: watch::Sender<States>,
     current: Mutex<Option<Current>>,
 }
@@ -113,12 +115,13 @@ impl Rounds {
         pool: Option<Arc<Mutex<Pool>>>,
         specs: impl Iterator<Item = &'a Arc<Spec>>,
     ) -> Arc<Self> {
-        let kept = specs.filter(|spec| spec.review.keep_text);
-        let task = |spec: &Arc<Spec>| {
-            (spec.task.name.clone(), TaskRounds { starts_at: spec.tune.pool, ..TaskRounds::default() })
-        };
-        let states = States { tasks: kept.map(task).collect(), closing: false };
-        Arc::new(Self { options, pool, states: watch::Sender::new(states), current: Mutex::new(None) })
+        let (mut slms, mut tasks) = (BTreeMap::new(), BTreeMap::new());
+        for spec in specs.filter(|spec| spec.review.keep_text) {
+            slms.insert(spec.task.name.clone(), spec.slms.clone());
+            tasks.insert(spec.task.name.clone(), TaskRounds { starts_at: spec.tune.pool, ..TaskRounds::default() });
+        }
+        let states = watch::Sender::new(States { tasks, closing: false });
+        Arc::new(Self { options, pool, slms, states, current: Mutex::new(None) })
     }
 
     /// Looks at the pools from now on, as long as the server is there.
@@ -175,7 +178,8 @@ impl Rounds {
         let Some(options) = self.options.as_ref().filter(|_| !self.states.borrow().closing) else {
             return Err(conflict("this server holds no rounds".to_owned()));
         };
-        let spawned = command(options, task).spawn();
+        let slms = self.slms.get(task).map(|ids| ids.join(",")).unwrap_or_default();
+        let spawned = command(options, task, &slms).spawn();
         let mut child = spawned.map_err(|error| {
             let message = format!("{} cannot be started: {error}", options.program.display());
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "rounds-start", message)
@@ -241,7 +245,7 @@ impl Drop for Rounds {
     }
 }
 
-fn command(options: &Options, task: &str) -> Command {
+fn command(options: &Options, task: &str, slms: &str) -> Command {
     let mut command = if cfg!(unix) {
         let mut nice = Command::new("nice");
         nice.args(["-n", NICENESS]).arg(&options.program);
@@ -249,7 +253,7 @@ fn command(options: &Options, task: &str) -> Command {
     } else {
         Command::new(&options.program)
     };
-    command.args(["tune", "--json", "--task", task]).args(&options.arguments);
+    command.args(["tune", "--json", "--task", task, "--slms", slms]).args(&options.arguments);
     if let Some(files) = options.files.get(task) {
         command.args(files.arguments());
     }

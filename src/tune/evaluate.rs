@@ -71,8 +71,8 @@ pub struct Sets {
     pub old_test: Vec<Labelled>,
     /// Older data for rounds to train on besides the pool, by where it comes from.
     pub replay: Vec<Vec<Labelled>>,
-    /// What rounds must not make worse, each set for itself; the gate parts of earlier rounds join the first.
-    pub anchors: Vec<Vec<Labelled>>,
+    /// What rounds must not make worse; the gate parts of earlier rounds join it.
+    pub anchor: Vec<Labelled>,
 }
 
 /// How to run it.
@@ -203,7 +203,7 @@ pub fn evaluate(
         old_test: vec![scores(members, &sets.old_test)?],
         rounds: Vec::new(),
     };
-    let (mut pool, mut anchors, mut earlier) = (Vec::new(), sets.anchors.clone(), Vec::new());
+    let (mut pool, mut anchor, mut earlier) = (Vec::new(), sets.anchor.clone(), Vec::new());
     let mut rounds = Rounds { settings, sets, running, progress };
     let vote = |members: &mut [Member], rows: &[Labelled]| -> Result<Vec<Vec<f32>>, TuneError> {
         members.iter_mut().map(|member| votes(member, rows)).collect()
@@ -225,7 +225,7 @@ pub fn evaluate(
         if !full && !last {
             continue;
         }
-        let promoted = rounds.hold(members, &mut pool, (&mut anchors, &mut earlier), &mut found)?;
+        let promoted = rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
         if settings.look_again && promoted {
             let accepted = tally.accepted();
             let rows: Vec<Labelled> = accepted.iter().map(|at| stream[*at].clone()).collect();
@@ -253,14 +253,14 @@ impl Rounds<'_> {
         &mut self,
         members: &mut [Member],
         pool: &mut Vec<Labelled>,
-        (anchors, earlier): (&mut Vec<Vec<Labelled>>, &mut Vec<Labelled>),
+        (anchor, earlier): (&mut Vec<Labelled>, &mut Vec<Labelled>),
         found: &mut Evaluation,
     ) -> Result<bool, TuneError> {
         let labels = members.first().map_or(0, |member| member.folder.labels.len());
         let seed = self.settings.seed.wrapping_add(1000 * (found.rounds.len() as u64 + 1));
         let parts = split(pool, labels, seed)?;
         let options = RoundOptions { seed, ..self.settings.round.clone() };
-        let material = Material { split: &parts, old: &self.sets.replay, earlier, anchors };
+        let material = Material { split: &parts, old: &self.sets.replay, earlier, anchor };
         let mut reports = Vec::new();
         for member in &mut *members {
             let running = Running { scratch: self.running.scratch.join(&member.folder.id), ..self.running.clone() };
@@ -270,10 +270,7 @@ impl Rounds<'_> {
         }
         let promoted = reports.iter().any(|report| report.decision == Decision::Promoted);
         pool.clear();
-        match anchors.first_mut() {
-            Some(first) => first.extend(parts.gate),
-            None => anchors.push(parts.gate),
-        }
+        anchor.extend(parts.gate);
         earlier.extend(parts.training);
         earlier.extend(parts.stopping);
         found.rounds.push(reports);

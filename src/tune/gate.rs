@@ -41,11 +41,6 @@ impl Paired {
         Self { texts, before: share(before), after: share(after), least_gain: means[RESAMPLES / 20] }
     }
 
-    /// What the candidate is better by; negative where it is worse.
-    pub fn gain(&self) -> f64 {
-        self.after - self.before
-    }
-
     /// Whether the candidate lost more than [`MOST_LOST`]; whole texts are compared, not rounded shares.
     pub fn lost(&self) -> bool {
         ((self.before - self.after) * self.texts as f64).round() > (MOST_LOST * self.texts as f64).floor()

@@ -25,7 +25,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shares of the way from the current version to what was trained that are tried where the whole way loses too much on the
 /// anchor set, until it holds.
-const SMALLER_SHARES: [f32; 3] = [0.7, 0.4, 0.2];
+const SMALLER_SHARES: [f32; 4] = [0.8, 0.6, 0.4, 0.25];
 
 /// The least pool: of fewer samples the gate's fifth decides nothing.
 pub const FEWEST_SAMPLES: usize = 5 * FEWEST_TEXTS;
@@ -141,7 +141,7 @@ impl RoundOptions {
         Options {
             id: member.folder.id.clone(),
             method: self.method,
-            rank: 16,
+            rank: std::env::var("XRANK").map_or(16, |v| v.parse().unwrap()),
             alpha: 32.0,
             embedding_rank: 0,
             layers,
@@ -153,7 +153,7 @@ impl RoundOptions {
             train_length: member.folder.max_length,
             max_length: member.folder.max_length,
             class_weights: false,
-            dropout: 0.1,
+            dropout: std::env::var("XDROP").map_or(0.1, |v| v.parse().unwrap()),
             teacher_weight: 0.0,
             interpolation: 1.0,
             choice: Choice::Likelihood,
@@ -232,9 +232,9 @@ pub struct Material<'a> {
     pub old: &'a [Vec<Labelled>],
     /// One more source: earlier pools.
     pub earlier: &'a [Labelled],
-    /// What must not get worse, each set for itself: validation data with the gate parts of earlier rounds, and what was
-    /// held out of the old data; never trained on.
-    pub anchors: &'a [Vec<Labelled>],
+    /// What must not get worse: validation data, the gate parts of earlier rounds, and what was held out of the old data;
+    /// never trained on.
+    pub anchor: &'a [Labelled],
 }
 
 /// The most texts that are held out of a source of old data.
@@ -264,7 +264,7 @@ pub struct Report {
     pub decision: Decision,
     /// On the pool's gate part.
     pub gate: Paired,
-    /// On the anchor set that lost most, or the first that lost too much, where there is one.
+    /// On the anchor set, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Paired>,
     /// The share of the way to what was trained that the candidate went.
@@ -282,7 +282,7 @@ pub fn round(
     running: &Running,
     progress: &ProgressBar,
 ) -> Result<(Report, Option<Vec<u8>>), TuneError> {
-    let Material { split, old, earlier, anchors } = material;
+    let Material { split, old, earlier, anchor } = material;
     let labels = member.folder.labels.len();
     // One pass over the pool's texts as often as there are epochs, and over other old ones each time: the more different old
     // texts it holds on to, the less it forgets of the rest.
@@ -309,25 +309,15 @@ pub fn round(
         Start { key: &member.key, weights: &member.weights, head: Some(&member.head), frozen: Some(&member.frozen) };
     let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
     progress.set_message("gate");
-    let gate = Scored::new(member, &split.gate)?;
-    let filled = anchors.iter().filter(|rows| !rows.is_empty());
-    let anchors = filled.map(|rows| Scored::new(member, rows)).collect::<Result<Vec<_>, _>>()?;
+    let (gate, anchor) = (Scored::new(member, &split.gate)?, Scored::new(member, anchor)?);
     let attempt = |share| -> Result<_, TuneError> {
         let (mut candidate, bytes) = candidate(member, &parts, share, &training, &stopping)?;
         let mut paired = |scored: &Scored| {
             Ok::<_, TuneError>(Paired::new(&scored.before, &candidate.right(&scored.set)?, options.seed))
         };
-        let gate = paired(&gate)?;
-        let mut anchor: Option<Paired> = None;
-        for scored in &anchors {
-            let held = paired(scored)?;
-            if anchor.is_none_or(|worst| held.gain() < worst.gain()) {
-                anchor = Some(held);
-            }
-            if held.lost() {
-                break; // the others need no looking at
-            }
-        }
+        let (gate, held) = (paired(&gate)?, paired(&anchor)?);
+        let anchor = (held.texts > 0).then_some(held);
+        tracing::info!("share {share}: gate {gate:?}, anchor {anchor:?}");
         let slm = member.folder.id.clone();
         let decision = decide(&gate, anchor.as_ref());
         Ok((Report { slm, decision, gate, anchor, share, trained_on }, candidate, bytes))
@@ -377,7 +367,9 @@ fn targets(
     let labels = member.folder.labels.len();
     let replayed = member.encode(&rows[pool_end..])?;
     let mut targets = vec![0.0; pool_end * labels];
-    targets.extend(member.probabilities(&replayed)?);
+    let mut said = member.logits(&replayed)?;
+    probabilities(&mut said, labels, 1.0); // as the loss takes them, without a temperature
+    targets.extend(said);
     for (at, (row, label)) in targets.chunks_exact_mut(labels).zip(&data.labels).enumerate() {
         let kept = match at {
             _ if at < pool_end => 0.0,

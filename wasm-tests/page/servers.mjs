@@ -52,11 +52,12 @@ export async function stubLlm() {
   return { url: `http://127.0.0.1:${port}`, seen, stop: () => server.close() };
 }
 
-/** `autoannotator serve`, on a free port. */
-export async function serve(llmUrl) {
-  const child = spawn(companion(), ['serve', '--port', '18080', '--page', path.join(root, 'www/dist')], {
+/** `autoannotator serve`, on a free port, with more arguments; without an LLM where there is no address. */
+export async function serve(llmUrl, more = []) {
+  const llm = llmUrl ? { AUTOANNOTATOR_LLM_URL: llmUrl, AUTOANNOTATOR_LLM_KEY: 'test-key', AUTOANNOTATOR_LLM_MODEL: 'stub' } : {};
+  const child = spawn(companion(), ['serve', '--port', '18080', '--page', path.join(root, 'www/dist'), ...more], {
     cwd: root,
-    env: { ...process.env, AUTOANNOTATOR_LLM_URL: llmUrl, AUTOANNOTATOR_LLM_KEY: 'test-key', AUTOANNOTATOR_LLM_MODEL: 'stub' },
+    env: { ...process.env, ...llm },
     stdio: ['ignore', 'pipe', 'inherit'],
   });
   const url = await new Promise((resolve, reject) => {
