@@ -53,7 +53,7 @@ pub(super) struct Args {
     /// Share of reviews whose label is made wrong
     #[arg(long, default_value_t = 0.0)]
     noise: f64,
-    /// After each round vote again on what was agreed on, and review what the new versions label otherwise
+    /// At the end vote again on what was agreed on, and review what the last versions label otherwise
     #[arg(long)]
     look_again: bool,
     /// Share of the texts agreed on that is reviewed too, by chance

@@ -159,13 +159,7 @@ impl EncoderWeights {
     /// The word embeddings and linear maps in int8, each number rounded by itself. See `calibrate` for what is better
     /// where there are texts to measure by.
     pub fn quantize(&self) -> EncoderWeights<Int8Matrix> {
-        let round = |map: &Linear| {
-            let mut rows = map.weight.clone();
-            rows.chunks_exact_mut(map.inputs.max(1)).for_each(rotate);
-            Int8Matrix::quantize(&rows, map.inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_EIGHT))
-        };
-        let layers = self.layers.iter().map(|layer| quantized_layer(layer, layer.linears().map(round)));
-        self.quantized(layers.collect())
+        self.quantized(self.layers.iter().map(LayerWeights::quantize).collect())
     }
 
     /// With these layers, and the word embeddings in int8.
@@ -180,6 +174,18 @@ impl EncoderWeights {
             layers,
             relative_bias: self.relative_bias.clone(),
         }
+    }
+}
+
+impl LayerWeights {
+    /// The linear maps in int8, each number rounded by itself.
+    pub(super) fn quantize(&self) -> LayerWeights<Int8Matrix> {
+        let round = |map: &Linear| {
+            let mut rows = map.weight.clone();
+            rows.chunks_exact_mut(map.inputs.max(1)).for_each(rotate);
+            Int8Matrix::quantize(&rows, map.inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_EIGHT))
+        };
+        quantized_layer(self, self.linears().map(round))
     }
 }
 

@@ -81,8 +81,8 @@ pub struct Settings {
     pub pool: usize,
     /// The share of reviews whose label is replaced by a wrong one.
     pub noise: f64,
-    /// Whether the SLMs vote again, after each round, on what they had agreed on: a text whose majority is another label now
-    /// is reviewed too.
+    /// Whether the last versions vote again, at the end, on what was agreed on: a text whose majority is another label now is
+    /// reviewed too.
     pub look_again: bool,
     /// The share of texts agreed on that is reviewed as well, drawn by chance: it says how many of them are wrong.
     pub audit: f64,
@@ -144,7 +144,7 @@ pub struct Stream {
     pub hard_and_majority_right: usize,
     /// Reviews that no round trains on, since all SLMs all but ruled them out.
     pub contradicted: usize,
-    /// Reviews of texts that had been agreed on, since a later version says another label.
+    /// Reviews of texts that had been agreed on, since the last versions say another label.
     pub second_looks: usize,
     /// After each batch: reviews so far, and the share of the texts so far whose label is right.
     pub course: Vec<(usize, f64)>,
@@ -225,15 +225,17 @@ pub fn evaluate(
         if !full && !last {
             continue;
         }
-        let promoted = rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
-        if settings.look_again && promoted {
-            let accepted = tally.accepted();
-            let rows: Vec<Labelled> = accepted.iter().map(|at| stream[*at].clone()).collect();
-            let votes = vote(members, &rows)?;
-            for (index, at) in accepted.into_iter().enumerate() {
-                pool.extend(tally.look_again(at, &stream[at], &nth(&votes, index, labels)));
-            }
+        rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
+    }
+    let promoted = found.rounds.iter().flatten().any(|report| report.decision == Decision::Promoted);
+    if settings.look_again && promoted {
+        let accepted = tally.accepted();
+        let rows: Vec<Labelled> = accepted.iter().map(|at| stream[*at].clone()).collect();
+        let votes = vote(members, &rows)?;
+        for (index, at) in accepted.into_iter().enumerate() {
+            tally.look_again(at, &stream[at], &nth(&votes, index, labels));
         }
+        tally.note(&stream);
     }
     found.stream = tally.finish(&stream);
     Ok(found)
@@ -247,15 +249,15 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
-    /// A round of every SLM on the pool, which is empty afterwards; tells whether any was promoted. The pool's gate part joins the anchor set, and the rest what
-    /// later rounds replay.
+    /// A round of every SLM on the pool, which is empty afterwards. The pool's gate part joins the anchor set, and the rest
+    /// what later rounds replay.
     fn hold(
         &mut self,
         members: &mut [Member],
         pool: &mut Vec<Labelled>,
         (anchor, earlier): (&mut Vec<Labelled>, &mut Vec<Labelled>),
         found: &mut Evaluation,
-    ) -> Result<bool, TuneError> {
+    ) -> Result<(), TuneError> {
         let labels = members.first().map_or(0, |member| member.folder.labels.len());
         let seed = self.settings.seed.wrapping_add(1000 * (found.rounds.len() as u64 + 1));
         let parts = split(pool, labels, seed)?;
@@ -268,7 +270,6 @@ impl Rounds<'_> {
             self.progress.suspend(|| tracing::info!("round {}: {}", found.rounds.len() + 1, line(&report)));
             reports.push(report);
         }
-        let promoted = reports.iter().any(|report| report.decision == Decision::Promoted);
         pool.clear();
         anchor.extend(parts.gate);
         earlier.extend(parts.training);
@@ -276,7 +277,7 @@ impl Rounds<'_> {
         found.rounds.push(reports);
         found.test.push(scores(members, &self.sets.test)?);
         found.old_test.push(scores(members, &self.sets.old_test)?);
-        Ok(promoted)
+        Ok(())
     }
 }
 
@@ -444,16 +445,15 @@ impl<'a> Tally<'a> {
         (0..self.verdicts.len()).filter(|at| !self.verdicts[*at].1).collect()
     }
 
-    /// Reviews an accepted text if the majority of a later version says another label; returns what goes into the pool.
-    fn look_again(&mut self, at: usize, row: &Labelled, votes: &[&[f32]]) -> Option<Labelled> {
+    /// Reviews an accepted text if the majority of the last versions says another label.
+    fn look_again(&mut self, at: usize, row: &Labelled, votes: &[&[f32]]) {
         let agreed = self.verdicts[at].0;
         if agreed == Some(majority(votes)) {
-            return None;
+            return;
         }
         self.stream.second_looks += 1;
-        let (label, pooled) = self.review(row, votes);
+        let (label, _) = self.review(row, votes);
         self.verdicts[at] = (label.or(agreed), true);
-        pooled
     }
 
     /// The reviewer's label, and what goes into the pool.
@@ -548,8 +548,9 @@ mod tests {
         let mut plain = tally(&usual, 1);
         assert_eq!(plain.add(&rows[0], &[&no, &no]), None);
         assert_eq!(plain.accepted(), [0]);
-        assert_eq!(plain.look_again(0, &rows[0], &[&no, &no]), None);
-        assert_eq!(plain.look_again(0, &rows[0], &[&yes, &yes]), Some(rows[0].clone()));
+        plain.look_again(0, &rows[0], &[&no, &no]);
+        assert_eq!(plain.accepted(), [0]);
+        plain.look_again(0, &rows[0], &[&yes, &yes]);
         let stream = plain.finish(&rows);
         assert_eq!((stream.second_looks, stream.reviews, stream.accuracy), (1, 1, 1.0));
         let mut plain = tally(&audited, 1);

@@ -4,7 +4,7 @@
 use super::TuneError;
 use super::activations::Frozen;
 use super::dataset::Dataset;
-use super::gate::{Decision, FEWEST_TEXTS, Paired, decide};
+use super::gate::{Decision, FEWEST_TEXTS, MOST_LOST, Paired, decide};
 use super::metrics::{calibrate, metrics};
 use super::train::{Choice, Options, Running, Start, by_batches, fine_tune, interpolate, lengths, serialize};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
@@ -33,7 +33,7 @@ pub const FEWEST_SAMPLES: usize = 5 * FEWEST_TEXTS;
 /// Below this calibrated probability of every SLM a review counts as contradicted.
 const CONTRADICTED: f32 = 0.02;
 
-/// An SLM that votes and can be trained: a version in memory, in f32.
+/// An SLM that votes, in int8 as it is served, and can be trained: a version in memory.
 pub struct Member {
     /// What `slm.toml` says of it.
     pub folder: SlmFolder,
@@ -141,7 +141,7 @@ impl RoundOptions {
         Options {
             id: member.folder.id.clone(),
             method: self.method,
-            rank: std::env::var("XRANK").map_or(16, |v| v.parse().unwrap()),
+            rank: 16,
             alpha: 32.0,
             embedding_rank: 0,
             layers,
@@ -153,7 +153,7 @@ impl RoundOptions {
             train_length: member.folder.max_length,
             max_length: member.folder.max_length,
             class_weights: false,
-            dropout: std::env::var("XDROP").map_or(0.1, |v| v.parse().unwrap()),
+            dropout: 0.1,
             teacher_weight: 0.0,
             interpolation: 1.0,
             choice: Choice::Likelihood,
@@ -317,21 +317,18 @@ pub fn round(
         };
         let (gate, held) = (paired(&gate)?, paired(&anchor)?);
         let anchor = (held.texts > 0).then_some(held);
-        tracing::info!("share {share}: gate {gate:?}, anchor {anchor:?}");
+        tracing::debug!("share {share}: gate {gate:?}, anchor {anchor:?}");
         let slm = member.folder.id.clone();
         let decision = decide(&gate, anchor.as_ref());
         Ok((Report { slm, decision, gate, anchor, share, trained_on }, candidate, bytes))
     };
-    let lost = |report: &Report| report.anchor.is_some_and(|anchor| anchor.lost());
     let mut tried = attempt(1.0)?;
-    if lost(&tried.0) {
+    for share in smaller_shares(&tried.0) {
         // Where no share holds the anchor set, the whole way's report says most.
-        for share in SMALLER_SHARES {
-            let less = attempt(share)?;
-            if !lost(&less.0) {
-                tried = less;
-                break;
-            }
+        let less = attempt(share)?;
+        if !less.0.anchor.is_some_and(|anchor| anchor.lost()) {
+            tried = less;
+            break;
         }
     }
     let (report, candidate, bytes) = tried;
@@ -340,6 +337,14 @@ pub fn round(
     }
     *member = candidate;
     Ok((report, Some(bytes)))
+}
+
+/// The shares to try where the whole way loses too much on the anchor set, less the ones that would lose too much by far if
+/// the loss were in proportion.
+fn smaller_shares(whole: &Report) -> impl Iterator<Item = f32> + use<> {
+    let lost = whole.anchor.filter(Paired::lost).map(|anchor| anchor.before - anchor.after);
+    let most = lost.map(|lost| (1.5 * MOST_LOST / lost).max(0.4) as f32);
+    SMALLER_SHARES.into_iter().filter(move |share| most.is_some_and(|most| *share <= most))
 }
 
 /// Texts, and which of them the version before labels right.
@@ -478,6 +483,21 @@ mod tests {
         assert!(held.iter().all(|row| !replayed.contains(row)));
         assert_eq!(hold_out(all.clone()), (replayed, held));
         assert_eq!(hold_out(all[..900].to_vec()), (all[..900].to_vec(), Vec::new()));
+    }
+
+    #[test]
+    fn shares_that_would_lose_too_much_by_far_are_not_tried() {
+        let tried = |before: f64, after: f64| {
+            let anchor = Some(Paired { texts: 1000, before, after, least_gain: 0.0 });
+            let gate = Paired { texts: 100, before: 0.5, after: 0.9, least_gain: 0.1 };
+            let whole =
+                Report { slm: "s".into(), decision: Decision::Promoted, gate, anchor, share: 1.0, trained_on: [0; 2] };
+            smaller_shares(&whole).collect::<Vec<_>>()
+        };
+        assert!(tried(0.7, 0.7).is_empty());
+        assert_eq!(tried(0.7, 0.693), [0.8, 0.6, 0.4, 0.25]);
+        assert_eq!(tried(0.7, 0.689), [0.6, 0.4, 0.25]);
+        assert_eq!(tried(0.7, 0.5), [0.4, 0.25]);
     }
 
     #[test]

@@ -101,7 +101,7 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     let file = |name: &str| args.data.join(format!("{name}.csv"));
     let out = args.out.join(if replies.is_some() { "llm" } else { set.name });
     let mut command = Command::new(&args.binary);
-    command.args(["evaluate", "--look-again", "--audit", "0.02", "--task", set.task]);
+    command.args(["evaluate", "--look-again", "--audit", "0.1", "--task", set.task]);
     let files =
         [("--stream", set.stream), ("--test", set.test), ("--anchor", set.anchor), ("--old-test", set.old_test)];
     files.iter().for_each(|(option, name)| {

@@ -327,16 +327,21 @@ impl CpuEncoder {
         Self::pack(shell(weights, weights.words.clone()), isa, weights.layers.iter())
     }
 
-    /// The first `layers` layers with the embeddings.
+    /// The first `layers` layers with the embeddings, in int8; the embeddings alone in f32.
     #[cfg(feature = "native")]
     pub fn lower(weights: &EncoderWeights, layers: usize) -> Self {
-        Self::pack(shell(weights, weights.words.clone()), None, weights.layers.iter().take(layers))
+        let shell = shell(weights, weights.words.clone());
+        match layers {
+            0 => Self::from_weights(shell),
+            _ => Self::from_int8(shell.quantized(quantized(&weights.layers[..layers.min(weights.layers.len())])), None),
+        }
     }
 
-    /// The layers from `first` on, without embeddings: for [`Self::hidden_from`] alone.
+    /// The layers from `first` on in int8, without embeddings: for [`Self::hidden_from`] alone.
     #[cfg(feature = "native")]
     pub fn upper(weights: &EncoderWeights, first: usize) -> Self {
-        Self::pack(shell(weights, Vec::new()), None, weights.layers.iter().skip(first))
+        let layers = quantized(weights.layers.get(first..).unwrap_or_default());
+        Self::from_int8(shell(weights, Vec::new()).quantized(layers), None)
     }
 
     /// Packs int8 weights layer after layer, as [`Self::from_weights`]; activations are quantised row by row.
@@ -433,6 +438,12 @@ fn shell(weights: &EncoderWeights, words: Vec<f32>) -> EncoderWeights {
         layers: Vec::new(),
         relative_bias: weights.relative_bias.clone(),
     }
+}
+
+#[cfg(feature = "native")]
+fn quantized(layers: &[LayerWeights]) -> Vec<LayerWeights<Int8Matrix>> {
+    use rayon::prelude::*;
+    layers.par_iter().map(LayerWeights::quantize).collect()
 }
 
 /// What goes into the linear maps of a layer, `[tokens x inputs]` each.
