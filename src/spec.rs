@@ -67,8 +67,24 @@ pub enum ReviewTo {
     Llm,
 }
 
+/// What an LLM's tokens cost, in US dollars a million.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize)]
+pub struct Prices {
+    /// Of the prompt.
+    pub prompt: f64,
+    /// Of the completion.
+    pub completion: f64,
+}
+
+impl Prices {
+    /// US dollars for so many tokens.
+    pub fn usd(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
+        (prompt_tokens as f64 * self.prompt + completion_tokens as f64 * self.completion) / 1e6
+    }
+}
+
 /// What happens to hard samples.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReviewSpec {
     /// Who reviews them.
     pub to: ReviewTo,
@@ -79,11 +95,14 @@ pub struct ReviewSpec {
     pub redact: bool,
     /// Whether the server may keep reviewed texts.
     pub keep_text: bool,
+    /// The LLM's prices, where they are known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub usd_per_million: Option<Prices>,
 }
 
 impl Default for ReviewSpec {
     fn default() -> Self {
-        Self { to: ReviewTo::None, url: None, redact: true, keep_text: false }
+        Self { to: ReviewTo::None, url: None, redact: true, keep_text: false, usd_per_million: None }
     }
 }
 
@@ -120,7 +139,7 @@ pub struct ExportSpec {
 }
 
 /// The pipeline of one task.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Spec {
     /// What is labelled.
     pub task: Task,
@@ -141,8 +160,13 @@ impl Spec {
     pub fn built_in(task: &str) -> Result<Self, SpecError> {
         let task = Task::built_in(task)?;
         let slms = default_slms(&task.name);
+        Ok(Self::plain(task, slms))
+    }
+
+    /// A task and its SLMs, everything else as it is where nothing is said.
+    pub fn plain(task: Task, slms: Vec<String>) -> Self {
         let (review, tune, export) = Default::default();
-        Ok(Self { task, slms, rule: Rule::default(), review, tune, export })
+        Self { task, slms, rule: Rule::default(), review, tune, export }
     }
 
     /// Reads a spec in TOML.
@@ -208,6 +232,7 @@ enum Value {
     Text(String),
     Bool(bool),
     Whole(i64),
+    Number(f64),
     /// Something that no key of a spec takes.
     Other(&'static str),
 }
@@ -219,7 +244,7 @@ impl Value {
             Self::List(_) => "a list",
             Self::Text(_) => "text",
             Self::Bool(_) => "true or false",
-            Self::Whole(_) => "a number",
+            Self::Whole(_) | Self::Number(_) => "a number",
             Self::Other(kind) => kind,
         }
     }
@@ -246,7 +271,7 @@ fn toml_node(text: &str, node: toml::Spanned<toml::de::DeValue<'_>>) -> Node {
         DeValue::Integer(value) => {
             i64::from_str_radix(value.as_str(), value.radix()).map_or(Value::Other("a number"), Value::Whole)
         }
-        DeValue::Float(_) => Value::Other("a number"),
+        DeValue::Float(value) => value.as_str().parse().map_or(Value::Other("a number"), Value::Number),
         DeValue::Datetime(_) => Value::Other("a date"),
     };
     Node { line, value }
@@ -284,7 +309,10 @@ fn json_node(text: &str, raw: &RawValue, depth: usize) -> Result<Node, SpecError
         Some(b'"') => Value::Text(serde_json::from_str(json).map_err(fail)?),
         Some(b't' | b'f') => Value::Bool(json == "true"),
         Some(b'n') => Value::Other("null"),
-        _ => json.parse().map_or(Value::Other("a number"), Value::Whole),
+        _ => match json.parse() {
+            Ok(whole) => Value::Whole(whole),
+            Err(_) => json.parse().map_or(Value::Other("a number"), Value::Number),
+        },
     };
     Ok(Node { line, value })
 }
@@ -378,6 +406,20 @@ impl Table {
             },
             Some(node) => Err(self.wrong(key, &node, expected)),
         }
+    }
+
+    /// A sum of money.
+    fn usd(&mut self, key: &'static str) -> Result<Option<(f64, usize)>, SpecError> {
+        let Some(node) = self.take(key) else { return Ok(None) };
+        let (value, line) = match node {
+            Node { line, value: Value::Whole(value) } => (value as f64, line),
+            Node { line, value: Value::Number(value) } => (value, line),
+            node => return Err(self.wrong(key, &node, "a number of US dollars")),
+        };
+        if !(value.is_finite() && value >= 0.0) {
+            return Err(self.error(line, key, format!("is {value}; expected a number of US dollars, 0 or more")));
+        }
+        Ok(Some((value, line)))
     }
 
     fn list(&mut self, key: &'static str) -> Result<Option<(Vec<Node>, usize)>, SpecError> {
@@ -518,6 +560,7 @@ fn review(node: Node) -> Result<ReviewSpec, SpecError> {
     let url = table.text("url")?;
     let (redact, redact_line) = table.flag("redact", true)?;
     let (keep_text, keep_line) = table.flag("keep_text", false)?;
+    let usd_per_million = table.take("usd_per_million").map(prices).transpose()?;
     if let Some((url, line)) = &url {
         if to != ReviewTo::Llm {
             return Err(table.error(
@@ -545,7 +588,17 @@ fn review(node: Node) -> Result<ReviewSpec, SpecError> {
         ));
     }
     table.finish()?;
-    Ok(ReviewSpec { to, url: url.map(|(url, _)| url), redact, keep_text })
+    Ok(ReviewSpec { to, url: url.map(|(url, _)| url), redact, keep_text, usd_per_million })
+}
+
+fn prices(node: Node) -> Result<Prices, SpecError> {
+    let mut table = Table::new(node, "review.usd_per_million.")?;
+    let [prompt, completion] = ["prompt", "completion"].map(|key| table.usd(key));
+    let prices = prompt?.zip(completion?).map(|((prompt, _), (completion, _))| Prices { prompt, completion });
+    let line = table.line;
+    let missing = table.error(line, "prompt", "and completion are both needed: US dollars for a million tokens");
+    table.finish()?;
+    prices.ok_or(missing)
 }
 
 /// The fewest samples that a round can be held on; the rounds themselves are native, a spec is read everywhere.
@@ -596,6 +649,22 @@ mod tests {
         assert_eq!(spec.rule, Rule::Unanimous);
         assert!(spec.review.redact && !spec.review.keep_text);
         assert!(matches!(Spec::built_in("poetry"), Err(SpecError::Task(_))));
+    }
+
+    #[test]
+    fn prices_and_the_pool_are_numbers() {
+        let of = |more: &str| Spec::from_toml(&format!("task = \"sentiment\"\n{more}"));
+        let spec =
+            of("[review]\nusd_per_million = { prompt = 0.15, completion = 1 }\n[tune]\npool = 500\n").expect("a spec");
+        let prices = spec.review.usd_per_million.expect("prices");
+        assert_eq!((prices.usd(1_000_000, 2_000_000), spec.tune.pool), (2.15, 500));
+        assert_eq!(Spec::from_json(&spec.to_json()).expect("JSON"), spec);
+        let error = |more: &str| of(more).expect_err(more).to_string();
+        assert!(error("[tune]\npool = 20\n").contains("at least 100"));
+        assert!(error("[tune]\npool = -1\n").contains("0 or more"));
+        assert!(error("[tune]\npool = 0.5\n").contains("line 3"));
+        assert!(error("[review]\nusd_per_million = { prompt = -1, completion = 1 }\n").contains("0 or more"));
+        assert!(error("[review]\nusd_per_million = { prompt = 1 }\n").contains("both"));
     }
 
     #[test]

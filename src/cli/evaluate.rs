@@ -4,7 +4,8 @@ use super::tune::{RoundArgs, labelled, load_member, wanted};
 use crate::hub::Home;
 use crate::slm::adapter::sha256_hex;
 use crate::slm::burn::Backend;
-use crate::task::{LabelSet, Task};
+use crate::spec::{Prices, Spec};
+use crate::task::LabelSet;
 use crate::tune::charts;
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
 use crate::tune::round::{FEWEST_SAMPLES, Labelled, RoundOptions, hold_out};
@@ -32,8 +33,11 @@ together each SLM goes through a round. Results are printed and written to evalu
 as pictures to evaluate.html.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
-    #[arg(long)]
-    task: String,
+    #[arg(long, required_unless_present = "spec")]
+    task: Option<String>,
+    /// A spec, of which the task, the SLMs and the LLM's prices are taken
+    #[arg(long, conflicts_with = "task")]
+    spec: Option<PathBuf>,
     /// Labelled CSV file to annotate
     #[arg(long)]
     stream: PathBuf,
@@ -44,7 +48,7 @@ pub(super) struct Args {
     /// stream is then the texts that have one
     #[arg(long, default_value = "gold")]
     reviewer: String,
-    /// SLMs by id [default: all of the task]
+    /// SLMs by id [default: those of the spec]
     #[arg(long, value_delimiter = ',')]
     slms: Vec<String>,
     /// Reviewed samples at which a round is held; 0 for none
@@ -114,7 +118,14 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         "--pool is {}, expected 0 or at least {FEWEST_SAMPLES}",
         args.pool
     );
-    let task = Task::built_in(&args.task)?;
+    let spec = match &args.spec {
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Spec::from_toml(&text).with_context(|| path.display().to_string())?
+        }
+        None => Spec::built_in(args.task.as_deref().unwrap_or_default())?,
+    };
+    let task = &spec.task;
     let home = Home::find(args.home.as_deref())?;
     let progress = super::bar()?;
     let read = |paths| labelled(paths, &task.labels);
@@ -137,7 +148,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     }
     let reviewer = reviewer(&args.reviewer, &task.labels, &mut sets.stream)?;
     let options = args.round.options();
-    let wanted = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
+    let wanted =
+        wanted(args.models.as_deref(), &home, if args.slms.is_empty() { &spec.slms } else { &args.slms }, task)?;
     let mut runs = Vec::new();
     for seed in args.seed..args.seed + args.seeds {
         let mut members = wanted
@@ -162,7 +174,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let found = evaluate(&mut members, &sets, &settings, &reviewer, &running, &progress);
         std::fs::remove_dir_all(&running.scratch).ok();
         let found = found?;
-        progress.suspend(|| print(&found, seed));
+        progress.suspend(|| print(&found, seed, spec.review.usd_per_million));
         runs.push(found);
     }
     progress.finish_and_clear();
@@ -212,8 +224,8 @@ fn reviewer(name: &str, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow
     let mut by_hash = HashMap::new();
     for (number, line) in lines.lines().enumerate() {
         let record: Record = serde_json::from_str(line).with_context(|| format!("{path}, line {}", number + 1))?;
-        let tokens = record.prompt_tokens + record.completion_tokens;
-        by_hash.insert(record.text_sha256, Reply { label: labels.index(&record.reply), tokens });
+        let Record { text_sha256, reply, prompt_tokens, completion_tokens } = record;
+        by_hash.insert(text_sha256, Reply { label: labels.index(&reply), prompt_tokens, completion_tokens });
     }
     let of = |row: &Labelled| Some((row.text.clone(), by_hash.get(&sha256_hex(row.text.as_bytes()))?.clone()));
     let replies: HashMap<String, Reply> = stream.iter().filter_map(of).collect();
@@ -222,7 +234,7 @@ fn reviewer(name: &str, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow
     Ok(Reviewer::Replies(replies))
 }
 
-fn print(found: &Evaluation, seed: u64) {
+fn print(found: &Evaluation, seed: u64, prices: Option<Prices>) {
     let last = |scores: &Scores| scores.calibration_error.last().copied().unwrap_or_default();
     let percent = |share: f64| format!("{:.1}", 100.0 * share);
     let line = |name: &str, values: Vec<String>| {
@@ -231,17 +243,19 @@ fn print(found: &Evaluation, seed: u64) {
     let stream = &found.stream;
     println!("seed {seed}: {} texts, {} reviewed, {} rounds", stream.texts, stream.reviews, found.rounds.len());
     println!("\nOn the stream, percent");
-    for (id, accuracy) in found.slms.iter().zip(&stream.slms) {
-        line(id, vec![percent(*accuracy)]);
+    line("", ["accuracy", "from", "to", "macro-F1", "reviews", "tokens", "dollars"].map(str::to_owned).to_vec());
+    for way in &stream.ways {
+        let shares = [way.accuracy, way.interval[0], way.interval[1], way.macro_f1].map(percent);
+        let tokens = way.prompt_tokens + way.completion_tokens;
+        let usd = match prices {
+            Some(prices) => format!("{:.4}", prices.usd(way.prompt_tokens, way.completion_tokens)),
+            None if tokens == 0 => "0".to_owned(),
+            None => "?".to_owned(),
+        };
+        line(&way.name, [&shares[..], &[way.reviews.to_string(), tokens.to_string(), usd]].concat());
     }
-    line("majority", vec![percent(stream.majority)]);
-    line("agreed or reviewed (macro-F1)", vec![percent(stream.accuracy), percent(stream.macro_f1)]);
-    line("reviewer, on hard samples", vec![percent(stream.reviewer_accuracy)]);
-    if let Some(alone) = &found.reviewer_alone {
-        line("reviewer alone (macro-F1)", vec![percent(alone.accuracy), percent(alone.macro_f1)]);
-        let saved = 1.0 - stream.tokens as f64 / alone.tokens.max(1) as f64;
-        line("tokens saved against it", vec![percent(saved)]);
-    }
+    println!();
+    line("reviewer, on what was reviewed", vec![percent(stream.reviewer_accuracy)]);
     line("reviewed, by quarter", stream.review_share.iter().copied().map(percent).collect());
     line("reviewed, in all", vec![percent(stream.reviews as f64 / stream.texts.max(1) as f64)]);
     if stream.second_looks > 0 {

@@ -32,33 +32,76 @@ pub enum Reviewer {
 pub struct Reply {
     /// Index of the label, where the reply was one.
     pub label: Option<usize>,
-    /// Tokens of prompt and completion.
-    pub tokens: u64,
+    /// Tokens of the prompt.
+    pub prompt_tokens: u64,
+    /// Tokens of the completion.
+    pub completion_tokens: u64,
 }
 
 impl Reviewer {
-    fn review(&self, row: &Labelled) -> (Option<usize>, u64) {
+    fn review(&self, row: &Labelled) -> Reply {
+        let none = Reply { label: None, prompt_tokens: 0, completion_tokens: 0 };
         match self {
-            Self::Gold => (Some(row.label), 0),
-            Self::Replies(replies) => replies.get(&row.text).map_or((None, 0), |reply| (reply.label, reply.tokens)),
+            Self::Gold => Reply { label: Some(row.label), ..none },
+            Self::Replies(replies) => replies.get(&row.text).cloned().unwrap_or(none),
         }
     }
 }
 
-impl Reviewer {
-    fn alone(&self, rows: &[Labelled], labels: usize) -> Option<Alone> {
-        if matches!(self, Self::Gold) {
-            return None;
-        }
-        let (mut confusion, mut all) = (Confusion::new(labels), 0);
-        for row in rows {
-            let (label, tokens) = self.review(row);
-            confusion.add(row.label, label);
-            all += tokens;
-        }
-        let Score { accuracy, macro_f1 } = confusion.score();
-        Some(Alone { accuracy, macro_f1, tokens: all })
+/// One way to label the stream, and what it comes to.
+#[derive(Debug, Clone, Serialize)]
+pub struct Way {
+    /// Its name; an SLM's is its id.
+    pub name: String,
+    /// Accuracy; a text without a label counts as wrong.
+    pub accuracy: f64,
+    /// The accuracy's 95 % interval.
+    pub interval: [f64; 2],
+    /// Macro-F1.
+    pub macro_f1: f64,
+    /// Texts that a reviewer was asked about.
+    pub reviews: usize,
+    /// Tokens of those prompts.
+    pub prompt_tokens: u64,
+    /// Tokens of those completions.
+    pub completion_tokens: u64,
+}
+
+/// Counts a way while the stream goes by.
+struct Counted {
+    confusion: Confusion,
+    right: Vec<f64>,
+}
+
+impl Counted {
+    fn new(labels: usize) -> Self {
+        Self { confusion: Confusion::new(labels), right: Vec::new() }
     }
+
+    fn add(&mut self, gold: usize, label: Option<usize>) {
+        self.confusion.add(gold, label);
+        self.right.push(f64::from(u8::from(label == Some(gold))));
+    }
+
+    fn way(&self, name: &str, (reviews, prompt_tokens, completion_tokens): (usize, u64, u64)) -> Way {
+        let Score { accuracy, macro_f1 } = self.confusion.score();
+        let interval = interval(&self.right, 0);
+        Way { name: name.to_owned(), accuracy, interval, macro_f1, reviews, prompt_tokens, completion_tokens }
+    }
+}
+
+/// An LLM that labels every text by itself; a person would be right by definition.
+fn reviewer_alone(reviewer: &Reviewer, rows: &[Labelled], labels: usize) -> Option<Way> {
+    if matches!(reviewer, Reviewer::Gold) {
+        return None;
+    }
+    let (mut counted, mut spent) = (Counted::new(labels), (0, 0, 0));
+    for row in rows {
+        let Reply { label, prompt_tokens, completion_tokens } = reviewer.review(row);
+        counted.add(row.label, label);
+        spent = (spent.0 + 1, spent.1 + prompt_tokens, spent.2 + completion_tokens);
+    }
+    Some(counted.way("reviewer alone", spent))
 }
 
 /// What an evaluation runs on. All label indices are those of the SLMs.
@@ -124,20 +167,19 @@ pub struct Stream {
     pub texts: usize,
     /// Accuracy of the final labels, accepted and reviewed; a text without a label counts as wrong.
     pub accuracy: f64,
-    /// Their macro-F1.
-    pub macro_f1: f64,
-    /// Accuracy of each SLM's votes, in order.
-    pub slms: Vec<f64>,
-    /// Accuracy of the majority's label.
-    pub majority: f64,
-    /// Reviews, in all and by quarter of the stream.
+    /// Each SLM as it was when it voted, the best of them, their majority, the reviewer alone where it is an LLM, and what was
+    /// agreed on or reviewed: the final labels.
+    pub ways: Vec<Way>,
+    /// Reviews.
     pub reviews: usize,
     /// The share of each quarter that was reviewed.
     pub review_share: [f64; 4],
     /// The reviewer's accuracy.
     pub reviewer_accuracy: f64,
-    /// Tokens of the reviews.
-    pub tokens: u64,
+    /// Tokens of the reviews' prompts.
+    pub prompt_tokens: u64,
+    /// Tokens of their completions.
+    pub completion_tokens: u64,
     /// Texts on which all SLMs agreed on a wrong label.
     pub agreed_and_wrong: usize,
     /// Reviewed texts on which the majority was right.
@@ -152,17 +194,6 @@ pub struct Stream {
     pub audited: [usize; 2],
 }
 
-/// What the reviewer would come to by labelling every text of the stream.
-#[derive(Debug, Clone, Copy, Serialize)]
-pub struct Alone {
-    /// Accuracy; a text without a label counts as wrong.
-    pub accuracy: f64,
-    /// Macro-F1.
-    pub macro_f1: f64,
-    /// Tokens.
-    pub tokens: u64,
-}
-
 /// Everything that was measured.
 #[derive(Debug, Clone, Serialize)]
 pub struct Evaluation {
@@ -170,9 +201,6 @@ pub struct Evaluation {
     pub slms: Vec<String>,
     /// The stream.
     pub stream: Stream,
-    /// An LLM without the SLMs, on the stream; none for gold labels.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub reviewer_alone: Option<Alone>,
     /// The test file at the start and after each round.
     pub test: Vec<Scores>,
     /// The old domain's, likewise.
@@ -198,7 +226,6 @@ pub fn evaluate(
     let mut found = Evaluation {
         slms: members.iter().map(|member| member.folder.id.clone()).collect(),
         stream: Stream::default(),
-        reviewer_alone: reviewer.alone(&stream, labels),
         test: vec![scores(members, &sets.test)?],
         old_test: vec![scores(members, &sets.old_test)?],
         rounds: Vec::new(),
@@ -237,7 +264,7 @@ pub fn evaluate(
         }
         tally.note(&stream);
     }
-    found.stream = tally.finish(&stream);
+    found.stream = tally.finish(&stream, &found.slms);
     Ok(found)
 }
 
@@ -380,8 +407,8 @@ struct Tally<'a> {
     stream: Stream,
     /// The final label of each text so far, and whether it was reviewed.
     verdicts: Vec<(Option<usize>, bool)>,
-    right: Vec<usize>,
-    majority_right: usize,
+    slms: Vec<Counted>,
+    majority: Counted,
     reviewer_right: usize,
     quarters: [[usize; 2]; 4],
 }
@@ -401,8 +428,8 @@ impl<'a> Tally<'a> {
             all,
             stream: Stream::default(),
             verdicts: Vec::new(),
-            right: vec![0; slms],
-            majority_right: 0,
+            slms: (0..slms).map(|_| Counted::new(labels)).collect(),
+            majority: Counted::new(labels),
             reviewer_right: 0,
             quarters: Default::default(),
         }
@@ -412,11 +439,12 @@ impl<'a> Tally<'a> {
     fn add(&mut self, row: &Labelled, votes: &[&[f32]]) -> Option<Labelled> {
         let quarter = &mut self.quarters[(4 * self.verdicts.len() / self.all.max(1)).min(3)];
         quarter[1] += 1;
-        for (right, probabilities) in self.right.iter_mut().zip(votes) {
-            *right += usize::from(argmax(probabilities) == row.label);
+        for (counted, probabilities) in self.slms.iter_mut().zip(votes) {
+            counted.add(row.label, Some(argmax(probabilities)));
         }
-        let majority_right = majority(votes) == row.label;
-        self.majority_right += usize::from(majority_right);
+        let label = majority(votes);
+        self.majority.add(row.label, Some(label));
+        let majority_right = label == row.label;
         let agreed = unanimous(votes);
         let audit = self.settings.audit;
         if agreed.is_some() && !(audit > 0.0 && self.chance.random_bool(audit)) {
@@ -459,8 +487,9 @@ impl<'a> Tally<'a> {
     /// The reviewer's label, and what goes into the pool.
     fn review(&mut self, row: &Labelled, votes: &[&[f32]]) -> (Option<usize>, Option<Labelled>) {
         self.stream.reviews += 1;
-        let (label, tokens) = self.reviewer.review(row);
-        self.stream.tokens += tokens;
+        let Reply { label, prompt_tokens, completion_tokens } = self.reviewer.review(row);
+        self.stream.prompt_tokens += prompt_tokens;
+        self.stream.completion_tokens += completion_tokens;
         let Some(label) = label else { return (None, None) };
         let label = if self.chance.random_bool(self.settings.noise) { self.other(label) } else { label };
         self.reviewer_right += usize::from(label == row.label);
@@ -476,23 +505,30 @@ impl<'a> Tally<'a> {
         (label + self.chance.random_range(1..self.labels)) % self.labels
     }
 
-    fn finish(self, rows: &[Labelled]) -> Stream {
+    fn finish(self, rows: &[Labelled], ids: &[String]) -> Stream {
         let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
-        let mut confusion = Confusion::new(self.labels);
+        let mut counted = Counted::new(self.labels);
         let mut agreed_and_wrong = 0;
         for ((verdict, reviewed), row) in self.verdicts.iter().zip(rows) {
-            confusion.add(row.label, *verdict);
+            counted.add(row.label, *verdict);
             agreed_and_wrong += usize::from(!reviewed && *verdict != Some(row.label));
         }
-        let Score { accuracy, macro_f1 } = confusion.score();
-        let texts = self.verdicts.len();
+        let spent = (self.stream.reviews, self.stream.prompt_tokens, self.stream.completion_tokens);
+        let last = counted.way("agreed or reviewed", spent);
+        let free = (0, 0, 0);
+        let mut ways: Vec<Way> = self.slms.iter().zip(ids).map(|(counted, id)| counted.way(id, free)).collect();
+        if let Some(best) = ways.iter().max_by(|a, b| a.accuracy.total_cmp(&b.accuracy)).cloned() {
+            ways.push(Way { name: format!("best single SLM: {}", best.name), ..best });
+        }
+        ways.push(self.majority.way("majority", free));
+        ways.extend(reviewer_alone(self.reviewer, rows, self.labels));
+        let accuracy = last.accuracy;
+        ways.push(last);
         Stream {
-            texts,
+            texts: self.verdicts.len(),
             accuracy,
-            macro_f1,
+            ways,
             agreed_and_wrong,
-            slms: self.right.iter().map(|right| share(*right, texts)).collect(),
-            majority: share(self.majority_right, texts),
             review_share: self.quarters.map(|[reviewed, all]| share(reviewed, all)),
             reviewer_accuracy: share(self.reviewer_right, self.stream.reviews),
             ..self.stream
@@ -533,11 +569,15 @@ mod tests {
         assert_eq!(tally.add(&rows[2], &[&no, &yes]), Some(row(1)));
         tally.settings = &noisy;
         assert_eq!(tally.add(&rows[3], &[&no, &yes]), Some(row(0)));
-        let stream = tally.finish(&rows);
+        let stream = tally.finish(&rows, &["a".into(), "b".into()]);
         assert_eq!((stream.texts, stream.reviews, stream.agreed_and_wrong), (4, 2, 1));
         assert_eq!((stream.accuracy, stream.reviewer_accuracy), (0.5, 0.5));
         assert_eq!(stream.review_share, [0.0, 0.0, 1.0, 1.0]);
-        assert_eq!(stream.slms, [0.25, 0.75]);
+        let ways: Vec<(&str, f64, usize)> =
+            stream.ways.iter().map(|way| (way.name.as_str(), way.accuracy, way.reviews)).collect();
+        let best = ("best single SLM: b", 0.75, 0);
+        let last = ("agreed or reviewed", 0.5, 2);
+        assert_eq!(ways, [("a", 0.25, 0), ("b", 0.75, 0), best, ("majority", 0.25, 0), last]);
     }
 
     #[test]
@@ -551,10 +591,10 @@ mod tests {
         plain.look_again(0, &rows[0], &[&no, &no]);
         assert_eq!(plain.accepted(), [0]);
         plain.look_again(0, &rows[0], &[&yes, &yes]);
-        let stream = plain.finish(&rows);
+        let stream = plain.finish(&rows, &[]);
         assert_eq!((stream.second_looks, stream.reviews, stream.accuracy), (1, 1, 1.0));
         let mut plain = tally(&audited, 1);
         assert_eq!(plain.add(&rows[0], &[&no, &no]), Some(rows[0].clone()));
-        assert_eq!(plain.finish(&rows).audited, [1, 1]);
+        assert_eq!(plain.finish(&rows, &[]).audited, [1, 1]);
     }
 }

@@ -3,8 +3,7 @@
 use super::{TaskRecord, from_js, thrown, to_js};
 use crate::data::{DataError, Format, ReadOptions, Reader, Row, Values, Writer};
 use crate::sample::{Annotation, Sample};
-use crate::spec::{ExportSpec, ReviewSpec, Spec};
-use crate::vote::Rule;
+use crate::spec::Spec;
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
@@ -138,8 +137,7 @@ impl Exporter {
     ) -> Result<Self, JsValue> {
         let format: Format = from_js(format, "format")?;
         let task = from_js::<TaskRecord>(task, "task")?.into_task().map_err(thrown)?;
-        let spec =
-            Spec { task, slms, rule: Rule::default(), review: ReviewSpec::default(), export: ExportSpec::default() };
+        let spec = Spec::plain(task, slms);
         // A format that cannot be written is said now, not with the first row.
         Writer::new(format, &columns, false, &spec).map_err(thrown)?;
         Ok(Self { format, columns, spec, writer: None })

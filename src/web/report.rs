@@ -3,9 +3,8 @@
 use super::{TaskRecord, from_js, thrown, to_js};
 use crate::annotate::report::{ReviewReport, Tally};
 use crate::sample::Annotation;
-use crate::spec::{ExportSpec, ReviewSpec, Spec};
+use crate::spec::Spec;
 use crate::task::LabelSet;
-use crate::vote::Rule;
 use wasm_bindgen::prelude::*;
 
 /// Counts a run up into the object that the companion's `--report` writes.
@@ -26,8 +25,7 @@ impl ReportBuilder {
     ) -> Result<Self, JsValue> {
         let task = from_js::<TaskRecord>(task, "task")?.into_task().map_err(thrown)?;
         let labels = task.labels.clone();
-        let spec =
-            Spec { task, slms, rule: Rule::default(), review: ReviewSpec::default(), export: ExportSpec::default() };
+        let spec = Spec::plain(task, slms);
         Ok(Self { labels, tally: Tally::new(&spec, gold) })
     }
 

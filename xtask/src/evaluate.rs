@@ -154,9 +154,14 @@ fn summary(found: &[(&str, Vec<Value>)]) -> Value {
         put(format!("{name}_best_single_slm"), mean(&|run| best(&run["test"])));
         put(format!("{name}_anchor_drop_max"), runs.iter().map(|run| drop_of(&run["old_test"])).fold(0.0, f64::max));
         if *name == "llm" {
-            put("llm_alone".to_owned(), mean(&|run| number(&run["reviewer_alone"]["accuracy"])));
-            let tokens = |run: &Value| number(&run["stream"]["tokens"]) / number(&run["reviewer_alone"]["tokens"]);
-            put("llm_tokens_saved".to_owned(), mean(&|run| 1.0 - tokens(run)));
+            let way = |run: &Value, name: &str| {
+                let ways = run["stream"]["ways"].as_array().cloned().unwrap_or_default();
+                ways.into_iter().find(|way| way["name"] == name).unwrap_or_default()
+            };
+            put("llm_alone".to_owned(), mean(&|run| number(&way(run, "reviewer alone")["accuracy"])));
+            let tokens = |way: Value| number(&way["prompt_tokens"]) + number(&way["completion_tokens"]);
+            let share = |run: &Value| tokens(way(run, "agreed or reviewed")) / tokens(way(run, "reviewer alone"));
+            put("llm_tokens_saved".to_owned(), mean(&|run| 1.0 - share(run)));
         }
     }
     // Those of the first set stand for all, and the largest drop is that of any.

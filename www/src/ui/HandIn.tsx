@@ -29,7 +29,7 @@ export function HandInChoice({ session, project }: { session: Session; project: 
 interface TaskRounds {
   unused: number;
   starts_at: number;
-  running: { slm: string; stage: string; done: number; all: number } | null;
+  running: { slm: string; done: number; all: number } | null;
   last: { outcome: string; reports: { slm: string; outcome: string }[] } | null;
 }
 
@@ -57,8 +57,8 @@ function RoundWords({ task }: { task: string }) {
 
 function words({ unused, starts_at, running, last }: TaskRounds): string {
   if (running) {
-    const share = running.all > 0 ? `, ${Math.floor((100 * running.done) / running.all)} %` : '';
-    return running.slm ? `The server trains ${running.slm} now (${running.stage}${share}).` : 'The server starts to train the models.';
+    const share = running.all > 0 ? ` (${Math.floor((100 * running.done) / running.all)} % of this step)` : '';
+    return running.slm ? `The server trains ${running.slm} now${share}.` : 'The server starts to train the models.';
   }
   const waits = starts_at > 0 ? `The server has ${count(unused)} of the ${count(starts_at)} reviewed rows at which it trains the models.` : `The server has ${count(unused)} reviewed rows that no training has used.`;
   if (!last) return waits;

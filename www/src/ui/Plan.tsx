@@ -118,7 +118,7 @@ function ReviewerCard({ session, project }: { session: Session; project: Project
           <input type="radio" name="reviewer" value="person" checked={project.reviewTo === 'person'} onChange={choose('person')} />
           <span>
             <strong>I do</strong>
-            <span class="quiet">With the keyboard, one row after the other. Nothing leaves this device.</span>
+            <span class="quiet">With the keyboard, one row after the other.{!(project.handIn && session.handingIn.offered) && ' Nothing leaves this device.'}</span>
           </span>
         </label>
         <label class={`choice ${server.reviewer ? '' : 'off'}`}>
