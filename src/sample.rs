@@ -64,7 +64,11 @@ pub enum ReviewedBy {
         model: String,
     },
     /// A person.
-    Human,
+    Human {
+        /// Who, where they said so.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        id: Option<String>,
+    },
 }
 
 /// What a reviewer said of a hard sample.
@@ -134,7 +138,7 @@ impl Annotation {
             self.label = Some(label.clone());
             self.source = Some(match review.by {
                 ReviewedBy::Llm { .. } => Source::Llm,
-                ReviewedBy::Human => Source::Human,
+                ReviewedBy::Human { .. } => Source::Human,
             });
         }
         self.review = Some(review);

@@ -213,3 +213,34 @@ fn a_killed_run_asks_for_no_review_twice() {
     assert!(whole.status.success(), "{}", String::from_utf8_lossy(&whole.stderr));
     assert!(fs::read(bench.path("whole.csv")).expect("output") == resumed, "the outputs differ");
 }
+
+#[test]
+fn an_audit_has_accepted_rows_reviewed_and_says_how_many_are_wrong() {
+    let bench = Bench::new();
+    bench.file("in.csv", input(600));
+    let (url, asked) = reviewer();
+    let more = ["--review", &url, "--audit", "0.25", "--report", "report.json"];
+    let rows = bench.labelled("in.csv", &more);
+    let accepted: Vec<_> = rows.iter().filter(|row| row["verdict"] == "accepted").collect();
+    let audited: Vec<_> = accepted.iter().filter(|row| !row["review.label"].is_null()).collect();
+    let share = audited.len() as f64 / accepted.len() as f64;
+    assert!((0.15..0.35).contains(&share), "{} of {}", audited.len(), accepted.len());
+    assert!(
+        audited.iter().all(|row| row["aa_label"] == "neutral" && row["source"] == "llm"),
+        "its label is the final one"
+    );
+    let report: serde_json::Value =
+        serde_json::from_slice(&fs::read(bench.path("report.json")).expect("report")).expect("JSON");
+    assert_eq!(report["audit"]["rows"].as_u64(), Some(audited.len() as u64));
+    let wrong = audited.iter().filter(|row| row["sentiment-mpnet.label"] != "neutral").count();
+    assert_eq!(report["audit"]["wrong"].as_u64(), Some(wrong as u64), "{report}");
+    let hard = rows.iter().filter(|row| row["verdict"] == "hard").count();
+    let asked = asked.lock().expect("lock").values().map(Vec::len).sum::<usize>();
+    assert_eq!(asked, hard + audited.len());
+    let again = bench.labelled("in.csv", &[&more[..], &["--fresh"]].concat());
+    let ids = |rows: &[serde_json::Value]| {
+        rows.iter().map(|row| (row["id"].clone(), row["review.label"].is_null())).collect::<Vec<_>>()
+    };
+    assert_eq!(ids(&again), ids(&rows), "the same rows are drawn again");
+    assert!(bench.refused("in.csv", &["--audit", "0.1"]).contains("--review"));
+}

@@ -114,6 +114,28 @@ pub struct ReviewReport {
     pub cost_usd: f64,
 }
 
+/// Accepted rows that were reviewed all the same, drawn by chance.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct AuditReport {
+    /// How many.
+    pub rows: u64,
+    /// How many of them the reviewer labelled otherwise.
+    pub wrong: u64,
+    /// Their share, an estimate of the error among all accepted rows.
+    pub share: f64,
+    /// Its 95 % interval, by Wilson's score (Wilson, Journal of the American Statistical Association 22, 1927).
+    pub interval: [f64; 2],
+}
+
+/// The 95 % interval of a share by Wilson's score.
+fn wilson(part: u64, all: u64) -> [f64; 2] {
+    const Z: f64 = 1.959_964;
+    let (n, p) = (all as f64, ratio(part, all));
+    let (middle, scale) = (p + Z * Z / (2.0 * n), 1.0 + Z * Z / n);
+    let half = Z * (p * (1.0 - p) / n + Z * Z / (4.0 * n * n)).sqrt();
+    [((middle - half) / scale).max(0.0), ((middle + half) / scale).min(1.0)]
+}
+
 /// Rows that were not voted on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct SetAsideReport {
@@ -164,6 +186,9 @@ pub struct Report {
     /// Rows on which all SLMs named the same label and it is not the gold one, with gold labels.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unanimous_wrong: Option<u64>,
+    /// Accepted rows that were reviewed all the same, where there were any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub audit: Option<AuditReport>,
     /// What the reviews cost.
     pub review: ReviewReport,
     /// Wall-clock seconds of labelling, all attempts of a resumed run together.
@@ -192,6 +217,9 @@ pub struct Tally {
     accepted_right: u64,
     unanimous_wrong: u64,
     review: ReviewReport,
+    /// Accepted rows that were reviewed, and those labelled otherwise.
+    #[serde(default)]
+    audited: [u64; 2],
     seconds: f64,
 }
 
@@ -217,6 +245,7 @@ impl Tally {
             accepted_right: 0,
             unanimous_wrong: 0,
             review: ReviewReport::default(),
+            audited: [0; 2],
             seconds: 0.0,
             labels,
         }
@@ -227,7 +256,13 @@ impl Tally {
         self.rows += 1;
         self.truncated += u64::from(annotation.votes.iter().any(|vote| vote.truncated));
         match &annotation.verdict {
-            Verdict::Accepted { .. } => self.accepted += 1,
+            Verdict::Accepted { label, .. } => {
+                self.accepted += 1;
+                if let Some(reviewed) = annotation.review.as_ref().and_then(|review| review.label.as_ref()) {
+                    self.audited[0] += 1;
+                    self.audited[1] += u64::from(reviewed != label);
+                }
+            }
             Verdict::Hard { .. } => {
                 self.hard += 1;
                 self.open += u64::from(annotation.label.is_none());
@@ -276,6 +311,11 @@ impl Tally {
         self.seconds += seconds;
     }
 
+    fn audit(&self) -> Option<AuditReport> {
+        let [rows, wrong] = self.audited;
+        (rows > 0).then(|| AuditReport { rows, wrong, share: ratio(wrong, rows), interval: wilson(wrong, rows) })
+    }
+
     /// Rows so far.
     pub fn rows(&self) -> u64 {
         self.rows
@@ -303,6 +343,7 @@ impl Tally {
             },
             final_: FinalReport { score: score(&self.last), hard_without_review: self.open, note },
             unanimous_wrong: self.gold.then_some(self.unanimous_wrong),
+            audit: self.audit(),
             review: self.review,
             seconds: self.seconds,
             texts_per_second: if self.seconds > 0.0 { self.rows as f64 / self.seconds } else { 0.0 },
@@ -326,6 +367,15 @@ fn majority(labels: &[String], votes: &[Vote]) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn wilsons_interval_is_that_of_the_tables() {
+        // 10 of 50: 0.1124 to 0.3304 (Newcombe, Statistics in Medicine 17, 1998, gives such tables).
+        let [from, to] = wilson(10, 50);
+        assert!((from - 0.1124).abs() < 1e-3 && (to - 0.3304).abs() < 1e-3, "{from} {to}");
+        assert_eq!(wilson(0, 20)[0], 0.0);
+        assert!(wilson(20, 20)[1] > 0.999);
+    }
     use crate::sample::{Review, ReviewedBy, Sample};
     use crate::vote::{Rule, verdict};
     use proptest::prelude::*;
@@ -364,7 +414,7 @@ mod tests {
         tally.add(&annotation(&[(0, 0.9), (1, 0.9), (1, 0.9)]), Some(1));
         let review = |label: Option<&str>| Review {
             label: label.map(str::to_owned),
-            by: ReviewedBy::Human,
+            by: ReviewedBy::Human { id: None },
             why: None,
             prompt_tokens: 0,
             completion_tokens: 0,

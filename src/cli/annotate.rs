@@ -71,6 +71,9 @@ pub(super) struct Args {
     /// The encoding of INPUT by its web name, such as windows-1252; without it UTF-8, or what a byte order mark says.
     #[arg(long)]
     encoding: Option<String>,
+    /// Share of the accepted rows that is reviewed too, drawn by chance: it says how many of them are wrong.
+    #[arg(long, default_value_t = 0.0)]
+    audit: f64,
     /// Keep reviewed hard samples, with their texts, in the pool that `autoannotator tune` trains on; the spec has to say
     /// `keep_text = true` in [review].
     #[arg(long)]
@@ -86,6 +89,12 @@ pub(super) struct Args {
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let spec = spec(&args)?;
     let url = review_url(&args, &spec)?;
+    if !(0.0..=1.0).contains(&args.audit) {
+        bail!("--audit is {}; expected 0 to 1", args.audit);
+    }
+    if args.audit > 0.0 && url.is_none() {
+        bail!("--audit has accepted rows reviewed, and there is no reviewer; give --review URL");
+    }
     let input_format = match &args.format {
         Some(name) => Format::from_extension(name)?,
         None => Format::from_name(&args.input.to_string_lossy()).context("give --format")?,
@@ -117,6 +126,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let vote = votes.first().with_context(|| format!("{id} does not vote"))?;
         pins.insert(id.clone(), format!("version {}, {}, {}", vote.version, vote.engine, vote.precision));
     }
+    if args.audit > 0.0 {
+        pins.insert("audit".into(), args.audit.to_string());
+    }
     let pool = args.rounds.then(|| pool(&args, &spec)).transpose()?;
     let files = Files::open(&args.out, &pins, args.fresh)?;
     let tally = files.progress.tally.clone().unwrap_or_else(|| Tally::new(&spec, args.gold.is_some()));
@@ -125,6 +137,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         voters,
         url,
         gold: args.gold.clone(),
+        audit: args.audit,
         output_format,
         files,
         tally,
@@ -292,6 +305,7 @@ struct Run {
     voters: Vec<Box<dyn Voter>>,
     url: Option<String>,
     gold: Option<String>,
+    audit: f64,
     output_format: Format,
     files: Files,
     tally: Tally,
@@ -384,7 +398,10 @@ impl Run {
         let paid = std::mem::take(&mut self.files.progress.cost);
         self.tally.add_review(&paid);
         let known = std::mem::take(&mut self.files.progress.reviews);
-        let mut open: Vec<&mut Annotation> = annotations.iter_mut().filter(|annotation| annotation.is_open()).collect();
+        let mut open: Vec<&mut Annotation> = annotations
+            .iter_mut()
+            .filter(|annotation| annotation.is_open() || audited(annotation, self.audit))
+            .collect();
         open.retain_mut(|annotation| match known.get(&annotation.sample.id) {
             Some(review) => {
                 decide(annotation, review.clone());
@@ -419,6 +436,17 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// Whether an accepted row is among the share that is reviewed all the same: by a hash, so that a run that goes on draws the
+/// same ones.
+fn audited(annotation: &Annotation, share: f64) -> bool {
+    if !matches!(annotation.verdict, crate::Verdict::Accepted { .. }) {
+        return false;
+    }
+    let hash = Sha256::digest(format!("audit {} {}", annotation.sample.id, annotation.sample.text));
+    let draw = hash.iter().take(4).fold(0u32, |number, byte| number << 8 | u32::from(*byte));
+    f64::from(draw) < share * f64::from(u32::MAX)
 }
 
 fn decide(annotation: &mut Annotation, review: Review) {
@@ -472,6 +500,15 @@ fn table(report: &Report) -> String {
     if review.calls > 0 {
         let tokens = review.prompt_tokens + review.completion_tokens;
         lines.push(format!("review: {} calls, {tokens} tokens, ${:.4}", review.calls, review.cost_usd));
+    }
+    if let Some(audit) = &report.audit {
+        let [from, to] = audit.interval.map(|share| 100.0 * share);
+        lines.push(format!(
+            "audit: {} of {} accepted rows were labelled otherwise: {:.1} % ({from:.1} to {to:.1})",
+            audit.wrong,
+            audit.rows,
+            100.0 * audit.share
+        ));
     }
     if let Some(gold) = &report.gold {
         let row = |name: &str, score: Option<Score>| {

@@ -279,7 +279,9 @@ fn print(found: &Evaluation, seed: u64, prices: Option<Prices>) {
         line("majority, macro-F1", scores.iter().map(|scores| percent(scores.majority.macro_f1)).collect());
         line("its 95 % interval, from", scores.iter().map(|scores| percent(scores.majority_interval[0])).collect());
         line("to", scores.iter().map(|scores| percent(scores.majority_interval[1])).collect());
+        let before = |scores: &Scores| scores.calibration_error_before.last().copied().unwrap_or_default();
         line("calibration error of the mean", scores.iter().map(|scores| percent(last(scores))).collect());
+        line("the same without temperatures", scores.iter().map(|scores| percent(before(scores))).collect());
         line(
             "Krippendorff's alpha",
             scores.iter().map(|scores| percent(scores.agreement.krippendorff_alpha)).collect(),

@@ -159,7 +159,8 @@ fn found(path: &Path, task: &Task) -> anyhow::Result<Found> {
         let label = value("review.label").and_then(|label| task.labels.index(&label))?;
         let reviewer = match (value("review.by")?.as_str(), value("review.model")) {
             ("llm", model) => format!("llm:{}", model.unwrap_or_default()),
-            (other, _) => other.to_owned(),
+            (other, None) => other.to_owned(),
+            (other, Some(id)) => format!("{other}:{id}"),
         };
         let names = task.labels.names();
         let vote = |slm: &&str| {
@@ -214,7 +215,7 @@ mod tests {
         let [first, second] = [&task.labels.names()[0], &task.labels.names()[1]];
         let csv = format!(
             "text,label,s.version,s.p.{first},s.p.{second},review.by,review.model,review.label\n\
-             a,{first},v1,0.25,0.75,llm,m,{first}\nb,{second},v1,0.1,0.9,,,\nc,{second},v1,0.5,0.5,human,,{second}\n"
+             a,{first},v1,0.25,0.75,llm,m,{first}\nb,{second},v1,0.1,0.9,,,\nc,{second},v1,0.5,0.5,human,anna,{second}\n"
         );
         let line = |text: &str, review: &str| {
             format!(
@@ -232,7 +233,7 @@ mod tests {
             assert_eq!(found.len(), count, "{name}");
             assert_eq!((found[0].text.as_str(), found[0].reviewer.as_str()), ("a", "llm:m"));
             assert_eq!(found[0].votes[0].probabilities, [0.25, 0.75]);
-            assert!(found.iter().skip(1).all(|sample| sample.reviewer == "human" && sample.label == *second));
+            assert!(found.iter().skip(1).all(|sample| sample.reviewer == "human:anna" && sample.label == *second));
         }
         let path = folder.path().join("plain.csv");
         std::fs::write(&path, "text,label\na,toxic\n").expect("writes");

@@ -34,7 +34,7 @@ const OTHER: &str = "aa_other";
 
 /// Writes labelled rows as csv, tsv or jsonl. The columns of the input come first, as they were. Ours follow: `label`,
 /// `source`, `verdict`, `why`, `confidence`; for each SLM `<slm>.label`, `<slm>.p.<label>` for every label,
-/// `<slm>.version`, `<slm>.engine`, `<slm>.precision`, `<slm>.truncated`; and `review.by`, `.model`, `.label`, `.why`,
+/// `<slm>.version`, `<slm>.engine`, `<slm>.precision`, `<slm>.truncated`; and `review.by`, `.model` (a person's id), `.label`, `.why`,
 /// `.prompt_tokens`, `.completion_tokens`, `.cost_usd`. One of ours whose name the input has already is prefixed with
 /// `aa_`.
 pub struct Writer {
@@ -111,7 +111,7 @@ impl Writer {
             Some(review) => {
                 let (by, model) = match &review.by {
                     ReviewedBy::Llm { model } => ("llm", Some(model.as_str())),
-                    ReviewedBy::Human => ("human", None),
+                    ReviewedBy::Human { id } => ("human", id.as_deref()),
                 };
                 cells.extend([
                     Cell::Text(by),

@@ -8,6 +8,7 @@ use super::gate::Decision;
 use super::round::{FEWEST_SAMPLES, Labelled, Material, Member, Report, RoundOptions, contradicted, round, split};
 use super::train::Running;
 use crate::annotate::report::{Confusion, Score};
+use crate::slm::probabilities;
 use crate::vote::argmax;
 use indicatif::ProgressBar;
 use rand::rngs::StdRng;
@@ -156,6 +157,8 @@ pub struct Scores {
     pub agreement: Agreement,
     /// The expected calibration error of each SLM, and last of the mean of their probabilities.
     pub calibration_error: Vec<f64>,
+    /// The same without the SLMs' temperatures.
+    pub calibration_error_before: Vec<f64>,
     /// The mean's reliability diagram.
     pub reliability: Vec<Bin>,
 }
@@ -379,6 +382,8 @@ pub fn scores(members: &mut [Member], rows: &[Labelled]) -> Result<Scores, TuneE
     }
     let bins =
         |values: &[f32]| reliability(values.chunks_exact(labels.max(1)).zip(rows.iter().map(|row| row.label))).to_vec();
+    let raw = without_temperatures(members, &votes, labels);
+    let before = raw.iter().map(|values| calibration_error(&bins(values))).collect();
     let mut scores: Vec<Score> = confusions.iter().map(Confusion::score).collect();
     let majority = scores.pop().unwrap_or(Score { accuracy: 0.0, macro_f1: 0.0 });
     let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
@@ -392,9 +397,25 @@ pub fn scores(members: &mut [Member], rows: &[Labelled]) -> Result<Scores, TuneE
         confusion: confusions.swap_remove(count),
         majority_interval: interval(&majority_right, 0),
         agreement: agreement(&raters, labels),
+        calibration_error_before: before,
         calibration_error: votes.iter().chain([&means]).map(|values| calibration_error(&bins(values))).collect(),
         reliability: bins(&means),
     })
+}
+
+/// Each SLM's probabilities as they were before its temperature, and last their mean.
+fn without_temperatures(members: &[Member], votes: &[Vec<f32>], labels: usize) -> Vec<Vec<f32>> {
+    let raw = |(member, values): (&Member, &Vec<f32>)| -> Vec<f32> {
+        let mut logits: Vec<f32> =
+            values.iter().map(|p| p.max(f32::MIN_POSITIVE).ln() * member.folder.temperature).collect();
+        probabilities(&mut logits, labels, 1.0);
+        logits
+    };
+    let mut all: Vec<Vec<f32>> = members.iter().zip(votes).map(raw).collect();
+    let texts = all.first().map_or(0, Vec::len);
+    let mean = |at: usize| all.iter().map(|values| values[at]).sum::<f32>() / all.len().max(1) as f32;
+    all.push((0..texts).map(mean).collect());
+    all
 }
 
 /// Counts over the stream, and reviews what has to be.

@@ -64,7 +64,7 @@ pub struct Reviewed {
     pub text: String,
     /// The reviewer's label.
     pub label: String,
-    /// `llm:` and the model, or `human`.
+    /// `llm:` and the model, or `human`, with `:` and their id where they gave one.
     pub reviewer: String,
     /// Seconds since 1970 when it was added.
     pub at: u64,
@@ -73,12 +73,13 @@ pub struct Reviewed {
 }
 
 impl Reviewed {
-    /// What of an annotation belongs into the pool: a hard sample with a reviewer's label; else none.
+    /// What of an annotation belongs into the pool: a sample that was voted on, with a reviewer's label; else none.
     pub fn of(annotation: &Annotation) -> Option<Self> {
-        let (Verdict::Hard { .. }, Some(review)) = (&annotation.verdict, &annotation.review) else { return None };
+        let review = annotation.review.as_ref().filter(|_| !matches!(annotation.verdict, Verdict::SetAside { .. }))?;
         let reviewer = match &review.by {
             ReviewedBy::Llm { model } => format!("llm:{model}"),
-            ReviewedBy::Human => "human".to_owned(),
+            ReviewedBy::Human { id: None } => "human".to_owned(),
+            ReviewedBy::Human { id: Some(id) } => format!("human:{id}"),
         };
         let pooled = |vote: &Vote| PooledVote {
             slm: vote.slm.clone(),

@@ -28,7 +28,7 @@ export type Verdict =
   | { status: "set-aside"; why: string };
 
 /** Who reviewed a hard sample. */
-export type ReviewedBy = { kind: "llm"; model: string } | { kind: "human" };
+export type ReviewedBy = { kind: "llm"; model: string } | { kind: "human"; id?: string };
 
 /** What a reviewer said of a hard sample. */
 export interface Review {

@@ -15,7 +15,17 @@ export interface LlmState {
   until: number;
 }
 
+const ME = 'autoannotator-me';
+
 const TRIES = 3;
+
+/** Who reviews, if they said so; remembered in this browser. */
+export const me = signal(localStorage.getItem(ME) ?? '');
+
+export function iAm(name: string): void {
+  me.value = name.trim().slice(0, 40);
+  localStorage.setItem(ME, me.value);
+}
 
 export class Reviewing {
   readonly llm = signal<LlmState>({ state: 'off', why: '', until: 0 });
@@ -95,7 +105,7 @@ export class Reviewing {
 
   /** The person's label of a row. */
   async decide(row: number, label: string): Promise<void> {
-    const review: Review = { label, by: { kind: 'human' }, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 };
+    const review: Review = { label, by: me.value === '' ? { kind: 'human' } : { kind: 'human', id: me.value }, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 };
     const base = await db();
     const before = await base.get('reviews', row);
     const stored: StoredReview = { row, review, at: Date.now() };

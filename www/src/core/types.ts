@@ -22,7 +22,7 @@ export type Verdict =
 /** What a reviewer said of a hard sample. */
 export interface Review {
   label: string | null;
-  by: { kind: 'llm'; model: string } | { kind: 'human' };
+  by: { kind: 'llm'; model: string } | { kind: 'human'; id?: string };
   why?: string;
   prompt_tokens: number;
   completion_tokens: number;

@@ -1,5 +1,6 @@
 import { useEffect, useState } from 'preact/hooks';
 import { count } from '../core/estimate';
+import { iAm, me } from '../core/reviewing';
 import type { Session } from '../core/session';
 import type { Project } from '../core/types';
 
@@ -20,6 +21,12 @@ export function HandInChoice({ session, project }: { session: Session; project: 
           </span>
         </span>
       </label>
+      {on && (
+        <label class="field">
+          <span class="quiet small">Your name or initials, kept with each label (optional)</span>
+          <input type="text" name="me" maxLength={40} autoComplete="nickname" value={me.value} onChange={(event) => iAm(event.currentTarget.value)} />
+        </label>
+      )}
       {on && <RoundWords task={project.task} />}
     </div>
   );

@@ -76,7 +76,7 @@ export function Votes({ votes, labels }: { votes: Vote[]; labels: string[] }) {
 }
 
 export function ReviewText({ review }: { review: Review }) {
-  const by = review.by.kind === 'human' ? 'a person' : review.by.model;
+  const by = review.by.kind === 'human' ? (review.by.id ?? 'a person') : review.by.model;
   return (
     <>
       {review.label === null ? 'no label' : review.label} by {by}
