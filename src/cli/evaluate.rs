@@ -8,7 +8,7 @@ use crate::spec::{Prices, Spec};
 use crate::task::LabelSet;
 use crate::tune::charts;
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
-use crate::tune::round::{FEWEST_SAMPLES, Labelled, RoundOptions, hold_out};
+use crate::tune::round::{FEWEST_SAMPLES, Labelled, Member, RoundOptions, hold_out};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use rand::SeedableRng;
@@ -150,12 +150,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let options = args.round.options();
     let wanted =
         wanted(args.models.as_deref(), &home, if args.slms.is_empty() { &spec.slms } else { &args.slms }, task)?;
+    let loaded = wanted.iter().map(|folder| load_member(folder, args.round.layers, &home, &progress));
+    let loaded = loaded.collect::<anyhow::Result<Vec<_>>>()?;
     let mut runs = Vec::new();
     for seed in args.seed..args.seed + args.seeds {
-        let mut members = wanted
-            .iter()
-            .map(|folder| load_member(folder, args.round.layers, &home, &progress))
-            .collect::<anyhow::Result<Vec<_>>>()?;
+        let mut members: Vec<Member> = loaded.iter().map(Member::twin).collect();
         let settings = Settings {
             pool: args.pool,
             noise: args.noise,

@@ -65,6 +65,21 @@ impl Member {
         Self { folder, key, tokenizer, weights, head, frozen, engine }
     }
 
+    /// The same version once more; the layers that no round trains are shared.
+    pub fn twin(&self) -> Self {
+        let engine = upper(&self.weights, self.frozen().layers(), &self.head);
+        let Self { folder, key, tokenizer, weights, head, frozen, .. } = self;
+        Self {
+            folder: folder.clone(),
+            key: key.clone(),
+            tokenizer: tokenizer.clone(),
+            weights: weights.clone(),
+            head: head.clone(),
+            frozen: frozen.clone(),
+            engine,
+        }
+    }
+
     fn frozen(&self) -> MutexGuard<'_, Frozen> {
         self.frozen.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -24,6 +24,12 @@ pub struct Args {
     /// Seeds of the full form
     #[arg(long, default_value_t = 3)]
     seeds: usize,
+    /// Rows of each stream in the full form
+    #[arg(long, default_value_t = 3000)]
+    rows: usize,
+    /// The sets to run: jpp, mteb, toxicity, llm [default: all]
+    #[arg(long, value_delimiter = ',')]
+    sets: Vec<String>,
     /// Folder for the results
     #[arg(long, default_value = "target/evaluate")]
     out: PathBuf,
@@ -83,11 +89,12 @@ pub fn all(args: &Args) -> Result<()> {
         args.data.display()
     );
     let mut found: Vec<(&str, Vec<Value>)> = Vec::new();
-    for set in &SETS {
+    let asked = |name: &str| args.sets.is_empty() || args.sets.iter().any(|set| set == name);
+    for set in SETS.iter().filter(|set| asked(set.name)) {
         println!("== {}", set.name);
         found.push((set.name, one(args, set, None)?));
     }
-    if let Some(replies) = &args.replies {
+    if let Some(replies) = args.replies.as_ref().filter(|_| asked("llm")) {
         println!("== jpp, an LLM's recorded replies as the reviewer");
         let file = replies.join(format!("{}.jsonl", SETS[0].stream));
         found.push(("llm", one(args, &SETS[0], Some(&file))?));
@@ -113,10 +120,11 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     command.arg("--out").arg(&out);
     if args.quick {
         let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
-        command.args(["--slms", &slms, "--rows", "2500", "--pool", "250"]);
+        command.args(["--slms", &slms, "--rows", "2500", "--pool", "300"]);
     } else {
         let pool = if replies.is_some() { "250" } else { "500" };
-        command.args(["--layers", "4", "--pool", pool, "--seeds", &args.seeds.to_string()]);
+        let (rows, seeds) = (args.rows.to_string(), args.seeds.to_string());
+        command.args(["--layers", "4", "--pool", pool, "--rows", &rows, "--seeds", &seeds]);
     }
     if let Some(replies) = replies {
         command.arg("--reviewer").arg(format!("replies:{}", replies.display()));
