@@ -90,3 +90,25 @@ test('filters', () => {
   expect(at({ source: 'consensus' })).toEqual([0]);
   expect(at({ found: new Uint8Array([0, 1, 1]), verdict: 'hard' })).toEqual([2]);
 });
+
+test('a share of the accepted rows is checked, the same ones each time', () => {
+  const many: Row[] = Array.from({ length: 32 }, (_, at) => ({ id: String(at + 1), text: 'good', columns: { fields: ['good'] } }));
+  const votes = [0, 1, 2].map((slm) => many.map(() => vote(slm, 2)));
+  const columns = new Columns(3200, 3, 3);
+  for (let block = 0; block < 100; block++) columns.take(pack(block, many, votes, labels, unanimous));
+  expect([columns.waiting, columns.audited.rows]).toEqual([0, 0]);
+  columns.audit = 0.1;
+  const { rows: drawn } = columns.audited;
+  expect(drawn).toBeGreaterThan(250);
+  expect(drawn).toBeLessThan(390);
+  expect([columns.open, columns.waiting]).toEqual([0, drawn]);
+  const first = Array.from({ length: 3200 }, (_, row) => row).filter((row) => columns.isOpen(row));
+  expect(first).toHaveLength(drawn);
+  const human = (label: string | null) => ({ label, by: { kind: 'human' as const }, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 });
+  columns.review(first[0] ?? 0, human('negative'), labels, 2);
+  columns.review(first[1] ?? 0, human('positive'), labels, 2);
+  expect(columns.audited).toEqual({ rows: drawn, done: 2, wrong: 1 });
+  expect([columns.isOpen(first[0] ?? 0), columns.waiting]).toEqual([false, drawn - 2]);
+  columns.review(first[0] ?? 0, null, labels, 2);
+  expect(columns.audited.done).toBe(1);
+});

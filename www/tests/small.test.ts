@@ -1,6 +1,6 @@
 import { setFlagsFromString } from 'node:v8';
 import { expect, test } from 'vitest';
-import { bytes, duration, estimateSeconds, Pace, percent, thin } from '../src/core/estimate';
+import { bytes, duration, estimateSeconds, Pace, percent, thin, wilson } from '../src/core/estimate';
 import { guessTextColumn } from '../src/core/guess';
 import { memoryBudget, memoryOf, workersOf } from '../src/core/pool';
 import { choicesOf, chooseSlms, readStatus, sentence } from '../src/core/session';
@@ -108,4 +108,11 @@ test('SIMD is found where it is', () => {
   expect(relaxedSimd()).toBe(Number.parseInt(process.versions.node, 10) > 20);
   setFlagsFromString('--experimental-wasm-relaxed-simd'); // what Node.js 20 has it behind
   expect(relaxedSimd()).toBe(true);
+});
+
+test("a share's interval is Wilson's", () => {
+  const [from, to] = wilson(10, 50);
+  expect(from).toBeCloseTo(0.1124, 3);
+  expect(to).toBeCloseTo(0.3304, 3);
+  expect(wilson(0, 0)).toEqual([0, 1]);
 });

@@ -102,12 +102,47 @@ export class Columns {
     return first;
   }
 
+  /** The share of accepted rows that is reviewed all the same. */
+  audit = 0;
+
+  /** Whether an accepted row is among those that are reviewed all the same; the same rows after a reload. */
+  isAudited(row: number): boolean {
+    return this.audit > 0 && this.verdict[row] === ACCEPTED && draw(row) < this.audit;
+  }
+
+  /** Accepted rows that are to be reviewed, that were, and those of them that were labelled otherwise. */
+  get audited(): { rows: number; done: number; wrong: number } {
+    const counts = { rows: 0, done: 0, wrong: 0 };
+    for (let row = 0; this.audit > 0 && row < this.rows; row++) {
+      if (!this.isAudited(row)) continue;
+      counts.rows += 1;
+      if (this.source[row] === CONSENSUS) continue;
+      counts.done += 1;
+      counts.wrong += Number(this.label[row] !== this.#most(row));
+    }
+    return counts;
+  }
+
+  /** The label that most voters named. */
+  #most(row: number): number {
+    const votes = Array.from(this.votes.subarray(row * this.k, (row + 1) * this.k));
+    const count = (label: number) => votes.filter((vote) => vote === label).length;
+    return votes.reduce((best, label) => (count(label) > count(best) ? label : best), votes[0] ?? NONE);
+  }
+
   /** Whether a reviewer still has to decide. */
   isOpen(row: number): boolean {
+    if (this.isAudited(row)) return this.source[row] === CONSENSUS;
     return this.verdict[row] === HARD && this.label[row] === NONE;
   }
 
-  /** How many rows a reviewer still has to decide. */
+  /** How many rows a reviewer still has to decide: hard ones, and accepted ones to be checked. */
+  get waiting(): number {
+    const { rows, done } = this.audited;
+    return this.open + rows - done;
+  }
+
+  /** How many hard rows have no label. */
   get open(): number {
     return (this.byVerdict[HARD] ?? 0) - this.reviewed;
   }
@@ -156,4 +191,12 @@ export class Columns {
     this.bySource[oldSource] = (this.bySource[oldSource] ?? 0) - 1;
     this.bySource[source] = (this.bySource[source] ?? 0) + 1;
   }
+}
+
+/** A number from 0 to 1 that is a row's own: the finalizer of MurmurHash3 over its number. */
+function draw(row: number): number {
+  let x = (row + 1) | 0;
+  x = Math.imul(x ^ (x >>> 16), 0x85ebca6b);
+  x = Math.imul(x ^ (x >>> 13), 0xc2b2ae35);
+  return ((x ^ (x >>> 16)) >>> 0) / 2 ** 32;
 }

@@ -67,3 +67,14 @@ export function count(value: number): string {
 export function percent(part: number, whole: number, digits = 1): string {
   return whole === 0 ? '–' : `${((100 * part) / whole).toFixed(digits)} %`;
 }
+
+/** The 95 % interval of a share, by Wilson's score. */
+export function wilson(part: number, all: number): [number, number] {
+  if (all === 0) return [0, 1];
+  const z = 1.959964;
+  const p = part / all;
+  const middle = p + (z * z) / (2 * all);
+  const half = z * Math.sqrt((p * (1 - p)) / all + (z * z) / (4 * all * all));
+  const scale = 1 + (z * z) / all;
+  return [Math.max(0, (middle - half) / scale), Math.min(1, (middle + half) / scale)];
+}

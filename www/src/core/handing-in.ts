@@ -3,7 +3,7 @@ import { signal } from '@preact/signals';
 import { db } from './db';
 import { annotationOf } from './results';
 import type { Session } from './session';
-import { BLOCK, HARD, type Annotation, type Project, type StoredReview } from './types';
+import { ASIDE, BLOCK, type Annotation, type Project, type StoredReview } from './types';
 
 /** Samples of one request. */
 const BATCH = 32;
@@ -73,11 +73,11 @@ export class HandingIn {
     return true;
   }
 
-  /** A reviewed hard sample with its text redacted; nothing else of the row goes along. */
+  /** A reviewed sample with its text redacted; nothing else of the row goes along. */
   async #annotation({ row, review }: StoredReview, project: Project): Promise<Annotation | undefined> {
     const [source, result] = await Promise.all([this.#session.row(row), this.#session.resultBlock(Math.floor(row / BLOCK))]);
     const place = row % BLOCK;
-    if (!source || !result || result.verdict[place] !== HARD) return undefined;
+    if (!source || !result || result.verdict[place] === ASIDE) return undefined;
     const [redacted] = await this.#session.redact([source.text]);
     const annotation = annotationOf(source, result, place, review, project.slms, project.labels);
     return { ...annotation, sample: { id: source.id, text: redacted?.text ?? '' } };

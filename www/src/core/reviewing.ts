@@ -20,7 +20,7 @@ const ME = 'autoannotator-me';
 const TRIES = 3;
 
 /** Who reviews, if they said so; remembered in this browser. */
-export const me = signal(localStorage.getItem(ME) ?? '');
+export const me = signal(globalThis.localStorage?.getItem(ME) ?? '');
 
 export function iAm(name: string): void {
   me.value = name.trim().slice(0, 40);
@@ -83,7 +83,7 @@ export class Reviewing {
 
   /** How many rows wait for the person. */
   count(columns: Columns): number {
-    if (this.#session.project.value?.reviewTo !== 'llm') return columns.open;
+    if (this.#session.project.value?.reviewTo !== 'llm') return columns.waiting;
     let rows = 0;
     for (let row = 0; row < columns.rows; row++) if (this.isForPerson(row, columns)) rows += 1;
     return rows;

@@ -189,6 +189,7 @@ export class Session {
 
   async #recallResults(project: Project): Promise<void> {
     const columns = new Columns(project.rows, project.slms.length, project.labels.length);
+    columns.audit = project.audit ?? 0;
     const step = 512;
     for (let from = 0; from < columns.blocks; from += step) {
       const results = await this.desk().call<ResultBlock[]>('recall', { from, to: from + step - 1 });
@@ -310,6 +311,15 @@ export class Session {
     if (!this.project.value) return;
     await this.save({ ...this.project.value, device });
     await this.#makePlan();
+  }
+
+  /** The share of accepted rows that is reviewed all the same. */
+  async chooseAudit(audit: number): Promise<void> {
+    if (!this.project.value) return;
+    await this.save({ ...this.project.value, audit });
+    if (this.columns.value) this.columns.value.audit = audit;
+    this.changed();
+    this.reviewing.wake();
   }
 
   /** Whether reviewed texts may go to the server, which trains the models on them. */
@@ -463,6 +473,7 @@ export class Session {
     if (before.state !== 'ready') this.#tellVersions(before.slms, manifests);
     await this.save(project);
     const columns = before.state === 'ready' || !this.columns.value ? new Columns(project.rows, manifests.length, project.labels.length) : this.columns.value;
+    columns.audit = project.audit ?? 0;
     this.columns.value = columns;
     this.phase.value = 'work';
     void navigator.storage?.persist?.();

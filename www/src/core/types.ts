@@ -156,6 +156,8 @@ export interface Project {
   slms: PinnedSlm[];
   rule: string;
   reviewTo: ReviewTo;
+  /** The share of accepted rows that is reviewed all the same; none means none of them. */
+  audit?: number;
   /** Whether the person lets the server keep reviewed texts, to train the models on them. */
   handIn?: boolean;
   /** None means int8. */

@@ -4,6 +4,7 @@ import { count, duration, percent } from '../core/estimate';
 import type { Session } from '../core/session';
 import type { Project } from '../core/types';
 import { Chart } from './Chart';
+import { AuditWords } from './Audit';
 import { HandInChoice } from './HandIn';
 import { Loads } from './Loads';
 import { short, Stat, tone } from './parts';
@@ -30,7 +31,7 @@ export function Overview({ session, project, columns, onReview }: Props) {
       {project.state === 'done' && waiting > 0 && (
         <section class="card next">
           <p>
-            <strong>{count(waiting)} hard rows wait for you.</strong> One key a row.
+            <strong>{count(waiting)} rows wait for you.</strong> One key a row.
           </p>
           <button type="button" class="primary" onClick={onReview}>
             Review them
@@ -163,10 +164,11 @@ function Reviewer({ session, project, columns }: CardProps) {
         {count(columns.reviewed)} of {count(columns.byVerdict[2] ?? 0)} are decided.
         {to === 'llm' && <LlmWords llm={llm} />}
       </p>
-      {to === 'person' && server.reviewer && columns.open > 0 && (
+      <AuditWords columns={columns} />
+      {to === 'person' && server.reviewer && columns.waiting > 0 && (
         <>
           <p class="quiet small">
-            {server.model ?? 'The LLM'} can take them: {count(columns.open)} texts would be sent to it, redacted, through your server.
+            {server.model ?? 'The LLM'} can take them: {count(columns.waiting)} texts would be sent to it, redacted, through your server.
           </p>
           <button type="button" onClick={() => void session.chooseReviewer('llm')}>
             Send the hard rows to the LLM

@@ -2,6 +2,7 @@ import { bytes, count, duration, percent } from '../core/estimate';
 import type { Choice, Session } from '../core/session';
 import type { Project, ReviewTo } from '../core/types';
 import { cell } from '../core/guess';
+import { AuditChoice } from './Audit';
 import { HandInChoice } from './HandIn';
 import { Loads } from './Loads';
 import { ComputesOn, plain } from './parts';
@@ -134,6 +135,7 @@ function ReviewerCard({ session, project }: { session: Session; project: Project
         </label>
       </div>
       {project.reviewTo === 'llm' && <Sent session={session} />}
+      <AuditChoice session={session} project={project} />
       <HandInChoice session={session} project={project} />
     </section>
   );
@@ -251,8 +253,8 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
 
 function leaves(session: Session, project: Project): string {
   const parts = [
-    ...(project.reviewTo === 'llm' ? ['the hard rows, redacted, to the LLM'] : []),
-    ...(project.handIn && session.handingIn.offered ? ['the reviewed hard rows, redacted, to the server, which keeps them'] : []),
+    ...(project.reviewTo === 'llm' ? [`the hard rows${project.audit ? ` and ${percent(project.audit, 1, 0)} of the others` : ''}, redacted, to the LLM`] : []),
+    ...(project.handIn && session.handingIn.offered ? ['the reviewed rows, redacted, to the server, which keeps them'] : []),
   ];
   return parts.length === 0 ? 'nothing' : parts.join('; ');
 }

@@ -96,7 +96,7 @@ export function ReviewView({ session, project, columns }: Props) {
 
   const done = columns.reviewed;
   return (
-    <section class="review" aria-label="Review of the hard rows">
+    <section class="review" aria-label="Review">
       <div class="review-head">
         <p>
           <strong>{count(waiting)}</strong> to review, {count(done)} of {count(columns.byVerdict[2] ?? 0)} hard rows decided
@@ -112,7 +112,7 @@ export function ReviewView({ session, project, columns }: Props) {
       {shown && shown.row === row ? (
         <article class="card sample" aria-label={`Row ${shown.id}`}>
           <div class="sample-head">
-            <span class="quiet">Row {shown.id}, {shown.why}</span>
+            <span class="quiet">Row {shown.id}, {columns.isAudited(shown.row) ? 'to be checked' : shown.why}</span>
             <label class="toggle">
               <input type="checkbox" checked={redacted} onChange={() => setRedacted(!redacted)} /> as an LLM would see it <kbd>R</kbd>
             </label>
@@ -140,7 +140,11 @@ export function ReviewView({ session, project, columns }: Props) {
               The LLM was asked: <ReviewText review={shown.review} />
             </p>
           )}
-          <Votes votes={shown.votes} labels={project.labels} />
+          {columns.isAudited(shown.row) ? (
+            <p class="quiet">The models agree on this row. What they say is hidden, so that you judge for yourself.</p>
+          ) : (
+            <Votes votes={shown.votes} labels={project.labels} />
+          )}
         </article>
       ) : (
         <Nothing session={session} project={project} columns={columns} loading={row !== undefined} onUndo={() => void undo()} />
@@ -156,10 +160,10 @@ function Nothing({ session, project, columns, loading, onUndo }: Props & { loadi
   const running = project.state === 'running';
   return (
     <div class="card narrow center">
-      <h2>{columns.open > 0 ? 'The LLM is at it' : running ? 'Nothing to review yet' : 'All done'}</h2>
+      <h2>{columns.waiting > 0 ? 'The LLM is at it' : running ? 'Nothing to review yet' : 'All done'}</h2>
       <p class="quiet">
-        {columns.open > 0
-          ? `${count(columns.open)} hard rows wait for the LLM. What it cannot label comes here.`
+        {columns.waiting > 0
+          ? `${count(columns.waiting)} rows wait for the LLM. What it cannot label comes here.`
           : running
             ? 'Hard rows appear here as the models vote.'
             : 'No hard row is left. Export the labelled file from the top of the page.'}
