@@ -12,7 +12,9 @@ use std::sync::Arc;
 use stub_llm::Stub;
 
 /// A stub and a server before it, in a runtime of their own.
-fn start() -> (tokio::runtime::Runtime, String, Arc<Stub>) {
+fn start() -> (tokio::runtime::Runtime, String, Arc<Stub>, tempfile::TempDir) {
+    let folder = tempfile::tempdir().expect("a folder");
+    let pool = folder.path().join("pool.db");
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("runtime");
     let stub = Stub::new(&[("love", "positive")], "neutral", false);
     let url = runtime.block_on(async {
@@ -27,15 +29,12 @@ fn start() -> (tokio::runtime::Runtime, String, Arc<Stub>) {
             Config::read(&format!("[llm]\nurl = \"{upstream}\"\nmodel = \"stub\""), |_| None).expect("config").llm;
         let none = std::path::PathBuf::from("none");
         spawn(
-            router(
-                Options { page: none.clone(), packed: none.clone(), specs: vec![], llm, pool: none, rounds: None },
-                true,
-            )
-            .expect("router"),
+            router(Options { page: none.clone(), packed: none, specs: vec![], llm, pool, rounds: None }, true)
+                .expect("router"),
         )
         .await
     });
-    (runtime, url, stub)
+    (runtime, url, stub, folder)
 }
 
 fn sample(id: usize, text: &str) -> Sample {
@@ -44,7 +43,7 @@ fn sample(id: usize, text: &str) -> Sample {
 
 #[test]
 fn every_sample_has_its_review_and_is_paid_once() {
-    let (_runtime, url, stub) = start();
+    let (_runtime, url, stub, _folder) = start();
     let task = Task::built_in("sentiment").expect("built in");
     let mut samples: Vec<Sample> = (0..20).map(|id| sample(id, &format!("love {id}"))).collect();
     samples.insert(3, sample(100, &"x".repeat(40_000)));
@@ -69,7 +68,7 @@ fn a_server_that_is_not_there_or_not_ours_is_named() {
     let samples = [sample(1, "x")];
     let error = review_blocking("nonsense", &task, &samples).expect_err("no address").to_string();
     assert!(error.starts_with("review-unreachable"), "{error}");
-    let (_runtime, url, _stub) = start();
+    let (_runtime, url, _stub, _folder) = start();
     let error = review_blocking(&format!("{url}/other"), &task, &samples).expect_err("no review").to_string();
     assert!(error.starts_with("review-refused"), "{error}");
     let error = review_blocking(&url, &task, &[sample(1, "!429")]).expect_err("busy").to_string();

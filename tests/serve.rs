@@ -18,6 +18,7 @@ struct House {
     url: String,
     http: reqwest::Client,
     stub: Arc<Stub>,
+    upstream: String,
     dir: tempfile::TempDir,
 }
 
@@ -60,7 +61,7 @@ async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
     };
     let url = spawn(router(options, true).expect("router")).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("client");
-    House { url, http, stub, dir }
+    House { url, http, stub, upstream, dir }
 }
 
 async fn house() -> House {
@@ -205,6 +206,115 @@ async fn the_budget_is_a_cap() {
         assert!((left - (2.0 - spent)).abs() < 1e-6 && left >= 0.0);
     }
     assert!(refused && spent > 0.0 && spent <= 2.0, "{spent}");
+}
+
+impl House {
+    /// Another server on the same pool and store, as after a restart.
+    async fn again(&self, config: &str) -> House {
+        let upstream = self.upstream.clone();
+        let file =
+            format!("[llm]\nurl = \"{upstream}\"\nkey = \"{KEY}\"\nmodel = \"stub\"\ntimeout_seconds = 0.5\n{config}");
+        let options = Options {
+            page: self.dir.path().join("page"),
+            packed: self.dir.path().join("packed"),
+            specs: vec![],
+            llm: Config::read(&file, |_| None).expect("config").llm,
+            pool: self.dir.path().join("pool.db"),
+            rounds: None,
+        };
+        let url = spawn(router(options, true).expect("router")).await;
+        House {
+            url,
+            http: self.http.clone(),
+            stub: self.stub.clone(),
+            upstream,
+            dir: tempfile::tempdir().expect("folder"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn money_answers_and_replies_outlive_the_server() {
+    let prices = "prompt_usd_per_million = 1000.0\ncompletion_usd_per_million = 1000.0\nbudget_usd = 2.5\n";
+    let house = house_with(true, prices, false).await;
+    let (asked, key) = (body(&["love one", "hate two"]), [("idempotency-key", "k1")]);
+    let (status, _, first) = house.post(&asked, &key).await;
+    assert_eq!(status, 200, "{first}");
+    let calls = house.stub.log().len();
+    let again = house.again(prices).await;
+    assert_eq!(again.post(&asked, &key).await, (200, None, first.clone()));
+    assert_eq!(again.post(&body(&["other"]), &key).await.0, 409);
+    // The same text under another key is known, and costs nothing.
+    let (status, _, known) = again.review(&["hate two"]).await;
+    assert_eq!(
+        (status, &known["items"][0]["label"], &known["usage"]["cost_usd"]),
+        (200, &json!("negative"), &json!(0.0))
+    );
+    assert_eq!(house.stub.log().len(), calls, "nothing was sent again");
+    let status: Value = again.get("/v1/status", &[]).await.json().await.expect("JSON");
+    assert_eq!(status["review"]["spent_usd"].as_f64(), first["usage"]["cost_usd"].as_f64());
+    let store = autoannotator::serve::store::Store::read_only(&house.dir.path().join("pool.db")).expect("a store");
+    let log = store.audit().expect("holds");
+    assert_eq!(log.len(), 2, "an answer from the record is no new event");
+    assert!(log.iter().all(|(_, entry)| !entry.contains("love") && !entry.contains("hate")), "{log:?}");
+    let mut refused = 0;
+    for round in 0..30 {
+        refused += u32::from(again.review(&[&format!("love {round}")]).await.0 == 402);
+    }
+    let spent = store.calls().expect("reads").iter().map(|call| call.spent).sum::<i64>() as f64 / 1e9;
+    assert!(refused > 0 && spent <= 2.5, "{refused} refused, {spent} spent");
+}
+
+#[tokio::test]
+async fn a_task_has_a_budget_of_its_own() {
+    let prices = "prompt_usd_per_million = 1000.0\ncompletion_usd_per_million = 1000.0\ntask_budget_usd = 1.0\n";
+    let house = house_with(true, prices, false).await;
+    let mut last = 200;
+    for round in 0..20 {
+        last = house.review(&[&format!("love {round}")]).await.0;
+    }
+    assert_eq!(last, 402);
+    let mut other = body(&["love"]);
+    other["task"] = json!("toxicity");
+    assert_eq!(house.post(&other, &[]).await.0, 200);
+}
+
+#[tokio::test]
+async fn an_upstream_that_fails_is_left_alone_for_a_while() {
+    let house = house().await;
+    assert_eq!(house.get("/readyz", &[]).await.status(), 200);
+    for _ in 0..4 {
+        house.review(&["!500 a", "!500 b"]).await;
+    }
+    let sent = house.stub.log().len();
+    let (status, wait, answer) = house.review(&["love"]).await;
+    assert_eq!((status, &answer["error"]["code"]), (429, &json!("upstream-busy")));
+    assert!(wait.is_some_and(|wait| (1..=11).contains(&wait.parse::<u64>().expect("seconds"))));
+    assert_eq!(house.stub.log().len(), sent, "it is left alone");
+    let ready = house.get("/readyz", &[]).await;
+    assert_eq!((ready.status().as_u16(), ready.headers().contains_key("retry-after")), (503, true));
+    assert_eq!(house.get("/healthz", &[]).await.status(), 200);
+}
+
+#[tokio::test]
+async fn a_full_queue_asks_to_come_back() {
+    let house = house_with(true, "concurrency = 1\nqueue = 2\n", false).await;
+    let texts: Vec<String> = (0..12).map(|number| format!("!slow love {number}")).collect();
+    let asked = body(&texts.iter().map(String::as_str).collect::<Vec<_>>());
+    let (status, _, answer) = house.post(&asked, &[]).await;
+    assert_eq!(status, 200);
+    let items = answer["items"].as_array().expect("items");
+    let busy =
+        items.iter().filter(|item| item["why"].as_str().is_some_and(|why| why.contains("upstream-busy"))).count();
+    assert_eq!(busy, 10, "{answer}");
+    // A request that finds no place at all is told when to come again.
+    let long = house.post(&asked, &[]);
+    let late = async {
+        tokio::time::sleep(std::time::Duration::from_millis(15)).await;
+        house.review(&["love at last"]).await
+    };
+    let (_, (status, wait, _)) = tokio::join!(long, late);
+    assert_eq!((status, wait.as_deref()), (429, Some("5")));
 }
 
 #[tokio::test]
@@ -431,15 +541,13 @@ async fn a_full_pool_starts_a_round_that_is_told_of() {
     let running = &rounds["running"];
     assert_eq!((&running["slm"], &running["done"], &running["all"]), (&"s".into(), &3.into(), &9.into()));
     assert_eq!(house.order(reqwest::Method::POST).await, 409);
+    let arguments = std::fs::read_to_string(house.dir.path().join("arguments")).expect("a file");
     std::fs::write(house.dir.path().join("go"), "well").expect("a file");
     let rounds = house.once(|rounds| rounds["last"] != Value::Null).await;
     assert_eq!((&rounds["last"]["outcome"], &rounds["last"]["round"]), (&"done".into(), &7.into()));
     assert_eq!(rounds["last"]["reports"][0]["outcome"], "promoted");
-    let arguments = std::fs::read_to_string(house.dir.path().join("arguments")).expect("a file");
-    assert_eq!(
-        arguments.trim(),
-        "tune --json --task kept --slms tickets-minilm-l3,tickets-minilm-l6,tickets-mpnet --home h --layers 2"
-    );
+    let slms = "tickets-minilm-l3,tickets-minilm-l6,tickets-mpnet";
+    assert_eq!(arguments.trim(), format!("tune --json --task kept --slms {slms} --home h --layers 2"));
     let mut seen = String::new();
     while !seen.contains("\"round\":7") {
         let part = events.chunk().await.expect("a stream").expect("an event");

@@ -130,6 +130,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let progress = super::bar()?;
     let read = |paths| labelled(paths, &task.labels);
     let mut stream = read(std::slice::from_ref(&args.stream))?;
+    let reviewer = reviewer(&args.reviewer, &task.labels, &mut stream)?;
     if let Some(rows) = args.rows {
         stream.shuffle(&mut StdRng::seed_from_u64(0));
         stream.truncate(rows);
@@ -146,7 +147,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         sets.replay.push(replay);
         sets.anchor.extend(held_out);
     }
-    let reviewer = reviewer(&args.reviewer, &task.labels, &mut sets.stream)?;
     let options = args.round.options();
     let wanted =
         wanted(args.models.as_deref(), &home, if args.slms.is_empty() { &spec.slms } else { &args.slms }, task)?;

@@ -8,6 +8,7 @@ mod pack;
 mod pool;
 mod pull;
 mod serve;
+mod store;
 mod train;
 mod tune;
 mod versions;
@@ -36,6 +37,7 @@ enum Command {
     Versions(versions::Args),
     Evaluate(evaluate::Args),
     Serve(serve::Args),
+    Store(store::Args),
     Doctor(doctor::Args),
 }
 
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Versions(args) => versions::run(args),
         Command::Evaluate(args) => evaluate::run(args),
         Command::Serve(args) => serve::run(args),
+        Command::Store(args) => store::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
     match outcome {

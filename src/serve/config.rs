@@ -23,8 +23,21 @@ pub struct Llm {
     pub prompt_usd_per_million: f64,
     /// US dollars for a million completion tokens.
     pub completion_usd_per_million: f64,
-    /// US dollars that may be spent in one run of the server.
-    pub budget_usd: Option<f64>,
+    /// What may be spent.
+    pub caps: Caps,
+    /// Items that wait for a call at most.
+    pub queue: usize,
+}
+
+/// US dollars that may be spent, ever; none for no limit.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Caps {
+    /// In all.
+    pub all: Option<f64>,
+    /// On one task.
+    pub task: Option<f64>,
+    /// By one client.
+    pub client: Option<f64>,
 }
 
 /// The files of a task's rounds, and how its SLMs are trained.
@@ -79,7 +92,8 @@ impl Config {
                 error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
             anyhow::anyhow!(
                 "serve-config: line {line}: {}; there are the tables [llm], with url, key, model, timeout_seconds, \
-                 concurrency, prompt_usd_per_million, completion_usd_per_million, budget_usd, and [rounds.TASK], with \
+                 concurrency, queue, prompt_usd_per_million, completion_usd_per_million, budget_usd, task_budget_usd, \
+                 client_budget_usd, and [rounds.TASK], with \
                  replay, anchor, layers, method, lr, epochs",
                 error.message()
             )
@@ -108,6 +122,9 @@ struct Table {
     prompt_usd_per_million: Option<f64>,
     completion_usd_per_million: Option<f64>,
     budget_usd: Option<f64>,
+    task_budget_usd: Option<f64>,
+    client_budget_usd: Option<f64>,
+    queue: Option<usize>,
 }
 
 impl Llm {
@@ -137,6 +154,7 @@ impl Llm {
             value if value.is_finite() && value >= 0.0 => Ok(value),
             value => bail!("serve-config: {name} is {value}; expected 0 or more"),
         };
+        let cap = |name: &str, value: Option<f64>| value.map(|value| price(name, Some(value))).transpose();
         let llm = Self {
             endpoint: endpoint(&url)?,
             key: env("AUTOANNOTATOR_LLM_KEY").or(table.key),
@@ -145,12 +163,18 @@ impl Llm {
             concurrency: table.concurrency.unwrap_or(8),
             prompt_usd_per_million: price("prompt_usd_per_million", table.prompt_usd_per_million)?,
             completion_usd_per_million: price("completion_usd_per_million", table.completion_usd_per_million)?,
-            budget_usd: budget.map(|budget| price("the budget", Some(budget))).transpose()?,
+            caps: Caps {
+                all: cap("the budget", budget)?,
+                task: cap("task_budget_usd", table.task_budget_usd)?,
+                client: cap("client_budget_usd", table.client_budget_usd)?,
+            },
+            queue: table.queue.unwrap_or(1000),
         };
         if !(0.05..=3600.0).contains(&llm.timeout_seconds) || !(1..=256).contains(&llm.concurrency) {
             bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 256");
         }
-        if llm.budget_usd.is_some() && llm.price(1_000_000, 1_000_000) == 0.0 {
+        let capped = llm.caps.all.or(llm.caps.task).or(llm.caps.client).is_some();
+        if capped && llm.price(1_000_000, 1_000_000) == 0.0 {
             bail!(
                 "serve-config: a budget without prices can never be used up; set prompt_usd_per_million and completion_usd_per_million in [llm]"
             );

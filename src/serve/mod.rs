@@ -6,6 +6,7 @@ pub mod ledger;
 mod pool;
 mod review;
 pub mod rounds;
+pub mod store;
 pub mod upstream;
 
 use crate::review::protocol::{ErrorBody, ErrorDetail, ReviewRequest};
@@ -43,7 +44,7 @@ pub struct Options {
     pub specs: Vec<Spec>,
     /// The LLM, if there is one.
     pub llm: Option<config::Llm>,
-    /// The pool's file, which is made when a task's spec lets text be kept.
+    /// The file of the pool, made when a task's spec lets text be kept, and of the store, made when there is an LLM.
     pub pool: PathBuf,
     /// How rounds are held; none for a server that holds none.
     pub rounds: Option<rounds::Options>,
@@ -98,7 +99,10 @@ impl Server {
         for spec in specs {
             all.insert(spec.task.name.clone(), Arc::new(spec));
         }
-        let upstream = llm.map(upstream::Upstream::new).transpose()?.map(Arc::new);
+        let upstream = match llm {
+            Some(llm) => Some(Arc::new(upstream::Upstream::new(llm, store::Store::open(&options.pool)?)?)),
+            None => None,
+        };
         let kept = all.values().any(|spec| spec.review.keep_text);
         let pool = kept.then(|| Pool::open(&options.pool)).transpose()?.map(|pool| Arc::new(Mutex::new(pool)));
         let rounds = rounds::Rounds::new(options.rounds.take(), pool.clone(), all.values());
@@ -146,9 +150,31 @@ async fn status(State(server): State<Arc<Server>>) -> Json<Value> {
             "available": upstream.is_some(),
             "model": upstream.map(upstream::Upstream::model),
             "remaining_budget_usd": upstream.and_then(upstream::Upstream::remaining),
+            "spent_usd": upstream.map(upstream::Upstream::spent),
         },
         "tasks": tasks,
     }))
+}
+
+/// Whether it runs.
+async fn healthz() -> &'static str {
+    "ok"
+}
+
+/// Whether it can do its work: an upstream that is left alone for a while is a reason not to send it more.
+async fn readyz(State(server): State<Arc<Server>>) -> Result<&'static str, ApiError> {
+    match server.upstream.as_deref().and_then(upstream::Upstream::resting) {
+        None => Ok("ready"),
+        Some(seconds) => {
+            let mut error = ApiError::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "upstream-resting",
+                "the LLM fails; it is left alone for a while",
+            );
+            error.retry_after = Some(seconds);
+            Err(error)
+        }
+    }
 }
 
 async fn no_such_route() -> ApiError {
@@ -207,6 +233,8 @@ fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<ro
     let rounds = server.rounds.clone();
     rounds.watch();
     let api = Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
         .route("/v1/status", get(status))
         .route("/v1/review", post(review::review))
         .route("/v1/pool", post(pool::pool))

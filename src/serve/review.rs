@@ -10,6 +10,7 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,6 +18,9 @@ use tokio::task::JoinSet;
 
 /// Requests whose answers are remembered at most.
 const REMEMBERED: usize = 10_000;
+
+/// Who asks: without tokens there is one client.
+const CLIENT: &str = "local";
 
 type Slot = Arc<tokio::sync::Mutex<Option<ReviewResponse>>>;
 
@@ -32,11 +36,8 @@ impl Record {
         let mut guard = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let (known, order) = &mut *guard;
         if let Some((before, slot)) = known.get(&key) {
-            let message = "this Idempotency-Key was used with another request; use a new one";
             let same = *before == hash;
-            return same
-                .then(|| slot.clone())
-                .ok_or_else(|| ApiError::new(StatusCode::CONFLICT, "idempotency-key", message));
+            return same.then(|| slot.clone()).ok_or_else(used);
         }
         if order.len() >= REMEMBERED
             && let Some(oldest) = order.pop_front()
@@ -66,17 +67,20 @@ pub(super) async fn review(
         serde_json::from_slice(&body).map_err(|error| bad("request-json", format!("not a review request: {error}")))?;
     let spec = server.spec(&request)?;
     check(&request.items)?;
-    if server.upstream.is_none() {
-        let message = "no LLM is configured on this server: hard samples are for a person. The operator can set AUTOANNOTATOR_LLM_URL, _KEY and _MODEL";
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "review-unavailable", message));
-    }
     let key = match headers.get("idempotency-key").map(|value| value.to_str().unwrap_or_default()) {
         None => None,
         Some(key) if !key.is_empty() && key.len() <= 255 => Some(key.to_owned()),
         Some(_) => return Err(bad("idempotency-key", "Idempotency-Key must be 1 to 255 ASCII characters".into())),
     };
-    let slot = match key {
-        Some(key) => server.record.slot(key, Sha256::digest(&body).to_vec())?,
+    let Some(upstream) = server.upstream.clone() else { return Err(unavailable()) };
+    let hash = Sha256::digest(&body).to_vec();
+    let slot = match &key {
+        Some(key) => {
+            if let Some(answer) = answered(&upstream, key, &hash)? {
+                return Ok(Json(answer));
+            }
+            server.record.slot(key.clone(), hash.clone())?
+        }
         None => Slot::default(),
     };
     // In a task of its own: what is paid for is recorded, even where the client has gone.
@@ -85,12 +89,43 @@ pub(super) async fn review(
         if let Some(known) = &*answer {
             return Ok(known.clone());
         }
-        let fresh = all(&server, &spec, request.items).await?;
+        let (fresh, entry) = all(&upstream, &spec, request.items).await?;
         *answer = Some(fresh.clone());
+        let kept = key.map(|key| (key, hash, serde_json::to_string(&fresh).unwrap_or_default()));
+        if let Err(error) = upstream.store().answered(kept, entry).await {
+            tracing::error!("an answer is not kept: {error}");
+        }
         Ok(fresh)
     });
     let broken = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "server", "the review broke off; ask again");
     work.await.map_err(broken)?.map(Json)
+}
+
+fn unavailable() -> ApiError {
+    let message = "no LLM is configured on this server: hard samples are for a person. The operator can set AUTOANNOTATOR_LLM_URL, _KEY and _MODEL";
+    ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "review-unavailable", message)
+}
+
+/// The answer that a key was given before, also by a server that has stopped since.
+fn answered(upstream: &Upstream, key: &str, hash: &[u8]) -> Result<Option<ReviewResponse>, ApiError> {
+    let known = upstream.store().answer(key).map_err(|error| {
+        tracing::error!("{error}");
+        ApiError::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "review-store",
+            "the server cannot read its record; ask again later",
+        )
+    })?;
+    match known {
+        Some((before, _)) if before != hash => Err(used()),
+        Some((_, response)) => Ok(serde_json::from_str(&response).ok()),
+        None => Ok(None),
+    }
+}
+
+fn used() -> ApiError {
+    let message = "this Idempotency-Key was used with another request; use a new one";
+    ApiError::new(StatusCode::CONFLICT, "idempotency-key", message)
 }
 
 fn check(items: &[ReviewItem]) -> Result<(), ApiError> {
@@ -110,15 +145,17 @@ fn check(items: &[ReviewItem]) -> Result<(), ApiError> {
 }
 
 /// Reviews all items, a call each. What stops all of them is an error; what stops one is that item's.
-async fn all(server: &Arc<Server>, spec: &Arc<Spec>, items: Vec<ReviewItem>) -> Result<ReviewResponse, ApiError> {
-    let Some(upstream) = &server.upstream else {
-        return Err(ApiError::new(StatusCode::SERVICE_UNAVAILABLE, "review-unavailable", "no LLM is configured"));
-    };
+/// Also what the audit log says of it, which holds no text.
+async fn all(
+    upstream: &Arc<Upstream>,
+    spec: &Arc<Spec>,
+    items: Vec<ReviewItem>,
+) -> Result<(ReviewResponse, Value), ApiError> {
     let mut calls = JoinSet::new();
     for (index, item) in items.iter().enumerate() {
         let (upstream, spec) = (upstream.clone(), spec.clone());
         let text = if spec.review.redact { redact(&item.text).text().to_owned() } else { item.text.clone() };
-        calls.spawn(async move { (index, upstream.review(&spec.task, &text).await) });
+        calls.spawn(async move { (index, upstream.review(&spec.task, CLIENT, &text).await) });
     }
     let mut outcomes: Vec<Result<Reviewed, UpstreamError>> = vec![Err(UpstreamError::Unreachable); items.len()];
     while let Some(done) = calls.join_next().await {
@@ -128,7 +165,15 @@ async fn all(server: &Arc<Server>, spec: &Arc<Spec>, items: Vec<ReviewItem>) -> 
             *slot = outcome;
         }
     }
-    answer(upstream, items, outcomes)
+    let known = outcomes.iter().flatten().filter(|reviewed| reviewed.known).count();
+    let answer = answer(upstream, items, outcomes)?;
+    let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
+    let entry = json!({
+        "event": "review", "task": spec.task.name, "client": CLIENT, "items": answer.items.len(), "labelled": labelled,
+        "known": known, "prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens,
+        "cost_usd": answer.usage.cost_usd,
+    });
+    Ok((answer, entry))
 }
 
 fn answer(
@@ -146,7 +191,7 @@ fn answer(
     }
     let mut usage = Usage::default();
     let reviewed = items.into_iter().zip(outcomes).map(|(item, outcome)| match outcome {
-        Ok(Reviewed { label, why, usage: cost }) => {
+        Ok(Reviewed { label, why, usage: cost, .. }) => {
             usage.prompt_tokens += cost.prompt_tokens;
             usage.completion_tokens += cost.completion_tokens;
             usage.cost_usd += cost.cost_usd;
@@ -165,6 +210,7 @@ fn whole(error: &UpstreamError) -> Option<ApiError> {
         UpstreamError::Busy { .. } => (StatusCode::TOO_MANY_REQUESTS, "upstream-busy"),
         UpstreamError::Budget => (StatusCode::PAYMENT_REQUIRED, "review-budget"),
         UpstreamError::Unreachable => (StatusCode::BAD_GATEWAY, "upstream-unreachable"),
+        UpstreamError::Store => (StatusCode::SERVICE_UNAVAILABLE, "review-store"),
         UpstreamError::Status(_) | UpstreamError::Timeout | UpstreamError::Garbage => return None,
     };
     let text = error.to_string();

@@ -2,7 +2,8 @@
 //! error texts may repeat the key.
 
 use super::config::Llm;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, Refusal, Reserve};
+use super::store::{Store, StoreError};
 use crate::review::prompt::{self, Prompt, REPLY_TOKENS};
 use crate::review::protocol::Usage;
 use crate::review::reply;
@@ -10,14 +11,22 @@ use crate::task::Task;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
 /// Attempts at one item.
 const TRIES: u32 = 3;
+/// Failures in a row after which the upstream is left alone.
+const FAILURES: u32 = 8;
+/// For how long.
+const RESTS_FOR: Duration = Duration::from_secs(10);
+/// Seconds after which a client may ask again where the queue is full.
+const QUEUE_WAIT: u64 = 5;
 /// A wait longer than this is handed on to the client.
 const LONGEST_WAIT: u64 = 20;
 /// Bytes of an upstream's answer at most.
@@ -52,6 +61,9 @@ pub enum UpstreamError {
     /// The budget does not cover the call.
     #[error("review-budget: the budget is used up; the operator can raise AUTOANNOTATOR_BUDGET_USD")]
     Budget,
+    /// What would be spent cannot be written down.
+    #[error("review-store: the server cannot write its ledger, so nothing is sent; the operator must look at its log")]
+    Store,
 }
 
 impl UpstreamError {
@@ -74,6 +86,8 @@ pub struct Reviewed {
     pub why: Option<String>,
     /// What it cost.
     pub usage: Usage,
+    /// Whether it was known and nothing was sent.
+    pub known: bool,
 }
 
 #[derive(Deserialize)]
@@ -105,6 +119,9 @@ pub struct Upstream {
     http: reqwest::Client,
     config: Llm,
     ledger: Ledger,
+    store: Store,
+    breaker: Breaker,
+    waiting: AtomicUsize,
     slots: Semaphore,
     /// Whether the upstream takes `response_format`; learnt from its first 400.
     schema: AtomicBool,
@@ -112,11 +129,12 @@ pub struct Upstream {
 
 impl Upstream {
     /// Makes the client; nothing is sent yet.
-    pub fn new(config: Llm) -> anyhow::Result<Self> {
+    pub fn new(config: Llm, store: Store) -> anyhow::Result<Self> {
         let http = http_client(&config.endpoint, Duration::from_secs_f64(config.timeout_seconds))?;
         let slots = Semaphore::new(config.concurrency);
-        let ledger = Ledger::new(config.budget_usd);
-        Ok(Self { http, ledger, slots, schema: AtomicBool::new(true), config })
+        let ledger = Ledger::new(config.caps, store.clone())?;
+        let (breaker, waiting, schema) = (Breaker::default(), AtomicUsize::new(0), AtomicBool::new(true));
+        Ok(Self { http, ledger, store, breaker, waiting, slots, schema, config })
     }
 
     /// The model's name.
@@ -129,14 +147,68 @@ impl Upstream {
         self.ledger.remaining()
     }
 
-    /// Has one redacted text reviewed.
-    pub async fn review(&self, task: &Task, text: &str) -> Result<Reviewed, UpstreamError> {
-        let _slot = self.slots.acquire().await.map_err(|_| UpstreamError::Unreachable)?;
+    /// Spent and reserved so far, in US dollars.
+    pub fn spent(&self) -> f64 {
+        self.ledger.spent()
+    }
+
+    /// Where its answers and money are kept.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Seconds until the upstream is tried again, where it has failed too often of late.
+    pub fn resting(&self) -> Option<u64> {
+        self.breaker.resting()
+    }
+
+    /// Has one redacted text reviewed, unless its reply is known.
+    pub async fn review(&self, task: &Task, client: &str, text: &str) -> Result<Reviewed, UpstreamError> {
         let prompt = prompt::compose(task, text);
+        let hash = self.hash(&prompt);
+        let known = self.store.review(&hash).map_err(|error| lost(&error))?;
+        let (content, usage, known) = match known {
+            Some(content) => (content, Usage::default(), true),
+            None => {
+                let (content, usage) = self.tried(&prompt, (&task.name, client), hash).await?;
+                (content, usage, false)
+            }
+        };
+        Ok(match reply::parse(&task.labels, &content) {
+            Ok(index) => Reviewed { label: task.labels.name(index).map(str::to_owned), why: None, usage, known },
+            Err(error) => Reviewed { label: None, why: Some(self.without_key(error.to_string())), usage, known },
+        })
+    }
+
+    /// What a reply is known by: everything that it depends on.
+    fn hash(&self, prompt: &Prompt) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        for part in [self.config.endpoint.as_str(), &self.config.model, &prompt.system, &prompt.user] {
+            hash.update((part.len() as u64).to_le_bytes());
+            hash.update(part);
+        }
+        hash.finalize().into()
+    }
+
+    /// Calls until there is a reply, an error that asking again does not help, or no time left.
+    async fn tried(
+        &self,
+        prompt: &Prompt,
+        who: (&str, &str),
+        hash: [u8; 32],
+    ) -> Result<(String, Usage), UpstreamError> {
+        let _place =
+            Place::new(&self.waiting, self.config.queue).ok_or(UpstreamError::Busy { retry_after: QUEUE_WAIT })?;
+        let _slot = self.slots.acquire().await.map_err(|_| UpstreamError::Unreachable)?;
         let mut tried = 1;
-        let completion = loop {
-            match self.paid(&prompt).await {
-                Ok(completion) => break completion,
+        loop {
+            if let Some(retry_after) = self.breaker.resting() {
+                return Err(UpstreamError::Busy { retry_after });
+            }
+            let outcome = self.paid(prompt, who, hash).await;
+            self.breaker.note(outcome.as_ref().err());
+            match outcome {
+                Ok(completion) => return Ok(completion),
                 Err(UpstreamError::Busy { retry_after }) if retry_after > LONGEST_WAIT => {
                     return Err(UpstreamError::Busy { retry_after });
                 }
@@ -147,12 +219,7 @@ impl Upstream {
                 }
                 Err(error) => return Err(error),
             }
-        };
-        let (content, usage) = completion;
-        Ok(match reply::parse(&task.labels, &content) {
-            Ok(index) => Reviewed { label: task.labels.name(index).map(str::to_owned), why: None, usage },
-            Err(error) => Reviewed { label: None, why: Some(self.without_key(error.to_string())), usage },
-        })
+        }
     }
 
     fn without_key(&self, text: String) -> String {
@@ -163,10 +230,19 @@ impl Upstream {
     }
 
     /// One attempt: reserve what it can cost at most, call, settle what it did cost.
-    async fn paid(&self, prompt: &Prompt) -> Result<(String, Usage), UpstreamError> {
+    async fn paid(
+        &self,
+        prompt: &Prompt,
+        (task, client): (&str, &str),
+        hash: [u8; 32],
+    ) -> Result<(String, Usage), UpstreamError> {
         // A token is at least a byte; 64 more for the chat's own.
         let most = self.config.price((prompt.system.len() + prompt.user.len() + 64) as u64, REPLY_TOKENS);
-        let reserve = self.ledger.reserve(most).ok_or(UpstreamError::Budget)?;
+        let reserve = self.ledger.reserve(task, client, &self.config.model, most).await;
+        let reserve = reserve.map_err(|refusal| match refusal {
+            Refusal::Budget => UpstreamError::Budget,
+            Refusal::Store(error) => lost(&error),
+        })?;
         match self.call(prompt).await {
             Ok(completion) => {
                 let content = completion.choices.into_iter().next().and_then(|choice| choice.message.content);
@@ -176,13 +252,23 @@ impl Upstream {
                     cost_usd: self.config.price(tokens.prompt_tokens, tokens.completion_tokens),
                 });
                 let usage = usage.unwrap_or(Usage { cost_usd: most, ..Usage::default() });
-                reserve.settle(usage.cost_usd);
-                Ok((content.unwrap_or_default(), usage))
+                let content = content.unwrap_or_default();
+                self.settle(reserve, &usage, Some((hash, content.clone()))).await;
+                Ok((content, usage))
             }
             Err(error) => {
-                reserve.settle(if error.may_cost() { most } else { 0.0 });
+                let cost_usd = if error.may_cost() { most } else { 0.0 };
+                self.settle(reserve, &Usage { cost_usd, ..Usage::default() }, None).await;
                 Err(error)
             }
+        }
+    }
+
+    /// Where it cannot be written down, the call stays charged at its reserve.
+    async fn settle(&self, reserve: Reserve, usage: &Usage, reply: Option<([u8; 32], String)>) {
+        let tokens = [usage.prompt_tokens, usage.completion_tokens];
+        if let Err(error) = self.ledger.settle(reserve, usage.cost_usd, tokens, reply).await {
+            tracing::error!("a call stays charged at its reserve: {error}");
         }
     }
 
@@ -238,6 +324,61 @@ impl Upstream {
         }
         let completion: Completion = serde_json::from_slice(&bytes).map_err(|_| UpstreamError::Garbage)?;
         if completion.choices.is_empty() { Err(UpstreamError::Garbage) } else { Ok(completion) }
+    }
+}
+
+fn lost(error: &StoreError) -> UpstreamError {
+    tracing::error!("{error}");
+    UpstreamError::Store
+}
+
+/// A place among those who wait for a call, as long as it lives.
+struct Place<'a>(&'a AtomicUsize);
+
+impl<'a> Place<'a> {
+    fn new(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
+        let place = Self(waiting);
+        (waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Leaves an upstream alone for a while that has failed several times in a row; afterwards one call tries it.
+#[derive(Default)]
+struct Breaker(Mutex<(u32, Option<Instant>)>);
+
+impl Breaker {
+    fn resting(&self) -> Option<u64> {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = state.1?.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            // One call goes ahead; the others wait for what it meets with.
+            state.1 = Some(Instant::now() + RESTS_FOR);
+            return None;
+        }
+        Some(left.as_secs() + 1)
+    }
+
+    fn note(&self, error: Option<&UpstreamError>) {
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let broken = match error {
+            Some(UpstreamError::Unreachable | UpstreamError::Timeout) => true,
+            Some(UpstreamError::Status(status)) => *status >= 500,
+            _ => false,
+        };
+        if !broken {
+            *state = (0, None);
+            return;
+        }
+        state.0 += 1;
+        if state.0 >= FAILURES {
+            state.1 = Some(Instant::now() + RESTS_FOR);
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! A stand-in for an OpenAI-compatible LLM, with scripted behaviours and a log of all it was asked.
 //!
 //! It labels by keyword: the first `keyword=label` whose keyword the text holds, else the fallback. A text may also
-//! hold a command: `!401`, `!429`, `!500`, `!garbage`, `!unknown`, `!hang`, `!empty`, `!echo` (replies with the key it
+//! hold a command: `!401`, `!429`, `!500`, `!garbage`, `!unknown`, `!hang`, `!slow`, `!empty`, `!echo` (replies with the key it
 //! was given), `!once` (429 with Retry-After 0 the first time, then as usual).
 
 use axum::extract::State;
@@ -69,6 +69,8 @@ async fn chat(State(stub): State<Arc<Stub>>, headers: HeaderMap, Json(body): Jso
         return (StatusCode::INTERNAL_SERVER_ERROR, format!("broken for {bearer}")).into_response();
     } else if has("!garbage") {
         return "<html>not a completion".into_response();
+    } else if has("!slow") {
+        tokio::time::sleep(std::time::Duration::from_millis(30)).await;
     } else if has("!hang") {
         std::future::pending::<()>().await;
     }

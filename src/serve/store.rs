@@ -1,0 +1,375 @@
+//! The server's durable memory: money, answers, known reviews and the audit log, in one SQLite file beside the pool. One
+//! thread writes, and commits together what came together; what was said to be written is on the disk.
+
+use crate::tune::pool::now;
+use rusqlite::{Connection, OptionalExtension, params};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::sync::oneshot;
+
+/// What leads from each schema to the next. The pool, in the same file, counts its own.
+const MIGRATIONS: [&str; 1] = ["
+    CREATE TABLE call (
+        id INTEGER PRIMARY KEY, at INTEGER NOT NULL, task TEXT NOT NULL, client TEXT NOT NULL, model TEXT NOT NULL,
+        reserved INTEGER NOT NULL, cost INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
+        interrupted INTEGER NOT NULL DEFAULT 0
+    );
+    CREATE INDEX call_open ON call (id) WHERE cost IS NULL;
+    CREATE TABLE review (hash BLOB PRIMARY KEY, at INTEGER NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE answer (key TEXT PRIMARY KEY, body BLOB NOT NULL, response TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE TABLE audit (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, entry TEXT NOT NULL, hash BLOB NOT NULL);
+"];
+
+/// Jobs that are committed together at most.
+const TOGETHER: usize = 256;
+/// Seconds that answers are remembered.
+const ANSWERS_FOR: u64 = 7 * 24 * 3600;
+
+/// What can be wrong with the store.
+#[derive(Debug, Clone, Error)]
+pub enum StoreError {
+    /// The file cannot be read or written, or is no store.
+    #[error("store-file: {path}: {problem}; free the disk, or restore the file from a backup")]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What SQLite says.
+        problem: String,
+    },
+    /// A later build wrote it.
+    #[error("store-schema: {path} has schema {found}, this build knows {known}; use the newer autoannotator", known = MIGRATIONS.len())]
+    Schema {
+        /// The file.
+        path: PathBuf,
+        /// Its schema.
+        found: usize,
+    },
+    /// The audit log is not what was written.
+    #[error("store-audit: entry {entry} of the audit log was changed, or one before it was removed")]
+    Audit {
+        /// The first entry that does not fit.
+        entry: i64,
+    },
+}
+
+type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
+type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
+
+/// An open store.
+#[derive(Clone)]
+pub struct Store {
+    path: Arc<PathBuf>,
+    writer: mpsc::Sender<Job>,
+    reader: Arc<Mutex<Connection>>,
+}
+
+/// A call that was reserved and what it came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// The task.
+    pub task: String,
+    /// Who asked.
+    pub client: String,
+    /// Billionths of a US dollar: the cost, or the reserve where it is not settled.
+    pub spent: i64,
+    /// Whether it was never settled, as far as it is known.
+    pub interrupted: bool,
+}
+
+impl Store {
+    /// Opens a store, or makes one. What is no store, or a later build's, is an error and stays as it is. Calls that a crash
+    /// interrupted are settled at their reserve.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let store = Self::read_only(path)?;
+        let fail = |error: rusqlite::Error| store.fail(error);
+        let connection = store.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        connection
+            .execute("UPDATE call SET cost = reserved, interrupted = 1 WHERE cost IS NULL", [])
+            .and_then(|_| {
+                connection.execute("DELETE FROM answer WHERE at < ?", [now().saturating_sub(ANSWERS_FOR).cast_signed()])
+            })
+            .map_err(fail)?;
+        drop(connection);
+        Ok(store)
+    }
+
+    /// As [`Self::open`], but leaves open calls alone: a server may be making them.
+    pub fn read_only(path: &Path) -> Result<Self, StoreError> {
+        let fail = |error: rusqlite::Error| StoreError::File { path: path.to_owned(), problem: error.to_string() };
+        let open = || -> rusqlite::Result<Connection> {
+            let connection = Connection::open(path)?;
+            connection.busy_timeout(Duration::from_secs(10))?;
+            connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
+            Ok(connection)
+        };
+        let connection = open().map_err(fail)?;
+        let migrate = "CREATE TABLE IF NOT EXISTS store (schema INTEGER NOT NULL);";
+        connection.execute_batch(migrate).map_err(fail)?;
+        let found = "SELECT coalesce(max(schema), 0) FROM store";
+        let found: usize = connection.query_row(found, [], |row| row.get::<_, i64>(0)).map_err(fail)? as usize;
+        if found > MIGRATIONS.len() {
+            return Err(StoreError::Schema { path: path.to_owned(), found });
+        }
+        if found < MIGRATIONS.len() {
+            let steps = MIGRATIONS[found..].concat();
+            let all = format!("BEGIN IMMEDIATE; {steps} INSERT INTO store VALUES ({}); COMMIT;", MIGRATIONS.len());
+            connection.execute_batch(&all).map_err(fail)?;
+        }
+        let (writer, jobs) = mpsc::channel::<Job>();
+        std::thread::spawn(move || write(&connection, &jobs));
+        let reader = Arc::new(Mutex::new(open().map_err(fail)?));
+        Ok(Self { path: Arc::new(path.to_owned()), writer, reader })
+    }
+
+    fn fail(&self, problem: impl ToString) -> StoreError {
+        StoreError::File { path: self.path.to_path_buf(), problem: problem.to_string() }
+    }
+
+    /// Writes, all or nothing; on the disk afterwards.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (send, receive) = oneshot::channel();
+        let job: Job = Box::new(move |connection| {
+            let result = alone(connection, work);
+            Box::new(move |committed| {
+                let outcome = committed.and_then(|()| result.map_err(|error| error.to_string()));
+                let _ = send.send(outcome);
+            })
+        });
+        self.writer.send(job).map_err(|_| self.fail("its writer has stopped"))?;
+        receive.await.map_err(|_| self.fail("it cannot be written"))?.map_err(|problem| self.fail(problem))
+    }
+
+    fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
+        let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
+        work(&reader).map_err(|error| self.fail(error))
+    }
+
+    /// Every call so far.
+    pub fn calls(&self) -> Result<Vec<Call>, StoreError> {
+        self.read(|connection| {
+            let mut statement = connection
+                .prepare("SELECT task, client, coalesce(cost, reserved), interrupted OR cost IS NULL FROM call")?;
+            let call = |row: &rusqlite::Row<'_>| {
+                Ok(Call { task: row.get(0)?, client: row.get(1)?, spent: row.get(2)?, interrupted: row.get(3)? })
+            };
+            statement.query_map([], call)?.collect()
+        })
+    }
+
+    /// Notes that a call is about to be made; returns its number.
+    pub async fn reserve(&self, task: &str, client: &str, model: &str, amount: i64) -> Result<i64, StoreError> {
+        let [task, client, model] = [task, client, model].map(str::to_owned);
+        self.write(move |connection| {
+            let insert = "INSERT INTO call (at, task, client, model, reserved) VALUES (?, ?, ?, ?, ?)";
+            connection.prepare_cached(insert)?.execute(params![now().cast_signed(), task, client, model, amount])?;
+            Ok(connection.last_insert_rowid())
+        })
+        .await
+    }
+
+    /// Notes what a call came to, and with it, where there is one, the reply by the hash of what was asked.
+    pub async fn settle(
+        &self,
+        call: i64,
+        cost: i64,
+        tokens: [u64; 2],
+        reply: Option<([u8; 32], String)>,
+    ) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
+            let [prompt, completion] = tokens.map(u64::cast_signed);
+            connection.prepare_cached(update)?.execute(params![cost, prompt, completion, call])?;
+            if let Some((hash, reply)) = reply {
+                let insert = "INSERT OR REPLACE INTO review (hash, at, reply) VALUES (?, ?, ?)";
+                connection.prepare_cached(insert)?.execute(params![hash, now().cast_signed(), reply])?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The reply that is known for what this is the hash of.
+    pub fn review(&self, hash: &[u8; 32]) -> Result<Option<String>, StoreError> {
+        self.read(|connection| {
+            connection
+                .prepare_cached("SELECT reply FROM review WHERE hash = ?")?
+                .query_row([hash], |row| row.get(0))
+                .optional()
+        })
+    }
+
+    /// The answer given to an idempotency key, with the hash of the body it answers.
+    pub fn answer(&self, key: &str) -> Result<Option<(Vec<u8>, String)>, StoreError> {
+        self.read(|connection| {
+            let query = "SELECT body, response FROM answer WHERE key = ?";
+            connection.prepare_cached(query)?.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+        })
+    }
+
+    /// Keeps an answer by its idempotency key, where there is one, and adds to the audit log.
+    pub async fn answered(&self, key: Option<(String, Vec<u8>, String)>, entry: Value) -> Result<(), StoreError> {
+        self.write(move |connection| {
+            if let Some((key, body, response)) = key {
+                let insert = "INSERT OR IGNORE INTO answer (key, body, response, at) VALUES (?, ?, ?, ?)";
+                connection.prepare_cached(insert)?.execute(params![key, body, response, now().cast_signed()])?;
+            }
+            let last = "SELECT hash FROM audit ORDER BY id DESC LIMIT 1";
+            let last: Vec<u8> =
+                connection.prepare_cached(last)?.query_row([], |row| row.get(0)).optional()?.unwrap_or_default();
+            let (at, entry) = (now().cast_signed(), entry.to_string());
+            let insert = "INSERT INTO audit (at, entry, hash) VALUES (?, ?, ?)";
+            connection.prepare_cached(insert)?.execute(params![at, entry, link(&last, at, &entry)])?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// The audit log: time and entry, the oldest first. A log that was changed is an error.
+    pub fn audit(&self) -> Result<Vec<(u64, String)>, StoreError> {
+        let rows: Vec<(i64, i64, String, Vec<u8>)> = self.read(|connection| {
+            let mut statement = connection.prepare("SELECT id, at, entry, hash FROM audit ORDER BY id")?;
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
+            statement.query_map([], row)?.collect()
+        })?;
+        let mut last = Vec::new();
+        for (place, (id, at, entry, hash)) in rows.iter().enumerate() {
+            if *id != place as i64 + 1 || link(&last, *at, entry) != *hash {
+                return Err(StoreError::Audit { entry: *id });
+            }
+            last.clone_from(hash);
+        }
+        Ok(rows.into_iter().map(|(_, at, entry, _)| (at.cast_unsigned(), entry)).collect())
+    }
+
+    /// Writes a copy to a file that is not there yet, also while a server uses the store.
+    pub fn backup(&self, to: &Path) -> Result<(), StoreError> {
+        self.read(|connection| connection.execute("VACUUM INTO ?", [to.to_string_lossy()]).map(|_| ()))
+    }
+}
+
+/// Each entry's hash is over the one before, so that none can be changed or taken out unseen.
+fn link(last: &[u8], at: i64, entry: &str) -> Vec<u8> {
+    Sha256::new().chain_update(last).chain_update(at.to_le_bytes()).chain_update(entry).finalize().to_vec()
+}
+
+/// One job of several in a transaction: what it fails at is undone, the others stand.
+fn alone<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
+    connection.execute_batch("SAVEPOINT job")?;
+    let result = work(connection);
+    connection.execute_batch(if result.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" })?;
+    result
+}
+
+fn write(connection: &Connection, jobs: &mpsc::Receiver<Job>) {
+    while let Ok(first) = jobs.recv() {
+        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
+            tracing::error!("the store cannot be written: {error}");
+            continue; // who waits for the job is told by its end
+        }
+        let mut done = vec![first(connection)];
+        while done.len() < TOGETHER
+            && let Ok(job) = jobs.try_recv()
+        {
+            done.push(job(connection));
+        }
+        let committed = connection.execute_batch("COMMIT").map_err(|error| error.to_string());
+        if committed.is_err() {
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+        done.into_iter().for_each(|done| done(committed.clone()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn block_on<T>(future: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
+    }
+
+    fn open(folder: &tempfile::TempDir) -> Result<Store, StoreError> {
+        Store::open(&folder.path().join("store.db"))
+    }
+
+    #[test]
+    fn what_was_written_is_there_and_what_broke_off_is_charged() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(&folder).expect("opens");
+        block_on(async {
+            let first = store.reserve("t", "c", "m", 100).await.expect("reserves");
+            store.settle(first, 30, [1, 2], Some(([7; 32], "reply".into()))).await.expect("settles");
+            store.reserve("t", "c", "m", 50).await.expect("reserves");
+            let answer = ("key".to_owned(), vec![1], "{}".to_owned());
+            store.answered(Some(answer.clone()), json!({ "n": 1 })).await.expect("keeps");
+            store.answered(Some(answer), json!({ "n": 2 })).await.expect("keeps once");
+        });
+        drop(store);
+        let store = open(&folder).expect("opens again");
+        assert_eq!(store.calls().expect("reads").iter().map(|call| call.spent).collect::<Vec<_>>(), [30, 50]);
+        assert_eq!(store.review(&[7; 32]).expect("reads").as_deref(), Some("reply"));
+        assert_eq!(store.review(&[8; 32]).expect("reads"), None);
+        assert_eq!(store.answer("key").expect("reads"), Some((vec![1], "{}".to_owned())));
+        assert_eq!(store.audit().expect("holds").len(), 2);
+    }
+
+    #[test]
+    fn a_changed_audit_log_and_one_with_a_gap_are_found() {
+        for damage in [
+            "UPDATE audit SET entry = '{\"n\":9}' WHERE id = 2",
+            "DELETE FROM audit WHERE id = 2",
+            "UPDATE audit SET at = at + 1 WHERE id = 2",
+        ] {
+            let folder = tempfile::tempdir().expect("a folder");
+            let store = open(&folder).expect("opens");
+            block_on(async {
+                for n in 0..4 {
+                    store.answered(None, json!({ "n": n })).await.expect("adds");
+                }
+            });
+            assert_eq!(store.audit().expect("holds").len(), 4);
+            let other = Connection::open(folder.path().join("store.db")).expect("opens");
+            other.execute_batch(damage).expect("damages");
+            assert!(matches!(store.audit(), Err(StoreError::Audit { entry: 2 | 3 })), "{damage}");
+        }
+    }
+
+    #[test]
+    fn a_backup_is_a_store_and_a_newer_or_broken_one_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(&folder).expect("opens");
+        block_on(store.reserve("t", "c", "m", 5)).expect("reserves");
+        let copy = folder.path().join("copy.db");
+        store.backup(&copy).expect("copies");
+        assert!(store.backup(&copy).is_err(), "a file that is there is not written over");
+        assert_eq!(Store::open(&copy).expect("opens").calls().expect("reads").len(), 1);
+        let newer = Connection::open(&copy).expect("opens");
+        newer.execute("UPDATE store SET schema = 99", []).expect("changes");
+        let message = Store::open(&copy).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.starts_with("store-schema") && message.contains("newer autoannotator"), "{message}");
+        let broken = folder.path().join("broken.db");
+        std::fs::write(&broken, "no database, but long enough for a header".repeat(30)).expect("writes");
+        let message = Store::open(&broken).err().map(|error| error.to_string()).unwrap_or_default();
+        assert!(message.starts_with("store-file") && message.contains("backup"), "{message}");
+    }
+
+    #[test]
+    fn pool_and_store_share_a_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let pool = crate::tune::pool::Pool::open(&folder.path().join("store.db")).expect("a pool");
+        let store = open(&folder).expect("a store");
+        block_on(store.reserve("t", "c", "m", 5)).expect("reserves");
+        assert_eq!(pool.counts("t").expect("counts").unused, 0);
+        drop((pool, store));
+        assert_eq!(open(&folder).expect("opens again").calls().expect("reads").len(), 1);
+        assert!(crate::tune::pool::Pool::open(&folder.path().join("store.db")).is_ok());
+    }
+}
