@@ -29,8 +29,20 @@ fn start() -> (tokio::runtime::Runtime, String, Arc<Stub>, tempfile::TempDir) {
             Config::read(&format!("[llm]\nurl = \"{upstream}\"\nmodel = \"stub\""), |_| None).expect("config").llm;
         let none = std::path::PathBuf::from("none");
         spawn(
-            router(Options { page: none.clone(), packed: none, specs: vec![], llm, pool, rounds: None }, true)
-                .expect("router"),
+            router(
+                Options {
+                    page: none.clone(),
+                    packed: none,
+                    specs: vec![],
+                    llm,
+                    pool,
+                    rounds: None,
+                    tokens: Vec::new(),
+                    requests_per_minute: std::num::NonZeroU32::MAX,
+                },
+                true,
+            )
+            .expect("router"),
         )
         .await
     });

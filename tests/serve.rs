@@ -8,6 +8,7 @@ use autoannotator::serve::config::Config;
 use autoannotator::serve::{Options, bind, rounds, router};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use stub_llm::Stub;
 
@@ -58,6 +59,8 @@ async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
         llm,
         pool: dir.path().join("pool.db"),
         rounds: None,
+        tokens: Vec::new(),
+        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
     };
     let url = spawn(router(options, true).expect("router")).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("client");
@@ -156,6 +159,8 @@ async fn an_upstream_that_is_not_there_is_an_error() {
         llm,
         pool: house.dir.path().join("pool.db"),
         rounds: None,
+        tokens: Vec::new(),
+        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
     };
     let url = spawn(router(options, true).expect("router")).await;
     let house = House { url, ..house };
@@ -221,6 +226,8 @@ impl House {
             llm: Config::read(&file, |_| None).expect("config").llm,
             pool: self.dir.path().join("pool.db"),
             rounds: None,
+            tokens: Vec::new(),
+            requests_per_minute: NonZeroU32::new(6000).expect("a number"),
         };
         let url = spawn(router(options, true).expect("router")).await;
         House {
@@ -482,6 +489,8 @@ async fn house_with_rounds(pool: usize) -> House {
         llm: None,
         pool: house.dir.path().join("rounds.db"),
         rounds: Some(rounds::Options { program: script, arguments: vec!["--home".into(), "h".into()], files }),
+        tokens: Vec::new(),
+        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
     };
     let url = spawn(router(options, true).expect("router")).await;
     House { url, ..house }
@@ -587,4 +596,100 @@ async fn the_index_of_packed_slms_has_an_etag() {
     let changed = house.get("/models/index.json", &[("if-none-match", &tag)]).await;
     assert_eq!(changed.status(), 200);
     assert_ne!(changed.headers()["etag"].to_str().expect("text"), tag);
+}
+
+/// A server that asks for tokens: `secret` may review, `boss` all of it; 30 requests a minute each.
+async fn house_with_tokens() -> House {
+    let house = house().await;
+    let hash = |token: &str| autoannotator::slm::adapter::sha256_hex(token.as_bytes());
+    let file = format!(
+        "requests_per_minute = 30\n[llm]\nurl = \"{}\"\nmodel = \"stub\"\n[[tokens]]\nname = \"annotators\"\nsha256 = \"{}\"\n\
+         scopes = [\"review\"]\n[[tokens]]\nname = \"ops\"\nsha256 = \"{}\"\nscopes = [\"admin\"]\n",
+        house.upstream,
+        hash("secret"),
+        hash("boss"),
+    );
+    let Config { llm, tokens, requests_per_minute, .. } = Config::read(&file, |_| None).expect("config");
+    let options = Options {
+        page: house.dir.path().join("page"),
+        packed: house.dir.path().join("packed"),
+        specs: vec![],
+        llm,
+        pool: house.dir.path().join("tokens.db"),
+        rounds: None,
+        tokens,
+        requests_per_minute,
+    };
+    let url = spawn(router(options, true).expect("router")).await;
+    House { url, ..house }
+}
+
+#[tokio::test]
+async fn only_who_has_a_token_is_let_in() {
+    let house = house_with_tokens().await;
+    let asked = body(&["love"]);
+    let code =
+        |answer: &(u16, Option<String>, Value)| (answer.0, answer.2["error"]["code"].as_str().unwrap_or("").to_owned());
+    assert_eq!(code(&house.post(&asked, &[]).await), (401, "token-missing".into()));
+    assert_eq!(code(&house.post(&asked, &[("authorization", "Bearer wrong")]).await), (401, "token-unknown".into()));
+    assert_eq!(house.post(&asked, &[("authorization", "Bearer secret")]).await.0, 200);
+    let refused = house.get("/v1/rounds", &[]).await;
+    assert_eq!(
+        (refused.status().as_u16(), refused.headers()["www-authenticate"].to_str().expect("text")),
+        (401, "Bearer")
+    );
+    // Everybody may see that it is there, and the page and its models.
+    let status: Value = house.get("/v1/status", &[]).await.json().await.expect("JSON");
+    assert_eq!((&status["token_needed"], &status["tasks"]), (&json!(true), &json!([])));
+    let status: Value =
+        house.get("/v1/status", &[("authorization", "Bearer secret")]).await.json().await.expect("JSON");
+    assert_eq!((&status["token_needed"], &status["review"]["available"]), (&json!(false), &json!(true)));
+    for open in ["/", "/healthz", "/readyz", "/models/index.json"] {
+        assert_eq!(house.get(open, &[]).await.status(), 200, "{open}");
+    }
+    assert_eq!(house.get("/metrics", &[("authorization", "Bearer secret")]).await.status(), 403);
+    let metrics = house.get("/metrics", &[("authorization", "Bearer boss")]).await.text().await.expect("text");
+    for line in [
+        "autoannotator_requests_total{route=\"/v1/review\",status=\"200\"} 1",
+        "autoannotator_items_total{outcome=\"labelled\"} 1",
+        "autoannotator_tokens_total{kind=\"prompt\"} 100",
+        "autoannotator_upstream_resting 0",
+    ] {
+        assert!(metrics.contains(line), "{line} in {metrics}");
+    }
+    let store = autoannotator::serve::store::Store::read_only(&house.dir.path().join("tokens.db")).expect("a store");
+    assert_eq!(store.calls().expect("reads")[0].client, "annotators");
+    assert!(!format!("{:?}", store.audit()).contains("secret"));
+}
+
+#[tokio::test]
+async fn who_asks_too_often_is_told_to_wait() {
+    let house = house_with_tokens().await;
+    let mut last = None;
+    for _ in 0..40 {
+        last = Some(house.get("/v1/rounds", &[("authorization", "Bearer secret")]).await);
+    }
+    let last = last.expect("an answer");
+    assert_eq!(last.status(), 429);
+    let wait: u64 = last.headers()["retry-after"].to_str().expect("text").parse().expect("seconds");
+    assert!((1..=3).contains(&wait), "{wait}");
+    assert_eq!(house.get("/v1/rounds", &[("authorization", "Bearer boss")]).await.status(), 200, "another client");
+}
+
+#[tokio::test]
+async fn without_tokens_only_this_machine_is_served() {
+    let house = house().await;
+    let options = Options {
+        page: house.dir.path().join("page"),
+        packed: house.dir.path().join("packed"),
+        specs: vec![],
+        llm: None,
+        pool: house.dir.path().join("pool.db"),
+        rounds: None,
+        tokens: Vec::new(),
+        requests_per_minute: NonZeroU32::new(60).expect("a number"),
+    };
+    let listener = bind(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).await.expect("a port");
+    let problem = autoannotator::serve::serve(listener, options).await.err().map(|error| error.to_string());
+    assert!(problem.is_some_and(|problem| problem.starts_with("serve-tokens")));
 }

@@ -9,6 +9,7 @@ mod pool;
 mod pull;
 mod serve;
 mod store;
+mod token;
 mod train;
 mod tune;
 mod versions;
@@ -38,6 +39,7 @@ enum Command {
     Evaluate(evaluate::Args),
     Serve(serve::Args),
     Store(store::Args),
+    Token(token::Args),
     Doctor(doctor::Args),
 }
 
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Evaluate(args) => evaluate::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Store(args) => store::run(args),
+        Command::Token(args) => token::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
     match outcome {

@@ -19,6 +19,9 @@ AUTOANNOTATOR_BUDGET_USD win over it. What was spent is kept in pool.db in the d
 crashes; `autoannotator store` shows it, checks the audit log and makes backups.
 Without an LLM the page's hard samples go to the person.
 
+On another address than a loopback one it asks for tokens: `autoannotator token NAME` makes one and the config file's lines
+for it ([[tokens]]); requests_per_minute (6000) holds for each. /healthz, /readyz and /metrics are for who runs it.
+
 Where a spec has keep_text = true in [review], POST /v1/pool takes reviewed hard samples of its task into pool.db in the data
 home. When that holds `pool` of the spec's [tune] (2000) unused samples, a round is held beside the serving, and pages take
 the new versions over. A table [rounds.TASK] of the config file gives its files: replay, anchor (lists), layers, method, lr, epochs.
@@ -77,6 +80,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         llm: config.llm,
         pool: default_pool(&home),
         rounds: Some(rounds),
+        tokens: config.tokens,
+        requests_per_minute: config.requests_per_minute,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -1,9 +1,11 @@
 //! What the operator configures: a TOML file, and the environment over it.
 
+use super::access::Scope;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 
 /// The upstream LLM.
@@ -75,12 +77,28 @@ impl RoundFiles {
     }
 }
 
+/// A client that may use the server.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Token {
+    /// The client's name.
+    pub name: String,
+    /// The token's SHA-256, hexadecimal.
+    pub sha256: String,
+    /// What it may do.
+    pub scopes: Vec<Scope>,
+}
+
 /// Everything that is configured.
 pub struct Config {
     /// The LLM, if there is one.
     pub llm: Option<Llm>,
     /// What tasks' rounds are held with.
     pub rounds: BTreeMap<String, RoundFiles>,
+    /// Who may use the server; with none everybody who reaches it.
+    pub tokens: Vec<Token>,
+    /// Requests that a client may make in a minute.
+    pub requests_per_minute: NonZeroU32,
 }
 
 impl Config {
@@ -91,14 +109,28 @@ impl Config {
             let line =
                 error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
             anyhow::anyhow!(
-                "serve-config: line {line}: {}; there are the tables [llm], with url, key, model, timeout_seconds, \
+                "serve-config: line {line}: {}; there are requests_per_minute, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
                  concurrency, queue, prompt_usd_per_million, completion_usd_per_million, budget_usd, task_budget_usd, \
                  client_budget_usd, and [rounds.TASK], with \
                  replay, anchor, layers, method, lr, epochs",
                 error.message()
             )
         })?;
-        Ok(Self { llm: Llm::from_table(file.llm, env)?, rounds: file.rounds })
+        for token in &file.tokens {
+            let hash = token.sha256.len() == 64 && token.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            if !hash || token.name.is_empty() {
+                bail!(
+                    "serve-config: the token '{}' needs a name and a SHA-256; `autoannotator token NAME` makes both",
+                    token.name
+                );
+            }
+        }
+        Ok(Self {
+            llm: Llm::from_table(file.llm, env)?,
+            rounds: file.rounds,
+            tokens: file.tokens,
+            requests_per_minute: file.requests_per_minute.unwrap_or(NonZeroU32::MIN.saturating_add(5999)),
+        })
     }
 }
 
@@ -109,6 +141,9 @@ struct File {
     llm: Table,
     #[serde(default)]
     rounds: BTreeMap<String, RoundFiles>,
+    #[serde(default)]
+    tokens: Vec<Token>,
+    requests_per_minute: Option<NonZeroU32>,
 }
 
 #[derive(Deserialize, Default)]

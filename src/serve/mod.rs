@@ -1,8 +1,10 @@
 //! The server: the page, the packed SLMs, the review proxy in front of an LLM, and the pool of reviewed samples.
 
+pub mod access;
 pub mod config;
 mod guard;
 pub mod ledger;
+mod metrics;
 mod pool;
 mod review;
 pub mod rounds;
@@ -20,7 +22,7 @@ use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
@@ -48,6 +50,10 @@ pub struct Options {
     pub pool: PathBuf,
     /// How rounds are held; none for a server that holds none.
     pub rounds: Option<rounds::Options>,
+    /// Who may use it; with none everybody who reaches it.
+    pub tokens: Vec<config::Token>,
+    /// Requests that a client may make in a minute.
+    pub requests_per_minute: std::num::NonZeroU32,
 }
 
 /// What the handlers share.
@@ -58,8 +64,8 @@ pub(crate) struct Server {
     /// Where any task's text may be kept.
     pool: Option<Arc<Mutex<Pool>>>,
     rounds: Arc<rounds::Rounds>,
-    /// Whether only this machine can reach it.
-    loopback: bool,
+    access: Arc<access::Access>,
+    metrics: metrics::Metrics,
 }
 
 /// An answer that is an error.
@@ -90,7 +96,7 @@ impl IntoResponse for ApiError {
 }
 
 impl Server {
-    fn new(options: &mut Options, loopback: bool) -> anyhow::Result<Self> {
+    fn new(options: &mut Options) -> anyhow::Result<Self> {
         let (specs, llm) = (std::mem::take(&mut options.specs), options.llm.take());
         let mut all = BTreeMap::new();
         for name in Task::BUILT_IN {
@@ -106,7 +112,10 @@ impl Server {
         let kept = all.values().any(|spec| spec.review.keep_text);
         let pool = kept.then(|| Pool::open(&options.pool)).transpose()?.map(|pool| Arc::new(Mutex::new(pool)));
         let rounds = rounds::Rounds::new(options.rounds.take(), pool.clone(), all.values());
-        Ok(Self { specs: all, upstream, record: review::Record::default(), pool, rounds, loopback })
+        let tokens = std::mem::take(&mut options.tokens);
+        let access = Arc::new(access::Access::new(tokens, options.requests_per_minute));
+        let (record, metrics) = (review::Record::default(), metrics::Metrics::new()?);
+        Ok(Self { specs: all, upstream, record, pool, rounds, access, metrics })
     }
 
     /// The server's own spec of the task; the sender's, if it gives one, must have the same labels.
@@ -137,7 +146,13 @@ impl Server {
     }
 }
 
-async fn status(State(server): State<Arc<Server>>) -> Json<Value> {
+async fn status(State(server): State<Arc<Server>>, client: Option<Extension<access::Client>>) -> Json<Value> {
+    if client.is_none() {
+        let review = json!({ "available": false });
+        return Json(
+            json!({ "version": env!("CARGO_PKG_VERSION"), "token_needed": true, "review": review, "tasks": [] }),
+        );
+    }
     let upstream = server.upstream.as_deref();
     let tasks: Vec<Value> = server
         .specs
@@ -146,6 +161,7 @@ async fn status(State(server): State<Arc<Server>>) -> Json<Value> {
         .collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "token_needed": false,
         "review": {
             "available": upstream.is_some(),
             "model": upstream.map(upstream::Upstream::model),
@@ -229,12 +245,12 @@ pub fn router(options: Options, loopback: bool) -> anyhow::Result<Router> {
 }
 
 fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<rounds::Rounds>)> {
-    let server = Arc::new(Server::new(&mut options, loopback)?);
+    let server = Arc::new(Server::new(&mut options)?);
     let rounds = server.rounds.clone();
     rounds.watch();
+    let open = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(server.clone());
     let api = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics::metrics))
         .route("/v1/status", get(status))
         .route("/v1/review", post(review::review))
         .route("/v1/pool", post(pool::pool))
@@ -244,7 +260,10 @@ fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<ro
         .route("/v1/{*rest}", any(no_such_route))
         .method_not_allowed_fallback(no_such_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
-        .with_state(server);
+        .route_layer(middleware::from_fn_with_state(server.access.clone(), access::admit))
+        .route_layer(middleware::from_fn_with_state(server.clone(), metrics::count))
+        .with_state(server)
+        .merge(open);
     let index = options.page.join("index.html");
     let index_json = Router::new().route("/models/index.json", get(packed_index)).with_state(options.packed.clone());
     let router = api.merge(index_json).nest_service("/models", ServeDir::new(&options.packed));
@@ -284,9 +303,10 @@ pub async fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
 /// Serves until ctrl-c or SIGTERM, then finishes what is in flight.
 pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()> {
     let loopback = listener.local_addr()?.ip().is_loopback();
-    if !loopback {
-        tracing::warn!("anybody who reaches this address can use the LLM; put a proxy with a login before it");
-    }
+    anyhow::ensure!(
+        loopback || !options.tokens.is_empty(),
+        "serve-tokens: without tokens anybody who reaches this address could use the LLM; make one with `autoannotator token NAME` and put its lines into --config, or serve on 127.0.0.1"
+    );
     let (router, rounds) = build(options, loopback)?;
     let stop = async move {
         stopped().await;

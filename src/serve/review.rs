@@ -1,15 +1,16 @@
 //! `POST /v1/review`: checks, the idempotency record, and the calls.
 
+use super::access::Client;
 use super::upstream::{Reviewed, Upstream, UpstreamError};
 use super::{ApiError, Server};
 use crate::review::protocol::{MAX_ITEMS, MAX_TEXT, ReviewItem, ReviewRequest, ReviewResponse, ReviewedItem, Usage};
 use crate::review::redact::redact;
 use crate::spec::Spec;
-use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode, header};
+use axum::{Extension, Json};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -18,9 +19,6 @@ use tokio::task::JoinSet;
 
 /// Requests whose answers are remembered at most.
 const REMEMBERED: usize = 10_000;
-
-/// Who asks: without tokens there is one client.
-const CLIENT: &str = "local";
 
 type Slot = Arc<tokio::sync::Mutex<Option<ReviewResponse>>>;
 
@@ -53,6 +51,7 @@ impl Record {
 
 pub(super) async fn review(
     State(server): State<Arc<Server>>,
+    Extension(Client(client)): Extension<Client>,
     headers: HeaderMap,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<ReviewResponse>, ApiError> {
@@ -89,9 +88,12 @@ pub(super) async fn review(
         if let Some(known) = &*answer {
             return Ok(known.clone());
         }
-        let (fresh, entry) = all(&upstream, &spec, request.items).await?;
-        *answer = Some(fresh.clone());
-        let kept = key.map(|key| (key, hash, serde_json::to_string(&fresh).unwrap_or_default()));
+        let (fresh, whole, entry) = all(&upstream, &spec, &client, request.items).await?;
+        server.count(&fresh, &entry);
+        if whole {
+            *answer = Some(fresh.clone());
+        }
+        let kept = key.filter(|_| whole).map(|key| (key, hash, serde_json::to_string(&fresh).unwrap_or_default()));
         if let Err(error) = upstream.store().answered(kept, entry).await {
             tracing::error!("an answer is not kept: {error}");
         }
@@ -145,17 +147,19 @@ fn check(items: &[ReviewItem]) -> Result<(), ApiError> {
 }
 
 /// Reviews all items, a call each. What stops all of them is an error; what stops one is that item's.
-/// Also what the audit log says of it, which holds no text.
+/// Also whether every item was reviewed, so that the answer is worth keeping, and what the audit log says of it, which
+/// holds no text.
 async fn all(
     upstream: &Arc<Upstream>,
     spec: &Arc<Spec>,
+    client: &str,
     items: Vec<ReviewItem>,
-) -> Result<(ReviewResponse, Value), ApiError> {
+) -> Result<(ReviewResponse, bool, Value), ApiError> {
     let mut calls = JoinSet::new();
     for (index, item) in items.iter().enumerate() {
-        let (upstream, spec) = (upstream.clone(), spec.clone());
+        let (upstream, spec, client) = (upstream.clone(), spec.clone(), client.to_owned());
         let text = if spec.review.redact { redact(&item.text).text().to_owned() } else { item.text.clone() };
-        calls.spawn(async move { (index, upstream.review(&spec.task, CLIENT, &text).await) });
+        calls.spawn(async move { (index, upstream.review(&spec.task, &client, &text).await) });
     }
     let mut outcomes: Vec<Result<Reviewed, UpstreamError>> = vec![Err(UpstreamError::Unreachable); items.len()];
     while let Some(done) = calls.join_next().await {
@@ -166,14 +170,30 @@ async fn all(
         }
     }
     let known = outcomes.iter().flatten().filter(|reviewed| reviewed.known).count();
+    let whole = outcomes.iter().all(Result::is_ok);
     let answer = answer(upstream, items, outcomes)?;
     let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
     let entry = json!({
-        "event": "review", "task": spec.task.name, "client": CLIENT, "items": answer.items.len(), "labelled": labelled,
+        "event": "review", "task": spec.task.name, "client": client, "items": answer.items.len(), "labelled": labelled,
         "known": known, "prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens,
         "cost_usd": answer.usage.cost_usd,
     });
-    Ok((answer, entry))
+    Ok((answer, whole, entry))
+}
+
+impl Server {
+    /// Counts what a request came to.
+    fn count(&self, answer: &ReviewResponse, entry: &Value) {
+        let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
+        let known = entry["known"].as_u64().unwrap_or_default();
+        let counts =
+            [("labelled", labelled as u64), ("unlabelled", (answer.items.len() - labelled) as u64), ("known", known)];
+        for (outcome, count) in counts {
+            self.metrics.items.with_label_values(&[outcome]).inc_by(count);
+        }
+        self.metrics.tokens.with_label_values(&["prompt"]).inc_by(answer.usage.prompt_tokens);
+        self.metrics.tokens.with_label_values(&["completion"]).inc_by(answer.usage.completion_tokens);
+    }
 }
 
 fn answer(

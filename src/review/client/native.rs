@@ -33,7 +33,11 @@ impl HttpReviewer {
 
     async fn once(&self, task: &Task, items: &[RedactedItem], key: &str) -> Result<ReviewResponse, ReviewError> {
         let unreachable = |error: reqwest::Error| ReviewError::Unreachable(error.without_url().to_string());
-        let sent = self.http.post(&self.url).header("idempotency-key", key).json(&request(task, items)).send().await;
+        let mut post = self.http.post(&self.url).header("idempotency-key", key).json(&request(task, items));
+        if let Some(token) = std::env::var("AUTOANNOTATOR_TOKEN").ok().filter(|token| !token.is_empty()) {
+            post = post.bearer_auth(token);
+        }
+        let sent = post.send().await;
         let response = sent.map_err(unreachable)?;
         let status = response.status().as_u16();
         let wait = crate::serve::upstream::retry_after(response.headers());

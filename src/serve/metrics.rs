@@ -1,0 +1,77 @@
+//! `/metrics`, in Prometheus's text format.
+
+use super::{ApiError, Server};
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use prometheus::{
+    Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// What is counted as it happens; what only has a state is asked for when somebody looks.
+pub(super) struct Metrics {
+    registry: Registry,
+    requests: IntCounterVec,
+    seconds: HistogramVec,
+    /// Items by what became of them: `labelled`, `unlabelled`, and of both `known`.
+    pub(super) items: IntCounterVec,
+    /// Tokens of the prompt and of the completion.
+    pub(super) tokens: IntCounterVec,
+    spent: Gauge,
+    resting: IntGauge,
+    unused: IntGaugeVec,
+}
+
+impl Metrics {
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let name = |name: &str, help: &str| Opts::new(format!("autoannotator_{name}"), help);
+        let registry = Registry::new();
+        let requests = IntCounterVec::new(name("requests_total", "Requests answered"), &["route", "status"])?;
+        let seconds = name("request_seconds", "Time to answer a request");
+        let seconds = HistogramVec::new(HistogramOpts::from(seconds), &["route"])?;
+        let items = IntCounterVec::new(name("items_total", "Samples reviewed, by outcome"), &["outcome"])?;
+        let tokens = IntCounterVec::new(name("tokens_total", "Tokens of the LLM"), &["kind"])?;
+        let spent = Gauge::with_opts(name("spent_usd", "US dollars spent and reserved"))?;
+        let resting = IntGauge::with_opts(name("upstream_resting", "1 while the LLM is left alone after failures"))?;
+        let unused = IntGaugeVec::new(name("pool_unused", "Reviewed samples that no round has used"), &["task"])?;
+        registry.register(Box::new(requests.clone()))?;
+        registry.register(Box::new(seconds.clone()))?;
+        registry.register(Box::new(items.clone()))?;
+        registry.register(Box::new(tokens.clone()))?;
+        registry.register(Box::new(spent.clone()))?;
+        registry.register(Box::new(resting.clone()))?;
+        registry.register(Box::new(unused.clone()))?;
+        Ok(Self { registry, requests, seconds, items, tokens, spent, resting, unused })
+    }
+}
+
+/// `GET /metrics`.
+pub(super) async fn metrics(State(server): State<Arc<Server>>) -> Result<Response, ApiError> {
+    let metrics = &server.metrics;
+    if let Some(upstream) = &server.upstream {
+        metrics.spent.set(upstream.spent());
+        metrics.resting.set(i64::from(upstream.resting().is_some()));
+    }
+    for (task, unused) in server.rounds.unused() {
+        metrics.unused.with_label_values(&[task.as_str()]).set(unused as i64);
+    }
+    let text = TextEncoder::new().encode_to_string(&metrics.registry.gather()).map_err(|error| {
+        tracing::error!("metrics: {error}");
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "metrics", "the metrics cannot be written")
+    })?;
+    Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
+}
+
+/// Counts a request by its route; addresses that are none do not become labels.
+pub(super) async fn count(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
+    let started = Instant::now();
+    let response = next.run(request).await;
+    let metrics = &server.metrics;
+    metrics.requests.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
+    metrics.seconds.with_label_values(&[route.as_str()]).observe(started.elapsed().as_secs_f64());
+    response
+}
