@@ -80,7 +80,8 @@ test('a pool has a worker a core, and its copies stay within a quarter of the me
 test('an unreadable status means no reviewer', () => {
   for (const value of [null, {}, [], 'x', { review: false }, { review: null }, { review: { available: 'yes' } }]) expect(readStatus(value).reviewer).toBe(false);
   const status = { review: { available: true, model: 'm', remaining_budget_usd: 2 } };
-  expect(readStatus(status)).toEqual({ reviewer: true, model: 'm', remaining: 2, keepsText: [] });
+  expect(readStatus(status)).toEqual({ reviewer: true, model: 'm', remaining: 2, keepsText: [], asksToken: false });
+  expect(readStatus({ token_needed: true }).asksToken).toBe(true);
   const tasks = [{ name: 'a', keeps_text: true }, { name: 'b', keeps_text: false }, { name: 'c', keeps_text: 'true' }, { keeps_text: true }];
   expect(readStatus({ ...status, tasks }).keepsText).toEqual(['a']);
   expect(readStatus({ tasks: 'x' }).keepsText).toEqual([]);

@@ -1,5 +1,6 @@
 // Reviewed hard samples that the person lets the server keep: handed to its pool, redacted, each once a label.
 import { signal } from '@preact/signals';
+import { ask } from './api';
 import { db } from './db';
 import { annotationOf } from './results';
 import type { Session } from './session';
@@ -85,7 +86,7 @@ export class HandingIn {
 }
 
 async function post(body: unknown): Promise<void> {
-  const response = await fetch('/v1/pool', { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body), signal: AbortSignal.timeout(30_000) });
+  const response = await ask('/v1/pool', { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body), signal: AbortSignal.timeout(30_000) });
   if (response.ok) return;
   const said = (await response.json().catch(() => null)) as { error?: { message?: string } } | null;
   throw new Error(said?.error?.message ?? `it answered ${response.status}`);

@@ -1,5 +1,6 @@
 // The hard samples: the person's queue, and the LLM's.
 import { signal } from '@preact/signals';
+import { ask } from './api';
 import type { Columns } from './columns';
 import { db } from './db';
 import { BATCH, readAnswer, type Outcome } from './llm';
@@ -241,7 +242,7 @@ export class Reviewing {
 
   async #post(batch: LlmBatch, body: string, ids: string[], labels: string[], cut: AbortSignal): Promise<Outcome> {
     try {
-      const response = await fetch('/v1/review', {
+      const response = await ask('/v1/review', {
         method: 'POST',
         headers: { 'content-type': 'application/json', 'idempotency-key': batch.key },
         body,

@@ -1,5 +1,6 @@
 // The page's state and what can be done with it. Components read the signals and call the methods.
 import { type Signal, signal } from '@preact/signals';
+import { ask, keepToken } from './api';
 import { Columns } from './columns';
 import { clearProject, clearResults, db } from './db';
 import { type Device, type DeviceChoice, findGpu, type Found, isGpuFailure } from './device';
@@ -81,6 +82,8 @@ export interface ServerStatus {
   model: string | undefined;
   remaining: number | undefined;
   keepsText: string[];
+  /** The server wants a token before it reviews or keeps anything. */
+  asksToken: boolean;
 }
 
 /** Milliseconds between two looks for new versions during a run. */
@@ -95,7 +98,7 @@ export class Session {
   readonly plan = signal<Plan | null>(null);
   readonly preview = signal<Preview[]>([]);
   readonly head = signal<Row[]>([]);
-  readonly server = signal<ServerStatus>({ reviewer: false, model: undefined, remaining: undefined, keepsText: [] });
+  readonly server = signal<ServerStatus>({ reviewer: false, model: undefined, remaining: undefined, keepsText: [], asksToken: false });
   readonly loads = signal<Loading[]>([]);
   /** The wasm build that votes. */
   readonly build = signal<Build>(relaxedSimd() ? 'relaxed' : 'plain');
@@ -201,10 +204,10 @@ export class Session {
 
   async #status(): Promise<void> {
     try {
-      const response = await fetch('/v1/status', { cache: 'no-store' });
+      const response = await ask('/v1/status', { cache: 'no-store' });
       this.server.value = readStatus(await response.json());
     } catch {
-      this.server.value = { reviewer: false, model: undefined, remaining: undefined, keepsText: [] };
+      this.server.value = { reviewer: false, model: undefined, remaining: undefined, keepsText: [], asksToken: false };
     }
   }
 
@@ -830,6 +833,14 @@ export class Session {
     await (await db()).put('project', project, 'current');
   }
 
+  /** The token that the server asks for. */
+  async giveToken(token: string): Promise<void> {
+    keepToken(token);
+    await this.#status();
+    this.handingIn.wake();
+    this.reviewing.wake();
+  }
+
   async updateServer(): Promise<void> {
     await this.#status();
   }
@@ -962,6 +973,7 @@ export function readStatus(value: unknown): ServerStatus {
     model: typeof model === 'string' ? model : undefined,
     remaining: typeof remaining === 'number' ? remaining : undefined,
     keepsText: keeping(value),
+    asksToken: (value as { token_needed?: unknown } | null)?.token_needed === true,
   };
 }
 

@@ -1,4 +1,5 @@
 import { useEffect, useState } from 'preact/hooks';
+import { follow } from '../core/api';
 import { count } from '../core/estimate';
 import { iAm, me } from '../core/reviewing';
 import type { Session } from '../core/session';
@@ -44,15 +45,15 @@ interface TaskRounds {
 function RoundWords({ task }: { task: string }) {
   const [rounds, setRounds] = useState<TaskRounds | undefined>(undefined);
   useEffect(() => {
-    const events = new EventSource('/v1/rounds/events');
-    events.addEventListener('rounds', (event) => {
+    const cut = new AbortController();
+    void follow('/v1/rounds/events', cut.signal, (data) => {
       try {
-        setRounds((JSON.parse((event as MessageEvent<string>).data) as Record<string, TaskRounds>)[task]);
+        setRounds((JSON.parse(data) as Record<string, TaskRounds>)[task]);
       } catch {
         setRounds(undefined);
       }
     });
-    return () => events.close();
+    return () => cut.abort();
   }, [task]);
   if (!rounds) return null;
   return (

@@ -1,3 +1,4 @@
+import { token } from '../core/api';
 import { bytes, count, duration, percent } from '../core/estimate';
 import type { Choice, Session } from '../core/session';
 import type { Project, ReviewTo } from '../core/types';
@@ -134,10 +135,23 @@ function ReviewerCard({ session, project }: { session: Session; project: Project
           </span>
         </label>
       </div>
+      {(server.asksToken || token.value !== '') && <TokenField session={session} />}
       {project.reviewTo === 'llm' && <Sent session={session} />}
       <AuditChoice session={session} project={project} />
       <HandInChoice session={session} project={project} />
     </section>
+  );
+}
+
+/** The server's token; kept for this tab alone. */
+function TokenField({ session }: { session: Session }) {
+  const { asksToken } = session.server.value;
+  return (
+    <label class="field audit">
+      <span>{asksToken ? 'This server asks for a token before it reviews or keeps anything' : 'The server’s token'}</span>
+      <input type="password" name="token" autoComplete="off" value={token.value} aria-invalid={asksToken && token.value !== ''} onChange={(event) => void session.giveToken(event.currentTarget.value)} />
+      {asksToken && token.value !== '' && <span role="alert">The server does not know this token.</span>}
+    </label>
   );
 }
 
