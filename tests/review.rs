@@ -39,6 +39,7 @@ fn start() -> (tokio::runtime::Runtime, String, Arc<Stub>, tempfile::TempDir) {
                     rounds: None,
                     tokens: Vec::new(),
                     requests_per_minute: std::num::NonZeroU32::MAX,
+                    hosts: Vec::new(),
                 },
                 true,
             )

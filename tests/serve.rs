@@ -61,6 +61,7 @@ async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
         rounds: None,
         tokens: Vec::new(),
         requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        hosts: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("client");
@@ -161,6 +162,7 @@ async fn an_upstream_that_is_not_there_is_an_error() {
         rounds: None,
         tokens: Vec::new(),
         requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        hosts: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     let house = House { url, ..house };
@@ -228,6 +230,7 @@ impl House {
             rounds: None,
             tokens: Vec::new(),
             requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+            hosts: Vec::new(),
         };
         let url = spawn(router(options, true).expect("router")).await;
         House {
@@ -491,6 +494,7 @@ async fn house_with_rounds(pool: usize) -> House {
         rounds: Some(rounds::Options { program: script, arguments: vec!["--home".into(), "h".into()], files }),
         tokens: Vec::new(),
         requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        hosts: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     House { url, ..house }
@@ -619,6 +623,7 @@ async fn house_with_tokens() -> House {
         rounds: None,
         tokens,
         requests_per_minute,
+        hosts: vec!["annotate.example.com".into()],
     };
     let url = spawn(router(options, true).expect("router")).await;
     House { url, ..house }
@@ -657,6 +662,13 @@ async fn only_who_has_a_token_is_let_in() {
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
+    // A proxy's name is known, and its page is the server's own; others are not.
+    let through = |host: &'static str, origin: &'static str| {
+        [("host", host), ("origin", origin), ("authorization", "Bearer secret")]
+    };
+    assert_eq!(house.post(&asked, &through("annotate.example.com", "https://annotate.example.com")).await.0, 200);
+    assert_eq!(house.post(&asked, &through("annotate.example.com", "https://evil.example.com")).await.0, 403);
+    assert_eq!(house.post(&asked, &through("evil.example.com", "https://evil.example.com")).await.0, 403);
     let store = autoannotator::serve::store::Store::read_only(&house.dir.path().join("tokens.db")).expect("a store");
     assert_eq!(store.calls().expect("reads")[0].client, "annotators");
     assert!(!format!("{:?}", store.audit()).contains("secret"));
@@ -688,6 +700,7 @@ async fn without_tokens_only_this_machine_is_served() {
         rounds: None,
         tokens: Vec::new(),
         requests_per_minute: NonZeroU32::new(60).expect("a number"),
+        hosts: Vec::new(),
     };
     let listener = bind(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).await.expect("a port");
     let problem = autoannotator::serve::serve(listener, options).await.err().map(|error| error.to_string());

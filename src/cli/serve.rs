@@ -20,12 +20,13 @@ crashes; `autoannotator store` shows it, checks the audit log and makes backups.
 Without an LLM the page's hard samples go to the person.
 
 On another address than a loopback one it asks for tokens: `autoannotator token NAME` makes one and the config file's lines
-for it ([[tokens]]); requests_per_minute (6000) holds for each. /healthz, /readyz and /metrics are for who runs it.
+for it ([[tokens]]); requests_per_minute (6000) holds for each. Behind a proxy with TLS on the same machine, list the proxy's
+name in hosts. /healthz, /readyz and /metrics are for who runs it.
 
 Where a spec has keep_text = true in [review], POST /v1/pool takes reviewed hard samples of its task into pool.db in the data
 home. When that holds `pool` of the spec's [tune] (2000) unused samples, a round is held beside the serving, and pages take
-the new versions over. A table [rounds.TASK] of the config file gives its files: replay, anchor (lists), layers, method, lr, epochs.
-GET /v1/rounds and /v1/rounds/events tell how it goes; POST and DELETE /v1/rounds/TASK start and stop it.";
+the new versions over. A table [rounds.TASK] of the config file gives its files: replay, anchor (lists), layers, method, lr,
+epochs. GET /v1/rounds and /v1/rounds/events tell how it goes; POST and DELETE /v1/rounds/TASK start and stop it.";
 
 /// Serves the page, the packed SLMs and the review proxy.
 #[derive(clap::Args)]
@@ -82,6 +83,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         rounds: Some(rounds),
         tokens: config.tokens,
         requests_per_minute: config.requests_per_minute,
+        hosts: config.hosts,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

@@ -99,6 +99,8 @@ pub struct Config {
     pub tokens: Vec<Token>,
     /// Requests that a client may make in a minute.
     pub requests_per_minute: NonZeroU32,
+    /// Names of a proxy before it.
+    pub hosts: Vec<String>,
 }
 
 impl Config {
@@ -109,7 +111,7 @@ impl Config {
             let line =
                 error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
             anyhow::anyhow!(
-                "serve-config: line {line}: {}; there are requests_per_minute, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
+                "serve-config: line {line}: {}; there are requests_per_minute, hosts, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
                  concurrency, queue, prompt_usd_per_million, completion_usd_per_million, budget_usd, task_budget_usd, \
                  client_budget_usd, and [rounds.TASK], with \
                  replay, anchor, layers, method, lr, epochs",
@@ -129,6 +131,7 @@ impl Config {
             llm: Llm::from_table(file.llm, env)?,
             rounds: file.rounds,
             tokens: file.tokens,
+            hosts: file.hosts,
             requests_per_minute: file.requests_per_minute.unwrap_or(NonZeroU32::MIN.saturating_add(5999)),
         })
     }
@@ -144,6 +147,8 @@ struct File {
     #[serde(default)]
     tokens: Vec<Token>,
     requests_per_minute: Option<NonZeroU32>,
+    #[serde(default)]
+    hosts: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -253,6 +258,26 @@ mod tests {
         let llm = Config::read(file, env).expect("read").llm.expect("an LLM");
         assert_eq!(llm.endpoint.as_str(), "https://b/v1/chat/completions");
         assert!(Config::read("", none).expect("read").llm.is_none());
+    }
+
+    #[test]
+    fn the_example_is_read_and_so_is_what_it_shows() {
+        let example = include_str!("../../examples/server.toml");
+        let plain = Config::read(example, |_| None).expect("read");
+        assert!(plain.llm.is_none() && plain.tokens.is_empty() && plain.rounds.is_empty());
+        // With the comments taken from what is commented out, and a hash in its place.
+        let is_setting = |line: &str| line.contains(" = ") || line.starts_with('[');
+        let shown: Vec<String> = example
+            .lines()
+            .map(|line| line.strip_prefix("# ").filter(|setting| is_setting(setting)).unwrap_or(line))
+            .filter(|line| !line.starts_with("# ") && !line.contains("The file of"))
+            .map(|line| line.replace("sha256 = \"...\"", &format!("sha256 = \"{}\"", "0".repeat(64))))
+            .collect();
+        let shown = Config::read(&shown.join("\n"), |_| None).expect("read");
+        let llm = shown.llm.expect("an LLM");
+        assert_eq!((llm.caps.all, llm.caps.client, llm.queue), (Some(20.0), Some(5.0), 1000));
+        assert_eq!((shown.tokens.len(), shown.rounds["sentiment"].layers), (1, Some(6)));
+        assert_eq!(shown.requests_per_minute, plain.requests_per_minute);
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Who may ask: on a loopback address only pages that this server served itself, whatever a name server says.
+//! Who may ask: on a loopback address only pages that this server served itself, whatever a name server says, under its
+//! own names or those that a proxy before it has.
 
 use super::ApiError;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
 
 /// Only what the page needs: its own scripts, wasm, workers and this server.
 const POLICY: &str = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
@@ -28,11 +30,21 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-fn refusal(loopback: bool, method: &Method, headers: &HeaderMap) -> Option<ApiError> {
+/// What a request's host may be.
+#[derive(Clone)]
+pub(crate) struct Names {
+    /// Only this machine's own names, and these.
+    pub(crate) loopback: bool,
+    /// The names of a proxy before it.
+    pub(crate) hosts: Arc<[String]>,
+}
+
+fn refusal(names: &Names, method: &Method, headers: &HeaderMap) -> Option<ApiError> {
     let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
     let host = text(header::HOST).unwrap_or_default();
-    if loopback && !loopback_name(without_port(host)) {
-        let message = "this server answers only to localhost and 127.0.0.1; open it by that name";
+    let name = without_port(host);
+    if names.loopback && !loopback_name(name) && !names.hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+        let message = "this server answers only to localhost and 127.0.0.1; open it by that name, or have its operator add the one of a proxy to hosts";
         return Some(ApiError::new(StatusCode::FORBIDDEN, "host-refused", message));
     }
     let reads = matches!(*method, Method::GET | Method::HEAD);
@@ -46,8 +58,8 @@ fn refusal(loopback: bool, method: &Method, headers: &HeaderMap) -> Option<ApiEr
 }
 
 /// Refuses foreign hosts and origins, and puts the security headers on every answer.
-pub(crate) async fn guard(State(loopback): State<bool>, request: Request, next: Next) -> Response {
-    let mut response = match refusal(loopback, request.method(), request.headers()) {
+pub(crate) async fn guard(State(names): State<Names>, request: Request, next: Next) -> Response {
+    let mut response = match refusal(&names, request.method(), request.headers()) {
         Some(error) => error.into_response(),
         None => next.run(request).await,
     };

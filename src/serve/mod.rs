@@ -54,6 +54,8 @@ pub struct Options {
     pub tokens: Vec<config::Token>,
     /// Requests that a client may make in a minute.
     pub requests_per_minute: std::num::NonZeroU32,
+    /// Names of a proxy before it, which needs tokens.
+    pub hosts: Vec<String>,
 }
 
 /// What the handlers share.
@@ -276,7 +278,8 @@ fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<ro
     } else {
         router.fallback(get(no_page))
     };
-    let router = router.layer(middleware::from_fn(cache)).layer(middleware::from_fn_with_state(loopback, guard::guard));
+    let names = guard::Names { loopback, hosts: std::mem::take(&mut options.hosts).into() };
+    let router = router.layer(middleware::from_fn(cache)).layer(middleware::from_fn_with_state(names, guard::guard));
     Ok((router, rounds))
 }
 
@@ -304,8 +307,8 @@ pub async fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()> {
     let loopback = listener.local_addr()?.ip().is_loopback();
     anyhow::ensure!(
-        loopback || !options.tokens.is_empty(),
-        "serve-tokens: without tokens anybody who reaches this address could use the LLM; make one with `autoannotator token NAME` and put its lines into --config, or serve on 127.0.0.1"
+        (loopback && options.hosts.is_empty()) || !options.tokens.is_empty(),
+        "serve-tokens: without tokens anybody who reaches this server could use the LLM; make one with `autoannotator token NAME` and put its lines into --config, or serve on 127.0.0.1"
     );
     let (router, rounds) = build(options, loopback)?;
     let stop = async move {
