@@ -93,7 +93,7 @@ pub struct ReviewSpec {
     pub url: Option<String>,
     /// Whether personal data is replaced by placeholders before a text leaves; always true with `to = "llm"`.
     pub redact: bool,
-    /// Whether the server may keep reviewed texts.
+    /// Whether reviewed texts may be kept, and natively some that the SLMs surely agree on, for rounds.
     pub keep_text: bool,
     /// The LLM's prices, where they are known.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -8,7 +8,7 @@ use crate::annotate::{self, BLOCK, Voter};
 use crate::data::{DataError, Format, ReadOptions, Reader, Row, Writer, find_column};
 use crate::hub::Home;
 use crate::review::client::review_blocking;
-use crate::sample::{Annotation, Review, Sample};
+use crate::sample::{Annotation, Review, Sample, Source};
 use crate::spec::{ExportFormat, ReviewTo, Spec};
 use crate::tune::pool::{Consensus, Pool, Reviewed};
 use anyhow::{Context, bail};
@@ -74,8 +74,8 @@ pub(super) struct Args {
     /// Share of the accepted rows that is reviewed too, drawn by chance: it says how many of them are wrong.
     #[arg(long, default_value_t = 0.0)]
     audit: f64,
-    /// Keep reviewed hard samples, with their texts, in the pool that `autoannotator tune` trains on; the spec has to say
-    /// `keep_text = true` in [review].
+    /// Keep reviewed samples, with their texts, in the pool that `autoannotator tune` trains on, and up to 10,000 that the
+    /// SLMs surely agree on, to be replayed; the spec has to say `keep_text = true` in [review].
     #[arg(long)]
     rounds: bool,
     /// Start over, even if an unfinished run left a journal.
@@ -166,10 +166,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 
 fn spec(args: &Args) -> anyhow::Result<Spec> {
     let Some(path) = &args.spec else { return Ok(Spec::built_in(args.task.as_deref().unwrap_or_default())?) };
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
-    let spec = if json { Spec::from_json(&text) } else { Spec::from_toml(&text) };
-    let spec = spec.with_context(|| path.display().to_string())?;
+    let spec = super::read_spec(path)?;
     match &args.task {
         Some(task) if *task != spec.task.name => {
             bail!("--task says '{task}', {} says '{}'; leave one out", path.display(), spec.task.name)
@@ -361,8 +358,12 @@ impl Run {
         if let Some(pool) = &mut self.pool {
             // Before the block counts as done: a run that goes on tells them again, and the pool keeps each once.
             pool.add(&self.spec.task.name, &annotations.iter().filter_map(Reviewed::of).collect::<Vec<_>>())?;
+            let agreed = |one: &&Annotation| one.source == Some(Source::Consensus);
             let sure = |one: &Annotation| Consensus::of(&one.sample.text, &one.verdict);
-            pool.add_consensus(&self.spec.task.name, &annotations.iter().filter_map(sure).collect::<Vec<_>>())?;
+            pool.add_consensus(
+                &self.spec.task.name,
+                &annotations.iter().filter(agreed).filter_map(sure).collect::<Vec<_>>(),
+            )?;
         }
         let mut bytes = Vec::new();
         let writer = match &mut self.writer {

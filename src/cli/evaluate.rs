@@ -119,10 +119,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         args.pool
     );
     let spec = match &args.spec {
-        Some(path) => {
-            let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-            Spec::from_toml(&text).with_context(|| path.display().to_string())?
-        }
+        Some(path) => super::read_spec(path)?,
         None => Spec::built_in(args.task.as_deref().unwrap_or_default())?,
     };
     let task = &spec.task;

@@ -80,3 +80,18 @@ fn bar() -> anyhow::Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?;
     Ok(ProgressBar::new(0).with_style(style))
 }
+
+/// The task of this name, or of a spec in TOML or JSON.
+fn task_of(name: Option<&str>, spec: Option<&std::path::Path>) -> anyhow::Result<crate::task::Task> {
+    let Some(path) = spec else { return Ok(crate::task::Task::built_in(name.unwrap_or_default())?) };
+    Ok(read_spec(path)?.task)
+}
+
+/// A spec in TOML or JSON.
+fn read_spec(path: &std::path::Path) -> anyhow::Result<crate::spec::Spec> {
+    use anyhow::Context;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let json = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("json"));
+    let spec = if json { crate::spec::Spec::from_json(&text) } else { crate::spec::Spec::from_toml(&text) };
+    spec.with_context(|| path.display().to_string())
+}

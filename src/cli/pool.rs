@@ -27,8 +27,11 @@ pub(super) struct Args {
 #[derive(clap::Args)]
 struct Place {
     /// The task: sentiment or toxicity
-    #[arg(long)]
-    task: String,
+    #[arg(long, required_unless_present = "spec")]
+    task: Option<String>,
+    /// The spec of a task of your own
+    #[arg(long, conflicts_with = "task")]
+    spec: Option<PathBuf>,
     /// The pool's file [default: pool.db in the data home]
     #[arg(long)]
     pool: Option<PathBuf>,
@@ -68,7 +71,8 @@ pub(super) fn default_pool(home: &Home) -> PathBuf {
 
 impl Place {
     fn open(&self) -> anyhow::Result<(Task, Pool)> {
-        let (task, home) = (Task::built_in(&self.task)?, Home::find(self.home.as_deref())?);
+        let task = super::task_of(self.task.as_deref(), self.spec.as_deref())?;
+        let home = Home::find(self.home.as_deref())?;
         let path = self.pool.clone().unwrap_or_else(|| default_pool(&home));
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -73,7 +73,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     if let Some(models) = args.models {
         arguments.extend(["--models".into(), models.into()]);
     }
-    let rounds = rounds::Options { program: std::env::current_exe()?, arguments, files: config.rounds };
+    let rounds = rounds::Options {
+        program: std::env::current_exe()?,
+        arguments,
+        specs: home.path().to_owned(),
+        files: config.rounds,
+    };
     let options = Options {
         page: args.page,
         packed: home.packed(),

@@ -12,9 +12,11 @@ use std::path::PathBuf;
 #[command(after_help = "\
 Examples:
   autoannotator store show                 what was spent, task by task
-  autoannotator store verify               whether the audit log is what was written
+  autoannotator store verify               whether the audit log holds together; keep the hash it prints elsewhere
   autoannotator store audit                the audit log, one JSON object a line; it holds no text
-  autoannotator store backup copy.db       also while a server runs; to restore, put the copy in the file's place
+  autoannotator store backup copy.db       also while a server runs
+
+To restore: stop the server, delete pool.db-wal and pool.db-shm, and put the copy in pool.db's place.
 
 The file is pool.db in the data home; the pool of reviewed samples stands in it too.")]
 pub(super) struct Args {
@@ -57,7 +59,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
                 println!("{task:<24}{calls:>9}{:>14.6}", *spent as f64 / 1e9);
             }
         }
-        Command::Verify => println!("the audit log holds: {} entries", store.audit()?.len()),
+        Command::Verify => {
+            let (entries, head) = store.audited()?;
+            println!("the audit log holds together: {} entries, the last one's hash is {head}", entries.len());
+        }
         Command::Audit => {
             for (at, entry) in store.audit()? {
                 println!("{{\"at\":{at},\"entry\":{entry}}}");

@@ -8,7 +8,7 @@ use crate::slm::burn::Backend;
 use crate::slm::pack::Precision;
 use crate::slm::tokenize::Tokenizer;
 use crate::task::{LabelSet, Task};
-use crate::tune::event::{Event, Progress};
+use crate::tune::event::{ANOTHER_ROUND, Event, Progress};
 use crate::tune::gate::{Decision, Paired};
 use crate::tune::pool::{Drawn, Pool, now};
 use crate::tune::round::{Labelled, Material, Member, Report, RoundOptions, hold_out, round, split};
@@ -16,6 +16,7 @@ use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -38,8 +39,11 @@ replayed. What is promoted is packed, and `autoannotator versions` lists it and 
 by the same command.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
-    #[arg(long)]
-    task: String,
+    #[arg(long, required_unless_present = "spec")]
+    task: Option<String>,
+    /// The spec of a task of your own
+    #[arg(long, conflicts_with = "task")]
+    spec: Option<PathBuf>,
     /// The pool's file [default: pool.db in the data home]
     #[arg(long)]
     pool: Option<PathBuf>,
@@ -111,7 +115,7 @@ struct Done {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    let task = Task::built_in(&args.task)?;
+    let task = super::task_of(args.task.as_deref(), args.spec.as_deref())?;
     let (home, models) = (Home::find(args.home.as_deref())?, models_dir(args.models.as_deref())?);
     let path = args.pool.clone().unwrap_or_else(|| default_pool(&home));
     std::fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
@@ -121,21 +125,30 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         println!("{}", add(&mut pool, &task, file)?);
     }
     let folders = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
-    let drawn = pool.draw(&task.name, &task.labels)?;
+    let begun = if args.fresh { Begun::default() } else { scratch.begun() };
+    let mut drawn = pool.draw(&task.name, &task.labels, begun.last)?;
+    if drawn.rows.is_empty() {
+        drawn = pool.draw(&task.name, &task.labels, None)?;
+    }
     let earlier = pool.earlier(&task.name, &task.labels)?;
     let read = |paths: &[PathBuf]| labelled(paths, &task.labels);
     let mut old =
         args.replay.iter().map(|path| read(std::slice::from_ref(path))).collect::<anyhow::Result<Vec<_>>>()?;
     if old.is_empty() {
-        old.push(pool.consensus(&task.name, &task.labels)?);
+        let mut consensus = pool.consensus(&task.name, &task.labels)?;
+        consensus.truncate(begun.consensus.unwrap_or(usize::MAX));
+        old.push(consensus);
     }
+    scratch.begin(&Begun { last: drawn.last(), consensus: args.replay.is_empty().then(|| old[0].len()) })?;
     let (old, held_out): (Vec<_>, Vec<_>) = old.into_iter().map(hold_out).unzip();
-    let anchor = [read(&args.anchor)?, earlier.gate, held_out.concat()].concat();
+    let mut anchor = [read(&args.anchor)?, earlier.gate, held_out.concat()].concat();
     if anchor.is_empty() {
         eprintln!("no --anchor file: nothing will show if an SLM becomes worse on other texts than the pool's");
     }
     let options = args.round.options();
     let parts = split(&drawn.rows, task.labels.len(), options.seed)?;
+    let trained: HashSet<&str> = parts.training.iter().chain(&parts.stopping).map(|row| row.text.as_str()).collect();
+    anchor.retain(|row| !trained.contains(row.text.as_str()));
     let teller = Teller::new(args.json)?;
     let (contradicted, overruled) = (drawn.contradicted, drawn.overruled);
     teller.tell(&Event::Pool { samples: drawn.rows.len(), contradicted, overruled });
@@ -145,6 +158,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     scratch.remove();
     teller.tell(&Event::Done { round: number });
     Ok(())
+}
+
+/// What a round drew: samples up to this one, and so many texts with a sure consensus.
+#[derive(Default, Serialize, Deserialize)]
+struct Begun {
+    last: Option<i64>,
+    consensus: Option<usize>,
 }
 
 /// Where a round leaves what it has done; nobody else holds a round of the task as long as this is there.
@@ -160,10 +180,20 @@ impl Scratch {
         let path = folder.with_extension("lock");
         let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         match lock.try_lock() {
-            Err(TryLockError::WouldBlock) => bail!("another round of the task {task} is running; wait for it"),
+            Err(TryLockError::WouldBlock) => bail!("{ANOTHER_ROUND} {task} is running; wait for it"),
             Err(TryLockError::Error(error)) => Err(error).with_context(|| path.display().to_string()),
             Ok(()) => Ok(Self { folder, _lock: lock }),
         }
+    }
+
+    /// What a round that was stopped had drawn: the pool may have grown since.
+    fn begun(&self) -> Begun {
+        let json = std::fs::read(self.folder.join("draw.json")).unwrap_or_default();
+        serde_json::from_slice(&json).unwrap_or_default()
+    }
+
+    fn begin(&self, begun: &Begun) -> anyhow::Result<()> {
+        Ok(hub::write_atomically(&self.folder.join("draw.json"), &serde_json::to_vec(begun)?)?)
     }
 
     fn remove(&self) {
@@ -262,6 +292,7 @@ fn hold(
         let id = &folder.slm.id;
         let Some(root) = root.iter().find(|root| root.slm.id == *id) else { continue };
         if done.reports.iter().all(|report| report.slm != *id)
+            && !args.fresh
             && let Some(report) = kept(home, &root.slm, &key)?
         {
             // The round was killed between the new version and the note of it.
@@ -290,16 +321,18 @@ fn hold(
         done.reports.push(report);
         hub::write_atomically(&path, &serde_json::to_vec(&done)?)?;
     }
-    let promoted: Vec<String> = done
-        .reports
-        .iter()
-        .filter(|report| report.decision == Decision::Promoted)
-        .map(|report| report.slm.clone())
-        .collect();
-    if !promoted.is_empty() {
-        let _following = teller.follow(&promoted.join(", "));
+    // Also what an earlier round left unpacked; what is packed already is left as it is.
+    let mut changed = Vec::new();
+    for folder in wanted {
+        let root = root.iter().find(|root| root.slm.id == folder.slm.id);
+        if root.map(|root| versions::read(home, &root.slm)).transpose()?.is_some_and(|versions| versions.current > 0) {
+            changed.push(folder.slm.id.clone());
+        }
+    }
+    if !changed.is_empty() {
+        let _following = teller.follow(&changed.join(", "));
         progress.set_message("packing");
-        pack(models, &promoted, &[Precision::Int8, Precision::F16], home, progress)?;
+        pack(models, &changed, &[Precision::Int8, Precision::F16], home, progress)?;
     }
     progress.finish_and_clear();
     Ok(done.reports)
@@ -308,7 +341,7 @@ fn hold(
 /// The report of a version that this round made before it was killed.
 fn kept(home: &Home, root: &SlmFolder, key: &str) -> anyhow::Result<Option<Report>> {
     let versions = versions::read(home, root)?;
-    let made = versions.all.into_iter().rev().find(|version| version.round == key);
+    let made = versions.all.into_iter().find(|version| version.round == key && version.number == versions.current);
     Ok(made.map(|version| serde_json::from_value(version.report)).transpose()?)
 }
 

@@ -89,7 +89,7 @@ pub const MAX_POOLED: usize = 500;
 pub struct PoolRequest {
     /// The task's name.
     pub task: String,
-    /// Any annotations; only hard samples with a reviewer's label are kept.
+    /// Any annotations; only those with a reviewer's label are kept.
     pub annotations: Vec<Annotation>,
 }
 
@@ -100,7 +100,7 @@ pub struct PoolResponse {
     pub added: usize,
     /// In the pool before.
     pub known: usize,
-    /// No hard samples, or without a reviewer's label.
+    /// Without a reviewer's label.
     pub left_out: usize,
 }
 

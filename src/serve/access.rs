@@ -66,7 +66,7 @@ impl Access {
         let Some(token) = self.tokens.iter().find(|token| token.sha256 == hash) else {
             return refuse(StatusCode::UNAUTHORIZED, "token-unknown", "this server does not know this token");
         };
-        if needed == Scope::Admin && !token.scopes.contains(&Scope::Admin) {
+        if !token.scopes.contains(&needed) && !token.scopes.contains(&Scope::Admin) {
             return refuse(
                 StatusCode::FORBIDDEN,
                 "token-scope",

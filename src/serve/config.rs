@@ -120,9 +120,9 @@ impl Config {
         })?;
         for token in &file.tokens {
             let hash = token.sha256.len() == 64 && token.sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-            if !hash || token.name.is_empty() {
+            if !hash || token.name.is_empty() || token.scopes.is_empty() {
                 bail!(
-                    "serve-config: the token '{}' needs a name and a SHA-256; `autoannotator token NAME` makes both",
+                    "serve-config: the token '{}' needs a name, a SHA-256 and scopes; `autoannotator token NAME` makes both",
                     token.name
                 );
             }

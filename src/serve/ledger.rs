@@ -25,9 +25,10 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, task: &str, client: &str, amount: i64) {
-        self.all += amount;
-        *self.tasks.entry(task.to_owned()).or_default() += amount;
-        *self.clients.entry(client.to_owned()).or_default() += amount;
+        let clients = self.clients.entry(client.to_owned()).or_default();
+        for total in [&mut self.all, self.tasks.entry(task.to_owned()).or_default(), clients] {
+            *total = total.saturating_add(amount);
+        }
     }
 }
 
@@ -68,7 +69,9 @@ impl Ledger {
         let amount = (usd * NANO).ceil() as i64;
         {
             let mut totals = self.totals();
-            let covered = |cap: Option<f64>, spent: i64| cap.is_none_or(|cap| spent + amount <= (cap * NANO) as i64);
+            let covered = |cap: Option<f64>, spent: i64| {
+                cap.is_none_or(|cap| spent.saturating_add(amount) <= (cap * NANO) as i64)
+            };
             let of = |totals: &HashMap<String, i64>, name: &str| totals.get(name).copied().unwrap_or_default();
             if !covered(self.caps.all, totals.all)
                 || !covered(self.caps.task, of(&totals.tasks, task))
@@ -87,13 +90,13 @@ impl Ledger {
         }
     }
 
-    /// Puts what the call did cost in the place of the reserve, and keeps its reply, where there is one.
+    /// Puts what the call did cost in the place of the reserve, and keeps the label of its reply, where there was one.
     pub async fn settle(
         &self,
         reserve: Reserve,
         usd: f64,
         tokens: [u64; 2],
-        reply: Option<([u8; 32], String)>,
+        reply: Option<([u8; 32], Option<String>)>,
     ) -> Result<(), StoreError> {
         let cost = (usd * NANO).ceil() as i64;
         self.store.settle(reserve.call, cost, tokens, reply).await?;

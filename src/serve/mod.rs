@@ -25,6 +25,7 @@ use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::fs::{File, TryLockError};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -307,9 +308,21 @@ pub async fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
 pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()> {
     let loopback = listener.local_addr()?.ip().is_loopback();
     anyhow::ensure!(
-        (loopback && options.hosts.is_empty()) || !options.tokens.is_empty(),
+        options.hosts.is_empty() || !options.tokens.is_empty(),
+        "serve-tokens: hosts names a proxy, through which anybody could use the LLM; make a token with `autoannotator token NAME` and put its lines into --config"
+    );
+    anyhow::ensure!(
+        loopback || !options.tokens.is_empty(),
         "serve-tokens: without tokens anybody who reaches this server could use the LLM; make one with `autoannotator token NAME` and put its lines into --config, or serve on 127.0.0.1"
     );
+    let lock = options.pool.with_extension("lock");
+    let _only = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
+    if matches!(_only.try_lock(), Err(TryLockError::WouldBlock)) {
+        anyhow::bail!(
+            "serve-home: another server uses {}; its budgets hold for one server at a time. Stop it, or give another --home",
+            options.pool.display()
+        );
+    }
     let (router, rounds) = build(options, loopback)?;
     let stop = async move {
         stopped().await;

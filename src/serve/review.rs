@@ -72,6 +72,7 @@ pub(super) async fn review(
         Some(_) => return Err(bad("idempotency-key", "Idempotency-Key must be 1 to 255 ASCII characters".into())),
     };
     let Some(upstream) = server.upstream.clone() else { return Err(unavailable()) };
+    let key = key.map(|key| upstream.key(&client, &spec.task, &key));
     let hash = Sha256::digest(&body).to_vec();
     let slot = match &key {
         Some(key) => {
@@ -231,7 +232,9 @@ fn whole(error: &UpstreamError) -> Option<ApiError> {
         UpstreamError::Budget => (StatusCode::PAYMENT_REQUIRED, "review-budget"),
         UpstreamError::Unreachable => (StatusCode::BAD_GATEWAY, "upstream-unreachable"),
         UpstreamError::Store => (StatusCode::SERVICE_UNAVAILABLE, "review-store"),
-        UpstreamError::Status(_) | UpstreamError::Timeout | UpstreamError::Garbage => return None,
+        UpstreamError::Status(_) | UpstreamError::Timeout | UpstreamError::Garbage | UpstreamError::Broken => {
+            return None;
+        }
     };
     let text = error.to_string();
     let message = text.split_once(": ").map_or(text.as_str(), |(_, message)| message);

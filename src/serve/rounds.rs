@@ -5,7 +5,7 @@
 use super::config::RoundFiles;
 use super::{ApiError, Server};
 use crate::spec::Spec;
-use crate::tune::event::{Event, Progress};
+use crate::tune::event::{ANOTHER_ROUND, Event, Progress};
 use crate::tune::pool::{Pool, now};
 use crate::tune::round::Report;
 use axum::Json;
@@ -37,6 +37,8 @@ pub struct Options {
     pub program: PathBuf,
     /// Arguments for every task.
     pub arguments: Vec<OsString>,
+    /// Where the specs are written that it reads.
+    pub specs: PathBuf,
     /// Each task's files.
     pub files: BTreeMap<String, RoundFiles>,
 }
@@ -75,7 +77,7 @@ pub(crate) struct TaskRounds {
     starts_at: usize,
     running: Option<Running>,
     last: Option<Last>,
-    /// Unused samples when a round failed or was stopped: it does not start by itself again before there are more.
+    /// After a round that failed or was stopped: it does not start by itself again before there are so many.
     #[serde(skip)]
     held_back: usize,
 }
@@ -98,8 +100,8 @@ struct Current {
 pub(crate) struct Rounds {
     options: Option<Options>,
     pool: Option<Arc<Mutex<Pool>>>,
-    /// The SLMs of each task.
-    slms: BTreeMap<String, Vec<String>>,
+    /// The spec of each task.
+    specs: BTreeMap<String, Arc<Spec>>,
     states: watch::Sender<States>,
     current: Mutex<Option<Current>>,
 }
@@ -115,13 +117,13 @@ impl Rounds {
         pool: Option<Arc<Mutex<Pool>>>,
         specs: impl Iterator<Item = &'a Arc<Spec>>,
     ) -> Arc<Self> {
-        let (mut slms, mut tasks) = (BTreeMap::new(), BTreeMap::new());
+        let (mut kept, mut tasks) = (BTreeMap::new(), BTreeMap::new());
         for spec in specs.filter(|spec| spec.review.keep_text) {
-            slms.insert(spec.task.name.clone(), spec.slms.clone());
+            kept.insert(spec.task.name.clone(), spec.clone());
             tasks.insert(spec.task.name.clone(), TaskRounds { starts_at: spec.tune.pool, ..TaskRounds::default() });
         }
         let states = watch::Sender::new(States { tasks, closing: false });
-        Arc::new(Self { options, pool, slms, states, current: Mutex::new(None) })
+        Arc::new(Self { options, pool, specs: kept, states, current: Mutex::new(None) })
     }
 
     /// Looks at the pools from now on, as long as the server is there.
@@ -149,9 +151,7 @@ impl Rounds {
                 Ok(counts) => self.set(&task, |state| state.unused = counts.unused),
                 Err(problem) => tracing::error!("{problem}"),
             }
-            let full = |state: &TaskRounds| {
-                state.starts_at > 0 && state.unused >= state.starts_at && state.unused > state.held_back
-            };
+            let full = |state: &TaskRounds| state.starts_at > 0 && state.unused >= state.starts_at.max(state.held_back);
             let full = self.states.borrow().tasks.get(&task).is_some_and(full);
             let free = full && self.options.is_some() && lock(&self.current).is_none();
             if let Some(problem) = free.then(|| self.start(&task)).and_then(Result::err) {
@@ -178,8 +178,9 @@ impl Rounds {
         let Some(options) = self.options.as_ref().filter(|_| !self.states.borrow().closing) else {
             return Err(conflict("this server holds no rounds".to_owned()));
         };
-        let slms = self.slms.get(task).map(|ids| ids.join(",")).unwrap_or_default();
-        let spawned = command(options, task, &slms).spawn();
+        let Some(spec) = self.specs.get(task) else { return Err(conflict(format!("there is no task {task}"))) };
+        let path = options.specs.join(format!("rounds-{task}.json"));
+        let spawned = std::fs::write(&path, spec.to_json()).and_then(|()| command(options, &path, spec).spawn());
         let mut child = spawned.map_err(|error| {
             let message = format!("{} cannot be started: {error}", options.program.display());
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "rounds-start", message)
@@ -187,10 +188,10 @@ impl Rounds {
         let (out, err) = (child.stdout.take(), child.stderr.take());
         let child = Arc::new(Mutex::new(child));
         *current = Some(Current { task: task.to_owned(), child: child.clone(), stopped: false });
-        drop(current);
         tracing::info!("a round of the task {task} starts");
         let running = Running { since: now(), samples: 0, progress: Progress::default(), reports: Vec::new() };
         self.set(task, |state| state.running = Some(running));
+        drop(current);
         let (rounds, task) = (Arc::downgrade(self), task.to_owned());
         let said = std::thread::spawn(move || err.map(said).unwrap_or_default());
         std::thread::spawn(move || {
@@ -202,7 +203,7 @@ impl Rounds {
                     _ => {}
                 }
             }
-            let well = lock(&child).wait().is_ok_and(|status| status.success());
+            let well = ended_well(&child);
             let problem = said.join().unwrap_or_default();
             ended(&rounds, &task, number.filter(|_| well), problem);
         });
@@ -244,13 +245,25 @@ impl Rounds {
     }
 }
 
+/// Waits for the end of a process that may be killed meanwhile.
+fn ended_well(child: &Mutex<Child>) -> bool {
+    loop {
+        match lock(child).try_wait() {
+            Ok(Some(status)) => return status.success(),
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 impl Drop for Rounds {
     fn drop(&mut self) {
         self.close();
     }
 }
 
-fn command(options: &Options, task: &str, slms: &str) -> Command {
+fn command(options: &Options, path: &std::path::Path, spec: &Spec) -> Command {
     let mut command = if cfg!(unix) {
         let mut nice = Command::new("nice");
         nice.args(["-n", NICENESS]).arg(&options.program);
@@ -258,8 +271,12 @@ fn command(options: &Options, task: &str, slms: &str) -> Command {
     } else {
         Command::new(&options.program)
     };
-    command.args(["tune", "--json", "--task", task, "--slms", slms]).args(&options.arguments);
-    if let Some(files) = options.files.get(task) {
+    command
+        .args(["tune", "--json", "--spec"])
+        .arg(path)
+        .args(["--slms", &spec.slms.join(",")])
+        .args(&options.arguments);
+    if let Some(files) = options.files.get(&spec.task.name) {
         command.args(files.arguments());
     }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -288,12 +305,15 @@ fn told(state: &mut TaskRounds, event: Event) {
 
 fn ended(rounds: &Weak<Rounds>, task: &str, round: Option<i64>, problem: String) {
     let Some(rounds) = rounds.upgrade() else { return };
-    let stopped = lock(&rounds.current).take().is_some_and(|current| current.stopped);
+    let mut current = lock(&rounds.current);
+    let stopped = current.as_ref().is_some_and(|current| current.stopped);
     let outcome = match round {
         Some(_) => "done",
         None if stopped => "stopped",
         None => "failed",
     };
+    // One that a server before left behind still holds the task's lock; it is looked at again later.
+    let elsewhere = problem.contains(ANOTHER_ROUND);
     let problem = (outcome == "failed").then_some(problem);
     match &problem {
         Some(problem) => tracing::error!("the round of the task {task} failed: {problem}"),
@@ -302,9 +322,13 @@ fn ended(rounds: &Weak<Rounds>, task: &str, round: Option<i64>, problem: String)
     rounds.set(task, |state| {
         let reports = state.running.take().map(|running| running.reports).unwrap_or_default();
         state.last = Some(Last { outcome, at: now(), round, problem, reports });
-        state.held_back = if outcome == "done" { 0 } else { state.unused };
+        state.held_back = if outcome == "done" || elsewhere { 0 } else { state.unused + state.starts_at / 10 + 1 };
     });
-    rounds.look();
+    *current = None;
+    drop(current);
+    if !elsewhere {
+        rounds.look();
+    }
 }
 
 /// `GET /v1/rounds`: every task whose texts are kept.

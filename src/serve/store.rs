@@ -1,6 +1,7 @@
 //! The server's durable memory: money, answers, known reviews and the audit log, in one SQLite file beside the pool. One
 //! thread writes, and commits together what came together; what was said to be written is on the disk.
 
+use crate::slm::adapter::hex;
 use crate::tune::pool::now;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
@@ -19,8 +20,9 @@ const MIGRATIONS: [&str; 1] = ["
         interrupted INTEGER NOT NULL DEFAULT 0
     );
     CREATE INDEX call_open ON call (id) WHERE cost IS NULL;
-    CREATE TABLE review (hash BLOB PRIMARY KEY, at INTEGER NOT NULL, reply TEXT NOT NULL) WITHOUT ROWID;
+    CREATE TABLE review (hash BLOB PRIMARY KEY, at INTEGER NOT NULL, label TEXT) WITHOUT ROWID;
     CREATE TABLE answer (key TEXT PRIMARY KEY, body BLOB NOT NULL, response TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
+    CREATE INDEX answer_by_age ON answer (at);
     CREATE TABLE audit (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, entry TEXT NOT NULL, hash BLOB NOT NULL);
 "];
 
@@ -47,6 +49,14 @@ pub enum StoreError {
         path: PathBuf,
         /// Its schema.
         found: usize,
+    },
+    /// A copy cannot be written.
+    #[error("store-backup: {path}: {problem}; name a file that is not there yet, on a disk with room")]
+    Backup {
+        /// The copy.
+        path: PathBuf,
+        /// What SQLite says.
+        problem: String,
     },
     /// The audit log is not what was written.
     #[error("store-audit: entry {entry} of the audit log was changed, or one before it was removed")]
@@ -89,9 +99,7 @@ impl Store {
         let connection = store.reader.lock().unwrap_or_else(PoisonError::into_inner);
         connection
             .execute("UPDATE call SET cost = reserved, interrupted = 1 WHERE cost IS NULL", [])
-            .and_then(|_| {
-                connection.execute("DELETE FROM answer WHERE at < ?", [now().saturating_sub(ANSWERS_FOR).cast_signed()])
-            })
+            .and_then(|_| connection.execute("DELETE FROM answer WHERE at < ?", [long_ago()]))
             .map_err(fail)?;
         drop(connection);
         Ok(store)
@@ -174,42 +182,46 @@ impl Store {
         .await
     }
 
-    /// Notes what a call came to, and with it, where there is one, the reply by the hash of what was asked.
+    /// Notes what a call came to, and with it, where there was a reply, its label, if it had one, by the hash of what was
+    /// asked. No text is kept.
     pub async fn settle(
         &self,
         call: i64,
         cost: i64,
         tokens: [u64; 2],
-        reply: Option<([u8; 32], String)>,
+        label: Option<([u8; 32], Option<String>)>,
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
             let [prompt, completion] = tokens.map(u64::cast_signed);
             connection.prepare_cached(update)?.execute(params![cost, prompt, completion, call])?;
-            if let Some((hash, reply)) = reply {
-                let insert = "INSERT OR REPLACE INTO review (hash, at, reply) VALUES (?, ?, ?)";
-                connection.prepare_cached(insert)?.execute(params![hash, now().cast_signed(), reply])?;
+            if let Some((hash, label)) = label {
+                let insert = "INSERT OR REPLACE INTO review (hash, at, label) VALUES (?, ?, ?)";
+                connection.prepare_cached(insert)?.execute(params![hash, now().cast_signed(), label])?;
             }
             Ok(())
         })
         .await
     }
 
-    /// The reply that is known for what this is the hash of.
-    pub fn review(&self, hash: &[u8; 32]) -> Result<Option<String>, StoreError> {
-        self.read(|connection| {
-            connection
-                .prepare_cached("SELECT reply FROM review WHERE hash = ?")?
-                .query_row([hash], |row| row.get(0))
-                .optional()
-        })
+    /// What is known of what this is the hash of: seconds since it was asked, and the label, if there was one.
+    pub fn review(&self, hash: &[u8; 32]) -> Result<Option<(u64, Option<String>)>, StoreError> {
+        let query = "SELECT at, label FROM review WHERE hash = ?";
+        let found = self.read(|connection| {
+            let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?));
+            connection.prepare_cached(query)?.query_row([hash], row).optional()
+        })?;
+        Ok(found.map(|(at, label)| (now().saturating_sub(at.cast_unsigned()), label)))
     }
 
     /// The answer given to an idempotency key, with the hash of the body it answers.
     pub fn answer(&self, key: &str) -> Result<Option<(Vec<u8>, String)>, StoreError> {
         self.read(|connection| {
-            let query = "SELECT body, response FROM answer WHERE key = ?";
-            connection.prepare_cached(query)?.query_row([key], |row| Ok((row.get(0)?, row.get(1)?))).optional()
+            let query = "SELECT body, response FROM answer WHERE key = ? AND at >= ?";
+            connection
+                .prepare_cached(query)?
+                .query_row(params![key, long_ago()], |row| Ok((row.get(0)?, row.get(1)?)))
+                .optional()
         })
     }
 
@@ -217,8 +229,9 @@ impl Store {
     pub async fn answered(&self, key: Option<(String, Vec<u8>, String)>, entry: Value) -> Result<(), StoreError> {
         self.write(move |connection| {
             if let Some((key, body, response)) = key {
-                let insert = "INSERT OR IGNORE INTO answer (key, body, response, at) VALUES (?, ?, ?, ?)";
+                let insert = "INSERT OR REPLACE INTO answer (key, body, response, at) VALUES (?, ?, ?, ?)";
                 connection.prepare_cached(insert)?.execute(params![key, body, response, now().cast_signed()])?;
+                connection.prepare_cached("DELETE FROM answer WHERE at < ?")?.execute([long_ago()])?;
             }
             let last = "SELECT hash FROM audit ORDER BY id DESC LIMIT 1";
             let last: Vec<u8> =
@@ -231,8 +244,13 @@ impl Store {
         .await
     }
 
-    /// The audit log: time and entry, the oldest first. A log that was changed is an error.
+    /// The audit log: time and entry, the oldest first. A log that does not hold together is an error.
     pub fn audit(&self) -> Result<Vec<(u64, String)>, StoreError> {
+        Ok(self.audited()?.0)
+    }
+
+    /// The same, and the last entry's hash, to be kept elsewhere: with it a log that was cut short or written anew is found.
+    pub fn audited(&self) -> Result<(Vec<(u64, String)>, String), StoreError> {
         let rows: Vec<(i64, i64, String, Vec<u8>)> = self.read(|connection| {
             let mut statement = connection.prepare("SELECT id, at, entry, hash FROM audit ORDER BY id")?;
             let row = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
@@ -245,16 +263,26 @@ impl Store {
             }
             last.clone_from(hash);
         }
-        Ok(rows.into_iter().map(|(_, at, entry, _)| (at.cast_unsigned(), entry)).collect())
+        let entries = rows.into_iter().map(|(_, at, entry, _)| (at.cast_unsigned(), entry)).collect();
+        Ok((entries, hex(&last)))
     }
 
     /// Writes a copy to a file that is not there yet, also while a server uses the store.
     pub fn backup(&self, to: &Path) -> Result<(), StoreError> {
-        self.read(|connection| connection.execute("VACUUM INTO ?", [to.to_string_lossy()]).map(|_| ()))
+        let copied = self.read(|connection| connection.execute("VACUUM INTO ?", [to.to_string_lossy()]).map(|_| ()));
+        copied.map_err(|error| match error {
+            StoreError::File { problem, .. } => StoreError::Backup { path: to.to_owned(), problem },
+            other => other,
+        })
     }
 }
 
-/// Each entry's hash is over the one before, so that none can be changed or taken out unseen.
+/// Answers from before are forgotten.
+fn long_ago() -> i64 {
+    now().saturating_sub(ANSWERS_FOR).cast_signed()
+}
+
+/// Each entry's hash is over the one before: who knows the last one's sees whether any was changed or taken out.
 fn link(last: &[u8], at: i64, entry: &str) -> Vec<u8> {
     Sha256::new().chain_update(last).chain_update(at.to_le_bytes()).chain_update(entry).finalize().to_vec()
 }
@@ -306,7 +334,7 @@ mod tests {
         let store = open(&folder).expect("opens");
         block_on(async {
             let first = store.reserve("t", "c", "m", 100).await.expect("reserves");
-            store.settle(first, 30, [1, 2], Some(([7; 32], "reply".into()))).await.expect("settles");
+            store.settle(first, 30, [1, 2], Some(([7; 32], Some("good".into())))).await.expect("settles");
             store.reserve("t", "c", "m", 50).await.expect("reserves");
             let answer = ("key".to_owned(), vec![1], "{}".to_owned());
             store.answered(Some(answer.clone()), json!({ "n": 1 })).await.expect("keeps");
@@ -315,7 +343,7 @@ mod tests {
         drop(store);
         let store = open(&folder).expect("opens again");
         assert_eq!(store.calls().expect("reads").iter().map(|call| call.spent).collect::<Vec<_>>(), [30, 50]);
-        assert_eq!(store.review(&[7; 32]).expect("reads").as_deref(), Some("reply"));
+        assert_eq!(store.review(&[7; 32]).expect("reads").and_then(|(_, label)| label).as_deref(), Some("good"));
         assert_eq!(store.review(&[8; 32]).expect("reads"), None);
         assert_eq!(store.answer("key").expect("reads"), Some((vec![1], "{}".to_owned())));
         assert_eq!(store.audit().expect("holds").len(), 2);

@@ -7,14 +7,16 @@ use super::store::{Store, StoreError};
 use crate::review::prompt::{self, Prompt, REPLY_TOKENS};
 use crate::review::protocol::Usage;
 use crate::review::reply;
+use crate::slm::adapter::hex;
 use crate::task::Task;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -25,6 +27,10 @@ const TRIES: u32 = 3;
 const FAILURES: u32 = 8;
 /// For how long.
 const RESTS_FOR: Duration = Duration::from_secs(10);
+/// Seconds for which it is known that a text was given no usable label.
+const NONE_FOR: u64 = 600;
+/// Turns at which those that nobody holds are forgotten.
+const TURNS: usize = 4096;
 /// Seconds after which a client may ask again where the queue is full.
 const QUEUE_WAIT: u64 = 5;
 /// A wait longer than this is handed on to the client.
@@ -38,8 +44,8 @@ pub enum UpstreamError {
     /// 401 or 403.
     #[error("upstream-auth: the LLM refused the server's key; the operator must check AUTOANNOTATOR_LLM_KEY")]
     Auth,
-    /// 429, to the last attempt.
-    #[error("upstream-busy: the LLM asks to slow down; try again in {retry_after} s")]
+    /// It asks to slow down, to the last attempt; or it failed of late and is left alone; or too many wait for it.
+    #[error("upstream-busy: the LLM is busy or left alone for a while; try again in {retry_after} s")]
     Busy {
         /// Seconds to wait.
         retry_after: u64,
@@ -52,14 +58,19 @@ pub enum UpstreamError {
     /// No answer in time.
     #[error("upstream-timeout: the LLM gave no answer in time")]
     Timeout,
-    /// No connection, or one that broke.
+    /// The connection broke after the request was sent.
+    #[error("upstream-broken: the connection to the LLM broke before it had answered")]
+    Broken,
+    /// No connection.
     #[error("upstream-unreachable: the LLM cannot be reached; the operator must check AUTOANNOTATOR_LLM_URL")]
     Unreachable,
     /// Not a chat completion.
     #[error("upstream-garbage: the LLM's answer is not a chat completion")]
     Garbage,
     /// The budget does not cover the call.
-    #[error("review-budget: the budget is used up; the operator can raise AUTOANNOTATOR_BUDGET_USD")]
+    #[error(
+        "review-budget: a budget is used up; the operator can raise budget_usd, task_budget_usd or client_budget_usd"
+    )]
     Budget,
     /// What would be spent cannot be written down.
     #[error("review-store: the server cannot write its ledger, so nothing is sent; the operator must look at its log")]
@@ -73,7 +84,7 @@ impl UpstreamError {
 
     /// Whether the upstream may have done the work, and so may bill it.
     fn may_cost(&self) -> bool {
-        matches!(self, Self::Timeout | Self::Garbage)
+        matches!(self, Self::Timeout | Self::Garbage | Self::Broken | Self::Status(502 | 504 | 524))
     }
 }
 
@@ -108,10 +119,8 @@ struct Message {
 
 #[derive(Deserialize)]
 struct Tokens {
-    #[serde(default)]
-    prompt_tokens: u64,
-    #[serde(default)]
-    completion_tokens: u64,
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
 }
 
 /// The LLM behind the server.
@@ -122,6 +131,7 @@ pub struct Upstream {
     store: Store,
     breaker: Breaker,
     waiting: AtomicUsize,
+    turns: Turns,
     slots: Semaphore,
     /// Whether the upstream takes `response_format`; learnt from its first 400.
     schema: AtomicBool,
@@ -134,7 +144,8 @@ impl Upstream {
         let slots = Semaphore::new(config.concurrency);
         let ledger = Ledger::new(config.caps, store.clone())?;
         let (breaker, waiting, schema) = (Breaker::default(), AtomicUsize::new(0), AtomicBool::new(true));
-        Ok(Self { http, ledger, store, breaker, waiting, slots, schema, config })
+        let turns = Turns::default();
+        Ok(Self { http, ledger, store, breaker, waiting, turns, slots, schema, config })
     }
 
     /// The model's name.
@@ -162,53 +173,54 @@ impl Upstream {
         self.breaker.resting()
     }
 
+    /// What a client's idempotency key means here: nothing to another client, task or LLM.
+    pub fn key(&self, client: &str, task: &Task, key: &str) -> String {
+        let system = prompt::compose(task, "").system;
+        hex(&digest([client, self.config.endpoint.as_str(), &self.config.model, &system, key]))
+    }
+
     /// Has one redacted text reviewed, unless its reply is known.
     pub async fn review(&self, task: &Task, client: &str, text: &str) -> Result<Reviewed, UpstreamError> {
         let prompt = prompt::compose(task, text);
-        let hash = self.hash(&prompt);
-        let known = self.store.review(&hash).map_err(|error| lost(&error))?;
-        let (content, usage, known) = match known {
-            Some(content) => (content, Usage::default(), true),
-            None => {
-                let (content, usage) = self.tried(&prompt, (&task.name, client), hash).await?;
-                (content, usage, false)
-            }
-        };
-        Ok(match reply::parse(&task.labels, &content) {
-            Ok(index) => Reviewed { label: task.labels.name(index).map(str::to_owned), why: None, usage, known },
-            Err(error) => Reviewed { label: None, why: Some(self.without_key(error.to_string())), usage, known },
-        })
+        let hash = digest([self.config.endpoint.as_str(), &self.config.model, &prompt.system, &prompt.user]);
+        // The same text that is asked about at the same time waits for the first one's reply.
+        let turn = self.turns.take(hash);
+        let _turn = turn.lock().await;
+        if let Some(reviewed) = self.known(&hash)? {
+            return Ok(reviewed);
+        }
+        self.tried(&prompt, task, client, hash).await
     }
 
-    /// What a reply is known by: everything that it depends on.
-    fn hash(&self, prompt: &Prompt) -> [u8; 32] {
-        let mut hash = Sha256::new();
-        for part in [self.config.endpoint.as_str(), &self.config.model, &prompt.system, &prompt.user] {
-            hash.update((part.len() as u64).to_le_bytes());
-            hash.update(part);
-        }
-        hash.finalize().into()
+    /// The label that is known for what this is the hash of; that there was none is known for a while.
+    fn known(&self, hash: &[u8; 32]) -> Result<Option<Reviewed>, UpstreamError> {
+        let reviewed = |label: Option<String>| {
+            let why = label.is_none().then(|| "the LLM gave no usable label a moment ago".to_owned());
+            Reviewed { label, why, usage: Usage::default(), known: true }
+        };
+        let found = self.store.review(hash).map_err(|error| lost(&error))?;
+        Ok(found.filter(|(age, label)| label.is_some() || *age < NONE_FOR).map(|(_, label)| reviewed(label)))
     }
 
     /// Calls until there is a reply, an error that asking again does not help, or no time left.
     async fn tried(
         &self,
         prompt: &Prompt,
-        who: (&str, &str),
+        task: &Task,
+        client: &str,
         hash: [u8; 32],
-    ) -> Result<(String, Usage), UpstreamError> {
-        let _place =
-            Place::new(&self.waiting, self.config.queue).ok_or(UpstreamError::Busy { retry_after: QUEUE_WAIT })?;
+    ) -> Result<Reviewed, UpstreamError> {
+        let place = Place::new(&self.waiting, self.config.queue);
+        let place = place.ok_or(UpstreamError::Busy { retry_after: QUEUE_WAIT })?;
         let _slot = self.slots.acquire().await.map_err(|_| UpstreamError::Unreachable)?;
+        drop(place);
         let mut tried = 1;
         loop {
-            if let Some(retry_after) = self.breaker.resting() {
-                return Err(UpstreamError::Busy { retry_after });
-            }
-            let outcome = self.paid(prompt, who, hash).await;
+            self.breaker.admit().map_err(|retry_after| UpstreamError::Busy { retry_after })?;
+            let outcome = self.paid(prompt, task, client, hash).await;
             self.breaker.note(outcome.as_ref().err());
             match outcome {
-                Ok(completion) => return Ok(completion),
+                Ok(reviewed) => return Ok(reviewed),
                 Err(UpstreamError::Busy { retry_after }) if retry_after > LONGEST_WAIT => {
                     return Err(UpstreamError::Busy { retry_after });
                 }
@@ -233,12 +245,13 @@ impl Upstream {
     async fn paid(
         &self,
         prompt: &Prompt,
-        (task, client): (&str, &str),
+        task: &Task,
+        client: &str,
         hash: [u8; 32],
-    ) -> Result<(String, Usage), UpstreamError> {
+    ) -> Result<Reviewed, UpstreamError> {
         // A token is at least a byte; 64 more for the chat's own.
         let most = self.config.price((prompt.system.len() + prompt.user.len() + 64) as u64, REPLY_TOKENS);
-        let reserve = self.ledger.reserve(task, client, &self.config.model, most).await;
+        let reserve = self.ledger.reserve(&task.name, client, &self.config.model, most).await;
         let reserve = reserve.map_err(|refusal| match refusal {
             Refusal::Budget => UpstreamError::Budget,
             Refusal::Store(error) => lost(&error),
@@ -246,15 +259,21 @@ impl Upstream {
         match self.call(prompt).await {
             Ok(completion) => {
                 let content = completion.choices.into_iter().next().and_then(|choice| choice.message.content);
-                let usage = completion.usage.map(|tokens| Usage {
-                    prompt_tokens: tokens.prompt_tokens,
-                    completion_tokens: tokens.completion_tokens,
-                    cost_usd: self.config.price(tokens.prompt_tokens, tokens.completion_tokens),
-                });
-                let usage = usage.unwrap_or(Usage { cost_usd: most, ..Usage::default() });
-                let content = content.unwrap_or_default();
-                self.settle(reserve, &usage, Some((hash, content.clone()))).await;
-                Ok((content, usage))
+                // Who does not say what it took is charged at the reserve.
+                let tokens = completion.usage.and_then(|tokens| tokens.prompt_tokens.zip(tokens.completion_tokens));
+                let usage = match tokens.filter(|(prompt, _)| *prompt > 0) {
+                    Some((prompt_tokens, completion_tokens)) => {
+                        let cost_usd = self.config.price(prompt_tokens, completion_tokens);
+                        Usage { prompt_tokens, completion_tokens, cost_usd }
+                    }
+                    None => Usage { cost_usd: most, ..Usage::default() },
+                };
+                let (label, why) = match reply::parse(&task.labels, &content.unwrap_or_default()) {
+                    Ok(index) => (task.labels.name(index).map(str::to_owned), None),
+                    Err(error) => (None, Some(self.without_key(error.to_string()))),
+                };
+                self.settle(reserve, &usage, Some((hash, label.clone()))).await;
+                Ok(Reviewed { label, why, usage, known: false })
             }
             Err(error) => {
                 let cost_usd = if error.may_cost() { most } else { 0.0 };
@@ -265,7 +284,7 @@ impl Upstream {
     }
 
     /// Where it cannot be written down, the call stays charged at its reserve.
-    async fn settle(&self, reserve: Reserve, usage: &Usage, reply: Option<([u8; 32], String)>) {
+    async fn settle(&self, reserve: Reserve, usage: &Usage, reply: Option<([u8; 32], Option<String>)>) {
         let tokens = [usage.prompt_tokens, usage.completion_tokens];
         if let Err(error) = self.ledger.settle(reserve, usage.cost_usd, tokens, reply).await {
             tracing::error!("a call stays charged at its reserve: {error}");
@@ -332,6 +351,35 @@ fn lost(error: &StoreError) -> UpstreamError {
     UpstreamError::Store
 }
 
+/// SHA-256 over texts, each with its length.
+fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
+}
+
+/// What is being asked about: a lock for each, kept as long as somebody holds it.
+#[derive(Default)]
+struct Turns(Mutex<HashMap<[u8; 32], Weak<tokio::sync::Mutex<()>>>>);
+
+impl Turns {
+    fn take(&self, hash: [u8; 32]) -> Arc<tokio::sync::Mutex<()>> {
+        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(turn) = turns.get(&hash).and_then(Weak::upgrade) {
+            return turn;
+        }
+        if turns.len() >= TURNS {
+            turns.retain(|_, turn| turn.strong_count() > 0);
+        }
+        let turn = Arc::default();
+        turns.insert(hash, Arc::downgrade(&turn));
+        turn
+    }
+}
+
 /// A place among those who wait for a call, as long as it lives.
 struct Place<'a>(&'a AtomicUsize);
 
@@ -354,20 +402,33 @@ struct Breaker(Mutex<(u32, Option<Instant>)>);
 
 impl Breaker {
     fn resting(&self) -> Option<u64> {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let left = state.1?.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            // One call goes ahead; the others wait for what it meets with.
-            state.1 = Some(Instant::now() + RESTS_FOR);
-            return None;
+        (!left.is_zero()).then(|| left.as_secs() + 1)
+    }
+
+    /// Lets a call go, or says how many seconds it has to wait. After a rest one goes ahead, and the others wait for what it
+    /// meets with.
+    fn admit(&self) -> Result<(), u64> {
+        if let Some(seconds) = self.resting() {
+            return Err(seconds);
         }
-        Some(left.as_secs() + 1)
+        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if state.1.is_some() {
+            state.1 = Some(Instant::now() + RESTS_FOR);
+        }
+        Ok(())
     }
 
     fn note(&self, error: Option<&UpstreamError>) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let broken = match error {
-            Some(UpstreamError::Unreachable | UpstreamError::Timeout) => true,
+            // Nothing was sent: the next call may try it.
+            Some(UpstreamError::Budget | UpstreamError::Store) => {
+                state.1 = state.1.map(|_| Instant::now());
+                return;
+            }
+            Some(UpstreamError::Unreachable | UpstreamError::Timeout | UpstreamError::Broken) => true,
             Some(UpstreamError::Status(status)) => *status >= 500,
             _ => false,
         };
@@ -385,8 +446,9 @@ impl Breaker {
 fn failed(error: &reqwest::Error) -> UpstreamError {
     match error {
         error if error.is_timeout() => UpstreamError::Timeout,
-        error if error.is_decode() || error.is_body() => UpstreamError::Garbage,
-        _ => UpstreamError::Unreachable,
+        error if error.is_connect() => UpstreamError::Unreachable,
+        error if error.is_decode() => UpstreamError::Garbage,
+        _ => UpstreamError::Broken,
     }
 }
 

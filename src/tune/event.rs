@@ -3,6 +3,9 @@
 use super::round::Report;
 use serde::{Deserialize, Serialize};
 
+/// How the error begins that says that a round of the task runs already.
+pub const ANOTHER_ROUND: &str = "another round of the task";
+
 /// One thing that happened.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]

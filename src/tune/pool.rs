@@ -36,6 +36,14 @@ pub enum PoolError {
         /// What SQLite says.
         source: rusqlite::Error,
     },
+    /// Somebody else is reading it, so that what was removed may still be on the disk.
+    #[error(
+        "pool-busy: {path} is being read, so its removed texts may still be on the disk; purge again when nothing uses it"
+    )]
+    Busy {
+        /// The file.
+        path: PathBuf,
+    },
     /// A later build wrote it.
     #[error("pool-schema: {path} has schema {found}, this build knows {SCHEMA}; use the newer autoannotator")]
     Schema {
@@ -167,6 +175,13 @@ pub struct Drawn {
     ids: Vec<i64>,
 }
 
+impl Drawn {
+    /// The sample that was added last.
+    pub fn last(&self) -> Option<i64> {
+        self.ids.iter().copied().max()
+    }
+}
+
 /// What leads from each schema to the next.
 const MIGRATIONS: [&str; SCHEMA as usize] = [
     "CREATE TABLE IF NOT EXISTS reviewed (
@@ -233,7 +248,13 @@ impl Pool {
                 votes
             ];
             let insert = "INSERT OR IGNORE INTO reviewed (key, task, text, label, reviewer, at, votes) VALUES (?, ?, ?, ?, ?, ?, ?)";
-            new += transaction.execute(insert, values).map_err(fail)?;
+            let added = transaction.execute(insert, values).map_err(fail)?;
+            if added == 0 {
+                // Said again, it counts as said last.
+                let update = "UPDATE reviewed SET at = ? WHERE key = ? AND round IS NULL";
+                transaction.execute(update, params![sample.at.cast_signed(), sample.key(task)]).map_err(fail)?;
+            }
+            new += added;
         }
         transaction.commit().map_err(fail)?;
         Ok(new)
@@ -305,7 +326,7 @@ impl Pool {
             Which::Gate => "round IS NOT NULL AND gate",
         };
         let query = &format!(
-            "SELECT id, text, label, reviewer, at, votes FROM reviewed WHERE task = ? AND {condition} ORDER BY id"
+            "SELECT id, text, label, reviewer, at, votes FROM reviewed WHERE task = ? AND {condition} ORDER BY at, id"
         );
         let mut statement = self.connection.prepare(query).map_err(|e| self.fail(e))?;
         let read = |row: &rusqlite::Row<'_>| {
@@ -331,8 +352,11 @@ impl Pool {
     }
 
     /// The samples that no round has used, ready for one.
-    pub fn draw(&self, task: &str, labels: &LabelSet) -> Result<Drawn, PoolError> {
-        Ok(drawn(self.samples(task, Which::Unused)?, labels))
+    /// With `last` only those that were added before this one, and it.
+    pub fn draw(&self, task: &str, labels: &LabelSet, last: Option<i64>) -> Result<Drawn, PoolError> {
+        let mut samples = self.samples(task, Which::Unused)?;
+        samples.retain(|(id, _)| last.is_none_or(|last| *id <= last));
+        Ok(drawn(samples, labels))
     }
 
     /// The samples that earlier rounds used.
@@ -373,14 +397,24 @@ impl Pool {
         self.connection.query_row(query, [task], |row| row.get(0)).optional().map_err(|e| self.fail(e))
     }
 
+    /// Empties the journal into the file; that somebody else holds it back is an error.
+    fn checkpoint(&self) -> Result<(), PoolError> {
+        let busy = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |row| row.get::<_, i64>(0));
+        match busy.map_err(|e| self.fail(e))? {
+            0 => Ok(()),
+            _ => Err(PoolError::Busy { path: self.path.clone() }),
+        }
+    }
+
     /// Removes every text of a task; they are gone from the disk afterwards. Returns how many there were.
     pub fn purge(&mut self, task: &str) -> Result<usize, PoolError> {
         let delete = |table| self.connection.execute(&format!("DELETE FROM {table} WHERE task = ?"), [task]);
         let removed = ["reviewed", "consensus"].map(delete);
         let removed = removed.into_iter().sum::<Result<usize, _>>().map_err(|e| self.fail(e))?;
         // The journal holds what was written lately; it is emptied into the file, and the file is written anew.
-        let scrub = "PRAGMA wal_checkpoint(TRUNCATE); VACUUM; PRAGMA wal_checkpoint(TRUNCATE);";
-        self.connection.execute_batch(scrub).map_err(|e| self.fail(e))?;
+        self.checkpoint()?;
+        self.connection.execute_batch("VACUUM").map_err(|e| self.fail(e))?;
+        self.checkpoint()?;
         Ok(removed)
     }
 }
@@ -445,12 +479,12 @@ mod tests {
         assert_eq!(pool.add("sentiment", &samples).expect("adds"), 0);
         assert_eq!(pool.add("toxicity", &samples[..1]).expect("adds"), 1);
         let labels = Task::built_in("sentiment").expect("a task").labels;
-        let drawn = pool.draw("sentiment", &labels).expect("draws");
+        let drawn = pool.draw("sentiment", &labels, None).expect("draws");
         assert_eq!(drawn.rows.len(), 2);
         pool.mark("sentiment", &drawn, &drawn.rows[..1], &"report").expect("marks");
         drop(pool);
         let pool = Pool::open(&folder.path().join("pool.db")).expect("opens again");
-        assert!(pool.draw("sentiment", &labels).expect("draws").rows.is_empty());
+        assert!(pool.draw("sentiment", &labels, None).expect("draws").rows.is_empty());
         let earlier = pool.earlier("sentiment", &labels).expect("reads");
         assert_eq!((&earlier.gate[..], &earlier.trained[..]), drawn.rows.split_at(1));
         let counts = pool.counts("sentiment").expect("counts");
@@ -458,6 +492,21 @@ mod tests {
         assert_eq!(counts.reviewers["llm:m"], 1);
         assert_eq!(pool.last_report("sentiment").expect("reads").as_deref(), Some("\"report\""));
         assert_eq!(pool.last_report("toxicity").expect("reads"), None);
+    }
+
+    #[test]
+    fn what_is_said_again_counts_as_said_last_and_a_draw_can_be_repeated() {
+        let (_folder, mut pool) = pool();
+        let labels = Task::built_in("sentiment").expect("a task").labels;
+        let at = |label: &str, at| Reviewed { at, ..review("a", label, "human") };
+        for sample in [at("positive", 1), at("negative", 2), at("positive", 3)] {
+            pool.add("sentiment", &[sample]).expect("adds");
+        }
+        let first = pool.draw("sentiment", &labels, None).expect("draws");
+        assert_eq!((first.rows.len(), first.rows[0].label), (1, labels.index("positive").expect("a label")));
+        pool.add("sentiment", &[Reviewed { at: 4, ..review("b", "neutral", "human") }]).expect("adds");
+        assert_eq!(pool.draw("sentiment", &labels, first.last()).expect("draws").rows, first.rows);
+        assert_eq!(pool.draw("sentiment", &labels, None).expect("draws").rows.len(), 2);
     }
 
     #[test]

@@ -104,7 +104,7 @@ test('a running tab takes a new version over between two blocks and loses no row
     await page.keyboard.press('1');
     await page.waitForFunction((was) => document.querySelector('#tab-review')?.textContent !== was, waiting);
   }
-  await new Promise((resolve) => setTimeout(resolve, 3000));
+  await new Promise((resolve) => setTimeout(resolve, 6000));
   assert.deepEqual(posted, [], 'without consent nothing is sent');
   await page.click('#tab-overview');
   await page.check('input[name=hand-in]');

@@ -9,7 +9,9 @@ import { ASIDE, BLOCK, type Annotation, type Project, type StoredReview } from '
 /** Samples of one request. */
 const BATCH = 32;
 /** Milliseconds after a review in which another may follow. */
-const PAUSE = 2000;
+const PAUSE = 5000;
+/** Bytes of a text that the server takes at most. */
+const MOST_BYTES = 32 * 1024;
 /** Milliseconds after which the server is tried again. */
 const AGAIN = 30_000;
 
@@ -46,12 +48,12 @@ export class HandingIn {
     try {
       while (await this.#batch());
       this.#session.dismiss('hand-in');
-    } catch (error) {
-      const why = error instanceof Error ? error.message : String(error);
-      this.#session.notify({ code: 'hand-in', kind: 'warn', text: `The server did not take your reviews for its training (${why}). They are kept here and handed in later.` });
-      this.wake(AGAIN);
-    } finally {
       this.#busy = false;
+    } catch (error) {
+      this.#busy = false;
+      const why = error instanceof Error ? error.message : String(error);
+      this.#session.notify({ code: 'hand-in', kind: 'warn', text: `The server did not take your reviews for its training (${why}). They are kept here.` });
+      if (!(error instanceof Refused && error.forGood)) this.wake(AGAIN);
     }
   }
 
@@ -64,7 +66,7 @@ export class HandingIn {
     this.count.value = all.filter((stored) => stored.handedIn !== undefined).length;
     if (open.length === 0) return false;
     const annotations = (await Promise.all(open.map((stored) => this.#annotation(stored, project)))).filter((one) => one !== undefined);
-    if (annotations.length > 0) await post({ task: project.task, annotations });
+    if (annotations.length > 0) await send(project.task, annotations);
     const change = (await db()).transaction('reviews', 'readwrite');
     for (const { row, review } of open) {
       const now = await change.store.get(row);
@@ -80,8 +82,36 @@ export class HandingIn {
     const place = row % BLOCK;
     if (!source || !result || result.verdict[place] === ASIDE) return undefined;
     const [redacted] = await this.#session.redact([source.text]);
+    const bytes = new TextEncoder().encode(redacted?.text ?? '').length;
+    if (bytes === 0 || bytes > MOST_BYTES) return undefined; // the server takes no such text
     const annotation = annotationOf(source, result, place, review, project.slms, project.labels);
     return { ...annotation, sample: { id: source.id, text: redacted?.text ?? '' } };
+  }
+}
+
+/** An answer that is an error. */
+class Refused extends Error {
+  readonly status: number;
+
+  constructor(status: number, message: string) {
+    super(message);
+    this.status = status;
+  }
+
+  /** Asking again as before will not help. */
+  get forGood(): boolean {
+    return this.status === 401 || this.status === 403 || this.status === 404;
+  }
+}
+
+/** Hands samples in together; where the server finds fault with one, each alone, so that it keeps none of the others back. */
+async function send(task: string, annotations: Annotation[]): Promise<void> {
+  try {
+    await post({ task, annotations });
+  } catch (error) {
+    if (!(error instanceof Refused && error.status === 400)) throw error;
+    if (annotations.length === 1) return; // it will never be taken
+    for (const annotation of annotations) await send(task, [annotation]);
   }
 }
 
@@ -89,5 +119,5 @@ async function post(body: unknown): Promise<void> {
   const response = await ask('/v1/pool', { method: 'POST', headers: { 'content-type': 'application/json' }, body: JSON.stringify(body), signal: AbortSignal.timeout(30_000) });
   if (response.ok) return;
   const said = (await response.json().catch(() => null)) as { error?: { message?: string } } | null;
-  throw new Error(said?.error?.message ?? `it answered ${response.status}`);
+  throw new Refused(response.status, said?.error?.message ?? `it answered ${response.status}`);
 }

@@ -52,7 +52,7 @@ export class Reviewing {
   /** Puts the stored reviews back, after a reload. */
   async recall(columns: Columns, project: Project): Promise<void> {
     const stored = await this.#session.storedReviews();
-    for (const { row, review } of stored) columns.review(row, review, project.labels, NONE);
+    for (const { row, review } of stored) columns.review(row, review, project.labels, columns.label[row] ?? NONE);
     this.#undo = stored.filter((entry) => entry.review.by.kind === 'human').sort((a, b) => a.at - b.at);
     this.undoable.value = this.#undo.length;
     const batches = await (await db()).getAll('batches');

@@ -120,6 +120,7 @@ export class Session {
   #next: Pool | undefined;
   /** Versions that could not be loaded. */
   #refused = '';
+  #looking = false;
   #lastLook = 0;
   /** Blocks whose votes are in and whose result is being stored. */
   readonly #settling = new Set<number>();
@@ -174,6 +175,7 @@ export class Session {
       return;
     }
     this.project.value = project;
+    this.handingIn.wake();
     if (project.state === 'ready') {
       await this.#toPlan();
       return;
@@ -459,7 +461,8 @@ export class Session {
 
   async #begin(before: Project): Promise<void> {
     if (!simd()) throw new PageError('no-simd', 'this browser has no WebAssembly SIMD; use a current one');
-    if (!this.plan.value) await this.#makePlan();
+    // A run that goes on may find other versions than it began with.
+    if (!this.plan.value || before.state !== 'ready') await this.#makePlan();
     let plan = this.plan.value;
     if (!plan) return;
     if (before.state === 'ready' && !this.#decide(plan.choice, before, await this.#findGpu())) {
@@ -469,10 +472,12 @@ export class Session {
     const { device } = this.computing.value;
     const manifests = before.state === 'ready' ? plan.choice.slms : current(before, plan);
     if (manifests.length === 0) throw new PageError('models-missing', plan.problem ?? 'the server has no models for this task');
+    const now = this.project.value; // what was chosen meanwhile counts
+    if (!now) return;
     const project: Project =
       before.state === 'ready'
-        ? { ...before, labels: plan.labels.map((label) => label.name), rule: plan.rule, slms: manifests.map(pin), state: 'running' }
-        : { ...before, slms: repinned(before.slms, manifests), state: 'running' };
+        ? { ...now, labels: plan.labels.map((label) => label.name), rule: plan.rule, slms: manifests.map(pin), state: 'running' }
+        : { ...now, slms: repinned(before.slms, manifests), state: 'running' };
     if (before.state !== 'ready') this.#tellVersions(before.slms, manifests);
     await this.save(project);
     const columns = before.state === 'ready' || !this.columns.value ? new Columns(project.rows, manifests.length, project.labels.length) : this.columns.value;
@@ -504,17 +509,28 @@ export class Session {
   async #lookForVersions(): Promise<void> {
     const pool = this.#pool;
     const project = this.project.value;
-    if (!pool || !project || project.state !== 'running' || this.#next) return;
+    if (!pool || !project || project.state !== 'running' || this.#looking) return;
+    this.#looking = true;
+    try {
+      await this.#takeVersions(pool, project);
+    } finally {
+      this.#looking = false;
+    }
+  }
+
+  async #takeVersions(pool: Pool, project: Project): Promise<void> {
     const { slms, offline } = await fetchIndex();
     const newest = project.slms.flatMap((slm) => slms.find((one) => one.id === slm.id && precisionOf(one) === slm.precision && sameLabels(one, project)) ?? []);
     const key = newest.map((slm) => slm.version).join(' ');
     if (offline || newest.length < project.slms.length || pool.holds(newest, pool.device) || this.#refused === key) return;
     const next = await this.#newPool(newest, pool.device, signal<Loading[]>([]));
+    if (this.#pool !== pool || this.project.value?.state !== 'running') return next.stop();
     this.#next = next;
     try {
       await next.ready;
       await this.#switch(pool, next);
     } catch (error) {
+      if (this.#pool === next) return void (await this.#halt(error));
       next.stop();
       this.#refused = key;
       this.notify({ code: 'versions-failed', kind: 'warn', text: `New versions of the models could not be loaded (${messageOf(error)}); the ones before go on.` });

@@ -15,9 +15,9 @@ export function HandInChoice({ session, project }: { session: Session; project: 
       <label class="choice">
         <input type="checkbox" name="hand-in" checked={on} onChange={(event) => void session.chooseHandIn(event.currentTarget.checked)} />
         <span>
-          <strong>Let this server train the models on the rows you review</strong>
+          <strong>Let this server train the models on reviewed rows</strong>
           <span class="quiet">
-            It keeps their texts, redacted, with your labels. Rows that the models agree on are never sent.
+            It keeps the texts that you, or the LLM, labelled, redacted. Rows that nobody reviewed are never sent.
             {on && handed !== undefined && handed > 0 && ` ${count(handed)} handed in.`}
           </span>
         </span>

@@ -129,7 +129,7 @@ function ReviewerCard({ session, project }: { session: Session; project: Project
             <strong>An LLM{server.model ? `: ${server.model}` : ''}</strong>
             <span class="quiet">
               {server.reviewer
-                ? 'The hard rows, and only they, are sent to it through your server, redacted. What it cannot label comes back to you.'
+                ? `The hard rows${project.audit ? ', and those to be checked,' : ', and only they,'} are sent to it through your server, redacted. What it cannot label comes back to you.`
                 : 'This server has no LLM. Set AUTOANNOTATOR_LLM_URL, start it again and reload.'}
             </span>
           </span>
@@ -161,7 +161,7 @@ function Sent({ session }: { session: Session }) {
     <div class="sent">
       <h3>What would be sent</h3>
       <p class="quiet small">
-        For each hard row its number and its text, eight at a time, never the other columns. E-mail addresses, phone and card numbers, @handles and URLs with credentials are replaced first. If these rows turn out hard, this leaves the device:
+        For each such row its number and its text, eight at a time, never the other columns. E-mail addresses, phone and card numbers, @handles and URLs with credentials are replaced first. If these rows turn out to be such, this leaves the device:
       </p>
       <ul class="sent-rows">
         {session.preview.value.map((row) => (
