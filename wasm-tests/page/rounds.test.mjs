@@ -2,12 +2,12 @@
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
 import { mkdir, mkdtemp, readFile, rm, symlink, writeFile } from 'node:fs/promises';
-import { homedir, tmpdir } from 'node:os';
+import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
-import { companion, root, serve } from './servers.mjs';
+import { cache, companion, root, serve } from './servers.mjs';
 
 const run = promisify(execFile);
 const LONG = 5 * 60_000;
@@ -40,7 +40,6 @@ before(async () => {
   home = path.join(folder, 'home');
   await mkdir(home);
   // The bases that `make pull` brought; everything else is this test's own.
-  const cache = process.env.AUTOANNOTATOR_HOME ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'autoannotator');
   await symlink(path.join(cache, 'bases'), path.join(home, 'bases'));
   await run(companion(), ['pack', ...SLMS, '--home', home], { cwd: root });
   const reviews = Array.from({ length: POOLED }, (_, number) => text(number));

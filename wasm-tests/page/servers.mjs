@@ -1,8 +1,9 @@
 // What the page is tested against: the real companion, a stub LLM behind it, and a proxy in front that sees everything.
 import { spawn } from 'node:child_process';
-import { existsSync } from 'node:fs';
+import { existsSync, mkdtempSync, rmSync, symlinkSync } from 'node:fs';
 import http from 'node:http';
 import { createRequire } from 'node:module';
+import { homedir, tmpdir } from 'node:os';
 import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 
@@ -52,8 +53,15 @@ export async function stubLlm() {
   return { url: `http://127.0.0.1:${port}`, seen, stop: () => server.close() };
 }
 
+/** Where `make pull` and `make pack` put what they bring. */
+export const cache = process.env.AUTOANNOTATOR_HOME ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'autoannotator');
+
 /** `autoannotator serve`, on a free port, with more arguments; without an LLM where there is no address. */
 export async function serve(llmUrl, more = []) {
+  // A home of its own, unless one is given: with the packed SLMs, and without what other servers spent and answered.
+  const home = mkdtempSync(path.join(tmpdir(), 'autoannotator-home-'));
+  symlinkSync(path.join(cache, 'packed'), path.join(home, 'packed'));
+  if (!more.includes('--home')) more = [...more, '--home', home];
   const llm = llmUrl ? { AUTOANNOTATOR_LLM_URL: llmUrl, AUTOANNOTATOR_LLM_KEY: 'test-key', AUTOANNOTATOR_LLM_MODEL: 'stub' } : {};
   const child = spawn(companion(), ['serve', '--port', '18080', '--page', path.join(root, 'www/dist'), ...more], {
     cwd: root,
@@ -69,7 +77,11 @@ export async function serve(llmUrl, more = []) {
     });
     child.on('exit', (code) => reject(new Error(`serve ended with ${code}: ${said}`)));
   });
-  return { url, stop: () => child.kill() };
+  const stop = () => {
+    child.kill();
+    rmSync(home, { recursive: true, force: true });
+  };
+  return { url, stop };
 }
 
 /**
