@@ -112,8 +112,9 @@ test('a running tab takes a new version over between two blocks and loses no row
   assert.ok(round.reports.some((report) => report.outcome === 'promoted'), JSON.stringify(round));
   assert.equal(posted.length, 1);
   assert.equal(JSON.parse(posted[0].postData()).annotations.length, 3);
-  assert.match(await page.textContent('.hand-in'), /3 handed in/);
-  assert.match(await page.textContent('.hand-in'), /better/);
+  // What the page is told comes a moment after what was asked here.
+  await page.waitForSelector('.hand-in:has-text("3 handed in")', { timeout: 30_000 });
+  await page.waitForSelector('.hand-in:has-text("better")', { timeout: 30_000 });
 
   const now = await versions();
   assert.notDeepEqual(now, before);
