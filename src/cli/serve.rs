@@ -3,7 +3,6 @@
 use super::pool::default_pool;
 use crate::hub::Home;
 use crate::serve::{Options, bind, config::Config, rounds, serve};
-use crate::spec::Spec;
 use anyhow::Context;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -63,10 +62,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
     let file = args.config.as_ref().map(read).transpose()?.unwrap_or_default();
     let config = Config::read(&file, |name| std::env::var(name).ok())?;
-    let spec = |path: &PathBuf| -> anyhow::Result<Spec> {
-        Spec::from_toml(&read(path)?).with_context(|| path.display().to_string())
-    };
-    let specs = args.spec.iter().map(spec).collect::<anyhow::Result<Vec<_>>>()?;
+    let specs = args.spec.iter().map(|path| super::read_spec(path)).collect::<anyhow::Result<Vec<_>>>()?;
     let home = Home::find(args.home.as_deref())?;
     std::fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
     let mut arguments = vec!["--home".into(), home.path().into()];

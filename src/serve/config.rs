@@ -1,6 +1,7 @@
 //! What the operator configures: a TOML file, and the environment over it.
 
 use super::access::Scope;
+use crate::spec::Prices;
 use anyhow::{Context, bail};
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -21,10 +22,8 @@ pub struct Llm {
     pub timeout_seconds: f64,
     /// Calls at once.
     pub concurrency: usize,
-    /// US dollars for a million prompt tokens.
-    pub prompt_usd_per_million: f64,
-    /// US dollars for a million completion tokens.
-    pub completion_usd_per_million: f64,
+    /// What its tokens cost.
+    pub prices: Prices,
     /// What may be spent.
     pub caps: Caps,
     /// Items that wait for a call at most.
@@ -168,13 +167,6 @@ struct Table {
 }
 
 impl Llm {
-    /// What tokens cost, in US dollars.
-    pub fn price(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
-        (prompt_tokens as f64 * self.prompt_usd_per_million
-            + completion_tokens as f64 * self.completion_usd_per_million)
-            / 1e6
-    }
-
     /// The table and the environment, which wins. None without an address.
     fn from_table(table: Table, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Option<Self>> {
         let env = |name: &str| env(name).filter(|value| !value.trim().is_empty());
@@ -201,8 +193,10 @@ impl Llm {
             model,
             timeout_seconds: table.timeout_seconds.unwrap_or(60.0),
             concurrency: table.concurrency.unwrap_or(8),
-            prompt_usd_per_million: price("prompt_usd_per_million", table.prompt_usd_per_million)?,
-            completion_usd_per_million: price("completion_usd_per_million", table.completion_usd_per_million)?,
+            prices: Prices {
+                prompt: price("prompt_usd_per_million", table.prompt_usd_per_million)?,
+                completion: price("completion_usd_per_million", table.completion_usd_per_million)?,
+            },
             caps: Caps {
                 all: cap("the budget", budget)?,
                 task: cap("task_budget_usd", table.task_budget_usd)?,
@@ -214,7 +208,7 @@ impl Llm {
             bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 256");
         }
         let capped = llm.caps.all.or(llm.caps.task).or(llm.caps.client).is_some();
-        if capped && llm.price(1_000_000, 1_000_000) == 0.0 {
+        if capped && llm.prices.usd(1_000_000, 1_000_000) == 0.0 {
             bail!(
                 "serve-config: a budget without prices can never be used up; set prompt_usd_per_million and completion_usd_per_million in [llm]"
             );
@@ -253,7 +247,7 @@ mod tests {
         let none = |_: &str| None;
         let llm = Config::read(file, none).expect("read").llm.expect("an LLM");
         assert_eq!(llm.endpoint.as_str(), "http://a/v1/chat/completions");
-        assert_eq!(llm.price(1_000_000, 5), 2.0);
+        assert_eq!(llm.prices.usd(1_000_000, 5), 2.0);
         let env = |name: &str| (name == "AUTOANNOTATOR_LLM_URL").then(|| "https://b/v1/".to_owned());
         let llm = Config::read(file, env).expect("read").llm.expect("an LLM");
         assert_eq!(llm.endpoint.as_str(), "https://b/v1/chat/completions");

@@ -5,6 +5,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
+use prometheus::core::Collector;
 use prometheus::{
     Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
@@ -37,13 +38,16 @@ impl Metrics {
         let spent = Gauge::with_opts(name("spent_usd", "US dollars spent and reserved"))?;
         let resting = IntGauge::with_opts(name("upstream_resting", "1 while the LLM is left alone after failures"))?;
         let unused = IntGaugeVec::new(name("pool_unused", "Reviewed samples that no round has used"), &["task"])?;
-        registry.register(Box::new(requests.clone()))?;
-        registry.register(Box::new(seconds.clone()))?;
-        registry.register(Box::new(items.clone()))?;
-        registry.register(Box::new(tokens.clone()))?;
-        registry.register(Box::new(spent.clone()))?;
-        registry.register(Box::new(resting.clone()))?;
-        registry.register(Box::new(unused.clone()))?;
+        let all: [Box<dyn Collector>; 7] = [
+            Box::new(requests.clone()),
+            Box::new(seconds.clone()),
+            Box::new(items.clone()),
+            Box::new(tokens.clone()),
+            Box::new(spent.clone()),
+            Box::new(resting.clone()),
+            Box::new(unused.clone()),
+        ];
+        all.into_iter().try_for_each(|one| registry.register(one))?;
         Ok(Self { registry, requests, seconds, items, tokens, spent, resting, unused })
     }
 }

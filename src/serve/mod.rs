@@ -27,7 +27,7 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use tokio::net::TcpListener;
 use tower_http::services::{ServeDir, ServeFile};
@@ -304,6 +304,18 @@ pub async fn bind(host: IpAddr, port: u16) -> anyhow::Result<TcpListener> {
     })
 }
 
+/// Keeps other servers from the store as long as it is there: a budget is one server's to count.
+fn lock(pool: &Path) -> anyhow::Result<File> {
+    let path = pool.with_extension("lock");
+    let lock = File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
+    anyhow::ensure!(
+        !matches!(lock.try_lock(), Err(TryLockError::WouldBlock)),
+        "serve-home: another server uses {}; its budgets hold for one server at a time. Stop it, or give another --home",
+        pool.display()
+    );
+    Ok(lock)
+}
+
 /// Serves until ctrl-c or SIGTERM, then finishes what is in flight.
 pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()> {
     let loopback = listener.local_addr()?.ip().is_loopback();
@@ -315,14 +327,7 @@ pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()
         loopback || !options.tokens.is_empty(),
         "serve-tokens: without tokens anybody who reaches this server could use the LLM; make one with `autoannotator token NAME` and put its lines into --config, or serve on 127.0.0.1"
     );
-    let lock = options.pool.with_extension("lock");
-    let _only = File::create(&lock).with_context(|| format!("cannot write {}", lock.display()))?;
-    if matches!(_only.try_lock(), Err(TryLockError::WouldBlock)) {
-        anyhow::bail!(
-            "serve-home: another server uses {}; its budgets hold for one server at a time. Stop it, or give another --home",
-            options.pool.display()
-        );
-    }
+    let _lock = lock(&options.pool)?;
     let (router, rounds) = build(options, loopback)?;
     let stop = async move {
         stopped().await;

@@ -1,4 +1,4 @@
-//! `POST /v1/pool`: reviewed hard samples that a page hands in, where the operator's spec lets text be kept.
+//! `POST /v1/pool`: reviewed samples that a page hands in, where the operator's spec lets text be kept.
 
 use super::{ApiError, Server};
 use crate::review::protocol::{MAX_POOLED, MAX_TEXT, PoolRequest, PoolResponse};
@@ -41,7 +41,7 @@ fn add(pool: &Mutex<Pool>, task: &str, samples: &[Reviewed]) -> Result<usize, cr
     pool.lock().unwrap_or_else(PoisonError::into_inner).add(task, samples)
 }
 
-/// The hard samples with a reviewer's label; others are left out, and what cannot be is an error.
+/// The samples with a reviewer's label; others are left out, and what cannot be is an error.
 fn samples(request: &PoolRequest, spec: &Spec) -> Result<Vec<Reviewed>, ApiError> {
     let bad = |message: String| Err(ApiError::new(StatusCode::BAD_REQUEST, "pool-sample", message));
     if request.annotations.len() > MAX_POOLED {

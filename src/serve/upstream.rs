@@ -7,12 +7,11 @@ use super::store::{Store, StoreError};
 use crate::review::prompt::{self, Prompt, REPLY_TOKENS};
 use crate::review::protocol::Usage;
 use crate::review::reply;
-use crate::slm::adapter::hex;
+use crate::slm::adapter::{hex, sha256_of};
 use crate::task::Task;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::hash::BuildHasher;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -101,6 +100,14 @@ pub struct Reviewed {
     pub known: bool,
 }
 
+/// A text to be reviewed, for whom, and what its reply is known by.
+struct Question<'a> {
+    prompt: Prompt,
+    task: &'a Task,
+    client: &'a str,
+    hash: [u8; 32],
+}
+
 #[derive(Deserialize)]
 struct Completion {
     choices: Vec<Choice>,
@@ -176,20 +183,20 @@ impl Upstream {
     /// What a client's idempotency key means here: nothing to another client, task or LLM.
     pub fn key(&self, client: &str, task: &Task, key: &str) -> String {
         let system = prompt::compose(task, "").system;
-        hex(&digest([client, self.config.endpoint.as_str(), &self.config.model, &system, key]))
+        hex(&sha256_of([client, self.config.endpoint.as_str(), &self.config.model, &system, key]))
     }
 
     /// Has one redacted text reviewed, unless its reply is known.
     pub async fn review(&self, task: &Task, client: &str, text: &str) -> Result<Reviewed, UpstreamError> {
         let prompt = prompt::compose(task, text);
-        let hash = digest([self.config.endpoint.as_str(), &self.config.model, &prompt.system, &prompt.user]);
+        let hash = sha256_of([self.config.endpoint.as_str(), &self.config.model, &prompt.system, &prompt.user]);
         // The same text that is asked about at the same time waits for the first one's reply.
         let turn = self.turns.take(hash);
         let _turn = turn.lock().await;
         if let Some(reviewed) = self.known(&hash)? {
             return Ok(reviewed);
         }
-        self.tried(&prompt, task, client, hash).await
+        self.tried(&Question { prompt, task, client, hash }).await
     }
 
     /// The label that is known for what this is the hash of; that there was none is known for a while.
@@ -202,14 +209,8 @@ impl Upstream {
         Ok(found.filter(|(age, label)| label.is_some() || *age < NONE_FOR).map(|(_, label)| reviewed(label)))
     }
 
-    /// Calls until there is a reply, an error that asking again does not help, or no time left.
-    async fn tried(
-        &self,
-        prompt: &Prompt,
-        task: &Task,
-        client: &str,
-        hash: [u8; 32],
-    ) -> Result<Reviewed, UpstreamError> {
+    /// Calls until there is a reply, an error that asking again does not help, or it was tried often enough.
+    async fn tried(&self, question: &Question<'_>) -> Result<Reviewed, UpstreamError> {
         let place = Place::new(&self.waiting, self.config.queue);
         let place = place.ok_or(UpstreamError::Busy { retry_after: QUEUE_WAIT })?;
         let _slot = self.slots.acquire().await.map_err(|_| UpstreamError::Unreachable)?;
@@ -217,7 +218,7 @@ impl Upstream {
         let mut tried = 1;
         loop {
             self.breaker.admit().map_err(|retry_after| UpstreamError::Busy { retry_after })?;
-            let outcome = self.paid(prompt, task, client, hash).await;
+            let outcome = self.paid(question).await;
             self.breaker.note(outcome.as_ref().err());
             match outcome {
                 Ok(reviewed) => return Ok(reviewed),
@@ -242,15 +243,10 @@ impl Upstream {
     }
 
     /// One attempt: reserve what it can cost at most, call, settle what it did cost.
-    async fn paid(
-        &self,
-        prompt: &Prompt,
-        task: &Task,
-        client: &str,
-        hash: [u8; 32],
-    ) -> Result<Reviewed, UpstreamError> {
+    async fn paid(&self, question: &Question<'_>) -> Result<Reviewed, UpstreamError> {
+        let Question { prompt, task, client, hash } = question;
         // A token is at least a byte; 64 more for the chat's own.
-        let most = self.config.price((prompt.system.len() + prompt.user.len() + 64) as u64, REPLY_TOKENS);
+        let most = self.config.prices.usd((prompt.system.len() + prompt.user.len() + 64) as u64, REPLY_TOKENS);
         let reserve = self.ledger.reserve(&task.name, client, &self.config.model, most).await;
         let reserve = reserve.map_err(|refusal| match refusal {
             Refusal::Budget => UpstreamError::Budget,
@@ -263,7 +259,7 @@ impl Upstream {
                 let tokens = completion.usage.and_then(|tokens| tokens.prompt_tokens.zip(tokens.completion_tokens));
                 let usage = match tokens.filter(|(prompt, _)| *prompt > 0) {
                     Some((prompt_tokens, completion_tokens)) => {
-                        let cost_usd = self.config.price(prompt_tokens, completion_tokens);
+                        let cost_usd = self.config.prices.usd(prompt_tokens, completion_tokens);
                         Usage { prompt_tokens, completion_tokens, cost_usd }
                     }
                     None => Usage { cost_usd: most, ..Usage::default() },
@@ -272,7 +268,7 @@ impl Upstream {
                     Ok(index) => (task.labels.name(index).map(str::to_owned), None),
                     Err(error) => (None, Some(self.without_key(error.to_string()))),
                 };
-                self.settle(reserve, &usage, Some((hash, label.clone()))).await;
+                self.settle(reserve, &usage, Some((*hash, label.clone()))).await;
                 Ok(Reviewed { label, why, usage, known: false })
             }
             Err(error) => {
@@ -349,16 +345,6 @@ impl Upstream {
 fn lost(error: &StoreError) -> UpstreamError {
     tracing::error!("{error}");
     UpstreamError::Store
-}
-
-/// SHA-256 over texts, each with its length.
-fn digest<'a>(parts: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hash.finalize().into()
 }
 
 /// What is being asked about: a lock for each, kept as long as somebody holds it.

@@ -6,11 +6,10 @@
 
 use super::round::{Labelled, contradicted};
 use crate::sample::{Annotation, ReviewedBy, Verdict, Vote};
-use crate::slm::adapter::hex;
+use crate::slm::adapter::{hex, sha256_of};
 use crate::task::LabelSet;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
@@ -99,17 +98,8 @@ impl Reviewed {
     }
 
     fn key(&self, task: &str) -> String {
-        key([task, &self.text, &self.label, &self.reviewer])
+        hex(&sha256_of([task, &self.text, &self.label, &self.reviewer]))
     }
-}
-
-fn key<'a>(parts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut hash = Sha256::new();
-    for part in parts {
-        hash.update((part.len() as u64).to_le_bytes());
-        hash.update(part);
-    }
-    hex(&hash.finalize())
 }
 
 /// A text on which all SLMs agreed, and their label.
@@ -299,7 +289,8 @@ impl Pool {
                 break;
             }
             let insert = "INSERT OR IGNORE INTO consensus (key, task, text, label) VALUES (?, ?, ?, ?)";
-            new += transaction.execute(insert, params![key([task, text]), task, text, label]).map_err(fail)?;
+            new +=
+                transaction.execute(insert, params![hex(&sha256_of([task, text])), task, text, label]).map_err(fail)?;
         }
         transaction.commit().map_err(fail)?;
         Ok(new)

@@ -16,7 +16,7 @@ pub use slm::Gpu;
 pub use slm::{Slm, SlmLoader};
 
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};
-use crate::spec::{ExportSpec, ReviewSpec, Spec};
+use crate::spec::{ExportSpec, ReviewSpec, Spec, TuneSpec};
 use crate::task::{Label, LabelSet, Task, TaskError};
 use crate::vote::Rule;
 use serde::de::DeserializeOwned;
@@ -96,12 +96,14 @@ struct SpecView<'a> {
     slms: &'a [String],
     rule: Rule,
     review: &'a ReviewSpec,
+    tune: &'a TuneSpec,
     export: &'a ExportSpec,
 }
 
 impl<'a> SpecView<'a> {
     fn of(spec: &'a Spec) -> Self {
-        Self { task: &spec.task, slms: &spec.slms, rule: spec.rule, review: &spec.review, export: &spec.export }
+        let Spec { task, slms, rule, review, tune, export } = spec;
+        Self { task, slms, rule: *rule, review, tune, export }
     }
 }
 

@@ -61,7 +61,14 @@ export interface Spec {
   task: Task;
   slms: string[];
   rule: Rule;
-  review: { to: "none" | "person" | "llm"; url?: string; redact: boolean; keep_text: boolean };
+  review: {
+    to: "none" | "person" | "llm";
+    url?: string;
+    redact: boolean;
+    keep_text: boolean;
+    usd_per_million?: { prompt: number; completion: number };
+  };
+  tune: { pool: number };
   export: { format: "csv" | "jsonl" };
 }
 

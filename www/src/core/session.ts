@@ -570,7 +570,7 @@ export class Session {
     if (this.#pool?.holds(manifests, device)) return this.#pool;
     this.#stopPool();
     const pool = await this.#newPool(manifests, device, this.loads);
-    this.#stopPool();
+    this.#stopPool(); // another call may have hired meanwhile
     this.#pool = pool;
     return pool;
   }
