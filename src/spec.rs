@@ -83,6 +83,31 @@ impl Prices {
     }
 }
 
+/// How an LLM is asked for a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromptStyle {
+    /// By the labels and their definitions alone.
+    #[default]
+    ZeroShot,
+    /// With the spec's examples as earlier turns of the conversation.
+    FewShot,
+    /// With a short reasoning before the label.
+    ChainOfThought,
+}
+
+/// A text and the label it should be given, shown to an LLM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// The text.
+    pub text: String,
+    /// The label's canonical name.
+    pub label: String,
+}
+
+/// Texts of one call to an LLM at most.
+pub const MAX_BATCH: usize = 32;
+
 /// What happens to hard samples.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReviewSpec {
@@ -98,12 +123,38 @@ pub struct ReviewSpec {
     /// The LLM's prices, where they are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usd_per_million: Option<Prices>,
+    /// How the LLM is asked.
+    #[serde(skip_serializing_if = "is_default")]
+    pub style: PromptStyle,
+    /// Texts of one call to the LLM, 1 to [`MAX_BATCH`].
+    #[serde(skip_serializing_if = "is_one")]
+    pub batch: usize,
+    /// What the style few-shot shows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<Example>,
 }
 
 impl Default for ReviewSpec {
     fn default() -> Self {
-        Self { to: ReviewTo::None, url: None, redact: true, keep_text: false, usd_per_million: None }
+        Self {
+            to: ReviewTo::None,
+            url: None,
+            redact: true,
+            keep_text: false,
+            usd_per_million: None,
+            style: PromptStyle::ZeroShot,
+            batch: 1,
+            examples: Vec::new(),
+        }
     }
+}
+
+fn is_one(batch: &usize) -> bool {
+    *batch == 1
+}
+
+fn is_default(style: &PromptStyle) -> bool {
+    *style == PromptStyle::default()
 }
 
 /// When rounds are held.
@@ -467,7 +518,7 @@ fn validate(root: Node) -> Result<Spec, SpecError> {
     let labels = top.list("labels")?;
     let slms = top.texts("slms")?;
     let rule = top.choice("rule", &[("unanimous", Rule::Unanimous), ("majority", Rule::Majority)], Rule::default())?;
-    let review = top.take("review").map_or(Ok(ReviewSpec::default()), review)?;
+    let (mut review, examples) = top.take("review").map_or(Ok(Default::default()), review)?;
     let tune = top.take("tune").map_or(Ok(TuneSpec::default()), tune)?;
     let export = top.take("export").map_or(Ok(ExportSpec::default()), export)?;
     let Some((name, line)) = name else {
@@ -475,6 +526,7 @@ fn validate(root: Node) -> Result<Spec, SpecError> {
         return Err(top.error(1, "task", expected));
     };
     let task = task(&top, name, line, labels)?;
+    review.examples = examples.into_iter().map(|example| self::example(example, &task)).collect::<Result<_, _>>()?;
     let slms = self::slms(&top, &task, slms)?;
     top.finish()?;
     Ok(Spec { task, slms, rule, review, tune, export })
@@ -553,7 +605,8 @@ fn slms(top: &Table, task: &Task, given: Option<(Vec<(String, usize)>, usize)>) 
     Ok(ids)
 }
 
-fn review(node: Node) -> Result<ReviewSpec, SpecError> {
+/// The review, and its examples, whose labels are not checked yet.
+fn review(node: Node) -> Result<(ReviewSpec, Vec<Table>), SpecError> {
     let mut table = Table::new(node, "review.")?;
     let choices = [("none", ReviewTo::None), ("person", ReviewTo::Person), ("llm", ReviewTo::Llm)];
     let to = table.choice("to", &choices, ReviewTo::None)?;
@@ -561,6 +614,23 @@ fn review(node: Node) -> Result<ReviewSpec, SpecError> {
     let (redact, redact_line) = table.flag("redact", true)?;
     let (keep_text, keep_line) = table.flag("keep_text", false)?;
     let usd_per_million = table.take("usd_per_million").map(prices).transpose()?;
+    let styles = [
+        ("zero-shot", PromptStyle::ZeroShot),
+        ("few-shot", PromptStyle::FewShot),
+        ("chain-of-thought", PromptStyle::ChainOfThought),
+    ];
+    let style = table.choice("style", &styles, PromptStyle::default())?;
+    let (batch, batch_line) = table.count("batch", 1)?;
+    if !(1..=MAX_BATCH).contains(&batch) {
+        return Err(table.error(batch_line, "batch", format!("is {batch}; expected 1 to {MAX_BATCH} texts a call")));
+    }
+    let (examples, examples_line) = table.list("examples")?.unwrap_or_default();
+    if (style == PromptStyle::FewShot) == examples.is_empty() {
+        let problem = "are what style = \"few-shot\" shows: give both or neither, at best one or two for each label";
+        return Err(table.error(examples_line.max(table.line), "examples", problem));
+    }
+    let examples =
+        examples.into_iter().map(|node| Table::new(node, "review.examples.")).collect::<Result<_, SpecError>>()?;
     if let Some((url, line)) = &url {
         if to != ReviewTo::Llm {
             return Err(table.error(
@@ -588,7 +658,21 @@ fn review(node: Node) -> Result<ReviewSpec, SpecError> {
         ));
     }
     table.finish()?;
-    Ok(ReviewSpec { to, url: url.map(|(url, _)| url), redact, keep_text, usd_per_million })
+    let url = url.map(|(url, _)| url);
+    Ok((ReviewSpec { to, url, redact, keep_text, usd_per_million, style, batch, examples: Vec::new() }, examples))
+}
+
+fn example(mut table: Table, task: &Task) -> Result<Example, SpecError> {
+    let (text, label) = (table.text("text")?, table.text("label")?);
+    let (Some((text, _)), Some((label, line))) = (text, label) else {
+        return Err(table.error(table.line, "text", "and label are both needed"));
+    };
+    let Some(name) = task.labels.index(&label).and_then(|index| task.labels.name(index)) else {
+        let names = task.labels.names().join(", ");
+        return Err(table.error(line, "label", format!("is '{label}'; expected one of: {names}")));
+    };
+    table.finish()?;
+    Ok(Example { text, label: name.to_owned() })
 }
 
 fn prices(node: Node) -> Result<Prices, SpecError> {

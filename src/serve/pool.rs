@@ -15,7 +15,7 @@ pub(super) async fn pool(
     body: Result<Json<PoolRequest>, JsonRejection>,
 ) -> Result<Json<PoolResponse>, ApiError> {
     let Json(request) = body.map_err(|error| ApiError::new(error.status(), "request-json", error.body_text()))?;
-    let spec = server.task(&request.task)?;
+    let spec = server.task(&request.task)?.spec.clone();
     let (Some(pool), true) = (&server.pool, spec.review.keep_text) else {
         let message = "this server keeps no texts of this task. The operator can allow it by keep_text = true in [review] of the spec";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "pool-not-kept", message));
