@@ -129,6 +129,9 @@ pub struct ReviewSpec {
     /// Texts of one call to the LLM, 1 to [`MAX_BATCH`].
     #[serde(skip_serializing_if = "is_one")]
     pub batch: usize,
+    /// Whether texts that speak to the reviewer are kept from an LLM.
+    #[serde(skip_serializing_if = "is_true")]
+    pub screen: bool,
     /// What the style few-shot shows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<Example>,
@@ -144,9 +147,14 @@ impl Default for ReviewSpec {
             usd_per_million: None,
             style: PromptStyle::ZeroShot,
             batch: 1,
+            screen: true,
             examples: Vec::new(),
         }
     }
+}
+
+fn is_true(flag: &bool) -> bool {
+    *flag
 }
 
 fn is_one(batch: &usize) -> bool {
@@ -620,6 +628,7 @@ fn review(node: Node) -> Result<(ReviewSpec, Vec<Table>), SpecError> {
         ("chain-of-thought", PromptStyle::ChainOfThought),
     ];
     let style = table.choice("style", &styles, PromptStyle::default())?;
+    let (screen, _) = table.flag("screen", true)?;
     let (batch, batch_line) = table.count("batch", 1)?;
     if !(1..=MAX_BATCH).contains(&batch) {
         return Err(table.error(batch_line, "batch", format!("is {batch}; expected 1 to {MAX_BATCH} texts a call")));
@@ -659,7 +668,10 @@ fn review(node: Node) -> Result<(ReviewSpec, Vec<Table>), SpecError> {
     }
     table.finish()?;
     let url = url.map(|(url, _)| url);
-    Ok((ReviewSpec { to, url, redact, keep_text, usd_per_million, style, batch, examples: Vec::new() }, examples))
+    Ok((
+        ReviewSpec { to, url, redact, keep_text, usd_per_million, style, batch, screen, examples: Vec::new() },
+        examples,
+    ))
 }
 
 fn example(mut table: Table, task: &Task) -> Result<Example, SpecError> {
@@ -723,6 +735,24 @@ mod tests {
         let message = error(toml);
         assert!(message.contains(&format!(": line {line}: ")), "{message}");
         assert!(message.contains(part), "{message}");
+    }
+
+    #[test]
+    fn the_ways_to_ask_an_llm_are_read_and_written() {
+        let toml = "task = \"sentiment\"\n[review]\nto = \"llm\"\nstyle = \"few-shot\"\nbatch = 8\nscreen = false\n\
+                    [[review.examples]]\ntext = \"oh no\"\nlabel = \"NEG\"\n";
+        let spec = Spec::from_toml(toml).expect("a spec");
+        let (review, example) = (&spec.review, Example { text: "oh no".into(), label: "negative".into() });
+        assert_eq!((review.style, review.batch, review.screen), (PromptStyle::FewShot, 8, false));
+        assert_eq!(review.examples, [example]);
+        assert_eq!(Spec::from_json(&spec.to_json()).expect("the same"), spec);
+        let plain = Spec::built_in("sentiment").expect("built in").to_json();
+        assert!(!plain.contains("batch") && !plain.contains("style") && !plain.contains("screen"), "{plain}");
+        fails(&toml.replace("= 8", "= 33"), 5, "1 to 32");
+        fails(&toml.replace("NEG", "sad"), 9, "negative, neutral, positive");
+        fails(&toml.replace("few-shot", "zero-shot"), 7, "few-shot");
+        fails("task = \"sentiment\"\n[review]\nstyle = \"few-shot\"\n", 2, "examples");
+        fails(&toml.replace("text = \"oh no\"\n", ""), 7, "both needed");
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod evaluate;
 mod pack;
 mod pool;
 mod pull;
+mod redteam;
 mod serve;
 mod store;
 mod token;
@@ -40,6 +41,7 @@ enum Command {
     Serve(serve::Args),
     Store(store::Args),
     Token(token::Args),
+    Redteam(redteam::Args),
     Doctor(doctor::Args),
 }
 
@@ -64,6 +66,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Store(args) => store::run(args),
         Command::Token(args) => token::run(args),
+        Command::Redteam(args) => redteam::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
     match outcome {

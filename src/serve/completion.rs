@@ -93,8 +93,8 @@ pub(super) fn body(model: &str, question: &Question<'_>, prompt: &Prompt<'_>, sc
     if question.confidence {
         body["logprobs"] = true.into();
     }
-    if schema {
-        let schema = json!({ "name": "label", "strict": true, "schema": prompt.schema });
+    if let Some(schema) = prompt.schema.as_ref().filter(|_| schema) {
+        let schema = json!({ "name": "label", "strict": true, "schema": schema });
         body["response_format"] = json!({ "type": "json_schema", "json_schema": schema });
     }
     body

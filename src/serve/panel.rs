@@ -6,6 +6,7 @@ use super::store::Store;
 use super::upstream::{Outcome, Question, Said, Upstream, UpstreamError};
 use crate::review::prompt::Template;
 use crate::review::protocol::Usage;
+use crate::review::screen::screen;
 use crate::slm::adapter::{hex, sha256_of};
 use crate::spec::Spec;
 use futures_util::future::join_all;
@@ -107,7 +108,14 @@ impl Panel {
     /// Has redacted texts reviewed, several a call where the spec says so. A review for each, and what all of it cost.
     pub async fn review(self: &Arc<Self>, job: &Arc<Job>, client: &str, texts: Vec<String>) -> (Vec<Review>, Usage) {
         let deadline = Instant::now() + self.total;
-        let distinct: Vec<String> = texts.iter().cloned().collect::<BTreeSet<_>>().into_iter().collect();
+        let mut by_text: BTreeMap<String, Review> = BTreeMap::new();
+        let mut distinct = Vec::new();
+        for text in texts.iter().collect::<BTreeSet<_>>() {
+            match screened(job, text) {
+                Some(review) => drop(by_text.insert(text.clone(), Ok(review))),
+                None => distinct.push(text.clone()),
+            }
+        }
         let mut calls = JoinSet::new();
         for chunk in distinct.chunks(job.spec.review.batch.max(1)) {
             let (panel, job, client, chunk) = (self.clone(), job.clone(), client.to_owned(), chunk.to_vec());
@@ -120,7 +128,7 @@ impl Panel {
                 (chunk.into_iter().zip(reviews).collect::<Vec<_>>(), usage)
             });
         }
-        let (mut by_text, mut usage) = (BTreeMap::new(), Usage::default());
+        let mut usage = Usage::default();
         while let Some(done) = calls.join_next().await {
             if let Ok((reviews, cost)) = done {
                 by_text.extend(reviews);
@@ -194,6 +202,13 @@ impl Panel {
         }
         (by_text.into_iter().map(|outcomes| elected(&outcomes)).collect(), usage)
     }
+}
+
+/// What a text comes to that is for a person from the start.
+fn screened(job: &Job, text: &str) -> Option<Reviewed> {
+    let why = Some(screen(&job.spec.task, text).filter(|_| job.spec.review.screen)?);
+    let why = why.map(|why| format!("screened: no LLM is asked, because {why}; it is for a person"));
+    Some(Reviewed { said: Said { label: None, why, confidence: None, known: false }, models: Vec::new() })
 }
 
 /// What more than half of the LLMs say of a text; those that failed count as LLMs.
