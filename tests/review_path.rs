@@ -5,8 +5,10 @@ mod stub_llm;
 
 use autoannotator::Spec;
 use autoannotator::serve::config::Config;
+use autoannotator::serve::near::{Embed, Near};
 use autoannotator::serve::panel::{Job, Panel, Review};
 use autoannotator::serve::store::Store;
+use autoannotator::slm::SlmError;
 use serde_json::Value;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -185,6 +187,38 @@ async fn a_majority_decides_and_a_tie_is_for_a_person() {
     assert!(one.review(&job(""), &["so"]).await[0].is_err());
 }
 
+/// The letters of a text are its embedding.
+struct Letters;
+
+impl Embed for Letters {
+    fn embed(&mut self, text: &str) -> Result<Vec<f32>, SlmError> {
+        Ok(('a'..='z').map(|letter| text.matches(letter).count() as f32).collect())
+    }
+}
+
+#[tokio::test]
+async fn nearly_the_same_text_is_given_the_same_label_where_that_is_wanted() {
+    let stub = Stub::new(&WORDS, "neutral", false);
+    let url = spawn(&stub).await;
+    for (near, calls) in [(true, 2), (false, 3)] {
+        let file = format!("[llm]\nurl = \"{url}\"\nmodel = \"near-{near}\"\nnear = 0.99\n");
+        let mut llm = Config::read(&file, |_| None).expect("a config").llm.expect("an LLM");
+        if near {
+            llm.near = Near::new([("sentiment".to_owned(), Box::new(Letters) as Box<dyn Embed>)], 0.99);
+        }
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = Store::open(&folder.path().join("store.db")).expect("a store");
+        let house = House { panel: Arc::new(Panel::new(llm, store).expect("a panel")), folder };
+        let before = stub.log().len();
+        for (text, label) in
+            [("love this place", "positive"), ("hate it", "negative"), ("love this place!!", "positive")]
+        {
+            assert_eq!(house.labels(&job(""), &[text]).await, some(&[label]), "{text}");
+        }
+        assert_eq!(stub.log().len() - before, calls);
+    }
+}
+
 /// An upstream that does something to each connection.
 async fn raw(answer: &'static str) -> String {
     let (listener, url) = listener().await;
@@ -267,4 +301,59 @@ async fn a_text_that_speaks_to_the_reviewer_is_for_a_person() {
     let log = stub.log();
     assert!(log.len() == 1 && !log[0]["text"].as_str().expect("text").contains("Ignore"));
     assert_eq!(house.labels(&job("screen = false\n"), &[attack]).await, some(&["negative"]));
+}
+
+mod money {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// US dollars of one of the stub's replies: 110 tokens at 1,000 a million.
+    const BILL: f64 = 0.11;
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 10, ..ProptestConfig::default() })]
+        /// Calls at once, attempts again, time-outs, broken bodies and a server that is stopped between them: what the LLM
+        /// billed is at most what the ledger says, and that at most the cap.
+        #[test]
+        fn billed_ledger_and_cap_stand_in_order(
+            texts in proptest::collection::vec(("[a-d]{1,2}", 0usize..9), 4..40),
+            (cap, batch) in (3.0f64..30.0, 1usize..5),
+            lives in 1usize..4,
+        ) {
+            let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                let stub = Stub::new(&WORDS, "neutral", false);
+                let url = spawn(&stub).await;
+                let folder = tempfile::tempdir().expect("a folder");
+                let path = folder.path().join("store.db");
+                let file = format!(
+                    "[llm]\nurl = \"{url}\"\nmodel = \"m\"\ntimeout_seconds = 0.2\ntotal_seconds = 1\n\
+                     prompt_usd_per_million = 1000.0\ncompletion_usd_per_million = 1000.0\nbudget_usd = {cap}\n"
+                );
+                let fates = ["", "", "", "!once", "!500", "!hang", "!half", "!slow", "!unknown"];
+                let texts: Vec<String> = texts.iter().map(|(text, fate)| format!("love {text} {}", fates[*fate])).collect();
+                let job = job(&format!("batch = {batch}\n"));
+                for _ in 0..lives {
+                    let llm = Config::read(&file, |_| None).expect("a config").llm.expect("an LLM");
+                    let panel = Arc::new(Panel::new(llm, Store::open(&path).expect("a store")).expect("a panel"));
+                    let mut all = tokio::task::JoinSet::new();
+                    for part in texts.chunks(5) {
+                        let (panel, job, part) = (panel.clone(), job.clone(), part.to_vec());
+                        all.spawn(async move { panel.review(&job, "local", part).await.1 });
+                    }
+                    // A life ends in the middle of its work.
+                    tokio::time::sleep(Duration::from_millis(60)).await;
+                    all.shutdown().await;
+                }
+                let store = Store::open(&path).expect("a store");
+                let spent = store.calls().expect("reads").iter().map(|call| call.spent).sum::<i64>() as f64 / 1e9;
+                // The stub bills what it was sent and did not refuse.
+                let refused = |text: &str| text.contains("!500") || text.contains("!once");
+                let bodies = stub.log().into_iter().filter(|entry| !refused(entry["text"].as_str().unwrap_or_default()));
+                let billed = bodies.count() as f64 * BILL;
+                assert!(billed <= spent + 1e-6, "billed {billed}, ledger {spent}");
+                assert!(spent <= cap + 1e-6, "ledger {spent}, cap {cap}");
+            });
+        }
+    }
 }

@@ -1,9 +1,13 @@
 //! `autoannotator serve`.
 
 use super::pool::default_pool;
-use crate::hub::Home;
+use crate::hub::{Home, packing};
+use crate::serve::near::{Embed, Near};
 use crate::serve::{Options, bind, config::Config, rounds, serve};
+use crate::spec::Spec;
+use crate::task::Task;
 use anyhow::Context;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -69,6 +73,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     if let Some(models) = args.models {
         arguments.extend(["--models".into(), models.into()]);
     }
+    let mut llm = config.llm;
+    if let Some((similarity, llm)) = llm.as_mut().and_then(|llm| Some((llm.similarity?, llm))) {
+        llm.near = near(&home, &specs, similarity)?;
+    }
     let rounds = rounds::Options {
         program: std::env::current_exe()?,
         arguments,
@@ -79,7 +87,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         page: args.page,
         packed: home.packed(),
         specs,
-        llm: config.llm,
+        llm,
         pool: default_pool(&home),
         rounds: Some(rounds),
         tokens: config.tokens,
@@ -96,6 +104,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         }
         serve(listener, options).await
     })
+}
+
+/// The first SLM of each task, which says what texts are nearly the same.
+fn near(home: &Home, specs: &[Spec], similarity: f64) -> anyhow::Result<Near> {
+    let built_in = Task::BUILT_IN.iter().map(|name| Spec::built_in(name)).collect::<Result<Vec<_>, _>>()?;
+    let mut embedders = BTreeMap::new();
+    for spec in built_in.iter().chain(specs) {
+        let Some(id) = spec.slms.first() else { continue };
+        let slm = packing::load(home, id, "int8", 1).with_context(|| format!("near in [llm] needs the SLM {id}"))?;
+        embedders.insert(spec.task.name.clone(), Box::new(slm) as Box<dyn Embed>);
+    }
+    Ok(Near::new(embedders, similarity))
 }
 
 fn open(url: &str) {

@@ -1,6 +1,7 @@
 //! What the operator configures: a TOML file, and the environment over it.
 
 use super::access::Scope;
+use super::near::Near;
 use crate::spec::Prices;
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -20,6 +21,10 @@ pub struct Llm {
     pub total_seconds: f64,
     /// What may be spent.
     pub caps: Caps,
+    /// The cosine at which a text is given the label of one that is nearly the same; none for never.
+    pub similarity: Option<f64>,
+    /// The labelled texts by which that is known; who reads the configuration has the SLMs for it.
+    pub near: Near,
 }
 
 /// One upstream LLM.
@@ -140,7 +145,7 @@ impl Config {
             anyhow::anyhow!(
                 "serve-config: line {line}: {}; there are requests_per_minute, hosts, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
                  concurrency, queue, prompt_usd_per_million, completion_usd_per_million, total_seconds, budget_usd, task_budget_usd, \
-                 client_budget_usd, use, confidence, samples, [[llm.more]], further LLMs with the keys up to the prices and key_env, and \
+                 client_budget_usd, use, confidence, samples, near, [[llm.more]], further LLMs with the keys up to the prices and key_env, and \
                  [rounds.TASK], with replay, anchor, layers, method, lr, epochs",
                 error.message()
             )
@@ -197,6 +202,7 @@ struct Table {
     policy: Use,
     confidence: Option<f64>,
     samples: Option<u32>,
+    near: Option<f64>,
     #[serde(default)]
     more: Vec<More>,
 }
@@ -296,7 +302,13 @@ impl Llm {
                 "serve-config: a budget without prices can never be used up; set prompt_usd_per_million and completion_usd_per_million in [llm]"
             );
         }
-        Ok(Some(Self { upstreams, policy, total_seconds, caps }))
+        let similarity = table.near;
+        if similarity.is_some_and(|similarity| !(0.5..=1.0).contains(&similarity)) {
+            bail!(
+                "serve-config: near is the cosine at which two texts are taken for the same; expected 0.5 to 1, best 0.95 or more"
+            );
+        }
+        Ok(Some(Self { upstreams, policy, total_seconds, caps, similarity, near: Near::default() }))
     }
 }
 

@@ -7,6 +7,7 @@ pub mod config;
 mod guard;
 pub mod ledger;
 mod metrics;
+pub mod near;
 pub mod panel;
 mod pool;
 mod review;

@@ -2,6 +2,7 @@
 
 use super::config::{self, Policy};
 use super::ledger::Ledger;
+use super::near::Near;
 use super::store::Store;
 use super::upstream::{Outcome, Question, Said, Upstream, UpstreamError};
 use crate::review::prompt::Template;
@@ -49,6 +50,7 @@ pub struct Panel {
     ledger: Arc<Ledger>,
     store: Store,
     identity: String,
+    near: Near,
 }
 
 impl Panel {
@@ -61,7 +63,7 @@ impl Panel {
         let upstream = |config| Upstream::new(config, ledger.clone(), store.clone());
         let upstreams = config.upstreams.into_iter().map(upstream).collect::<anyhow::Result<_>>()?;
         let (policy, total) = (config.policy, Duration::from_secs_f64(config.total_seconds));
-        Ok(Self { upstreams, policy, total, ledger, store, identity })
+        Ok(Self { upstreams, policy, total, ledger, store, identity, near: config.near })
     }
 
     /// The LLMs, the one that is asked first first.
@@ -124,7 +126,7 @@ impl Panel {
                 let (spec, template) = (&job.spec, &job.template);
                 let (client, confidence, sample) = (client.as_str(), false, 0);
                 let question = Question { task: &spec.task, template, client, deadline, confidence, sample };
-                let (reviews, usage) = panel.decide(&question, &texts).await;
+                let (reviews, usage) = panel.near_or_decided(&question, &texts).await;
                 (chunk.into_iter().zip(reviews).collect::<Vec<_>>(), usage)
             });
         }
@@ -137,6 +139,31 @@ impl Panel {
         }
         let broken = || Err(UpstreamError::Broken);
         (texts.iter().map(|text| by_text.get(text).cloned().unwrap_or_else(broken)).collect(), usage)
+    }
+
+    /// What is nearly the same as what was labelled before is given its label; the rest is decided.
+    async fn near_or_decided(&self, question: &Question<'_>, texts: &[&str]) -> (Vec<Review>, Usage) {
+        let task = &question.task.name;
+        if !self.near.has(task) {
+            return self.decide(question, texts).await;
+        }
+        let vectors = self.near.clone().vectors(task, texts).await;
+        let find = |vector: &Option<Vec<f32>>| self.near.find(task, vector.as_ref()?);
+        let mut reviews: Vec<Option<Review>> = vectors.iter().map(find).map(|found| found.map(Ok)).collect();
+        let left: Vec<&str> =
+            texts.iter().zip(&reviews).filter(|(_, review)| review.is_none()).map(|(text, _)| *text).collect();
+        let (decided, usage) = self.decide(question, &left).await;
+        let mut decided = decided.into_iter();
+        for (review, vector) in reviews.iter_mut().zip(&vectors).filter(|(review, _)| review.is_none()) {
+            *review = decided.next();
+            if let (Some(Ok(reviewed)), Some(vector)) = (&review, vector)
+                && reviewed.said.label.is_some()
+            {
+                let said = Said { known: true, ..reviewed.said.clone() };
+                self.near.keep(task, vector, &Reviewed { said, ..reviewed.clone() });
+            }
+        }
+        (reviews.into_iter().map(|review| review.unwrap_or(Err(UpstreamError::Broken))).collect(), usage)
     }
 
     async fn decide(&self, question: &Question<'_>, texts: &[&str]) -> (Vec<Review>, Usage) {
