@@ -3,6 +3,7 @@
 mod annotate;
 mod device;
 mod doctor;
+mod estimate;
 mod evaluate;
 mod pack;
 mod pool;
@@ -33,6 +34,7 @@ enum Command {
     Pull(pull::Args),
     Pack(pack::Args),
     Train(train::Args),
+    Estimate(estimate::Args),
     Annotate(annotate::Args),
     Pool(pool::Args),
     Tune(tune::Args),
@@ -58,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => pull::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Train(args) => train::run(args),
+        Command::Estimate(args) => estimate::run(args),
         Command::Annotate(args) => annotate::run(args),
         Command::Pool(args) => pool::run(args),
         Command::Tune(args) => tune::run(args),

@@ -1,6 +1,5 @@
 //! `autoannotator serve`.
 
-use super::pool::default_pool;
 use crate::hub::{Home, packing};
 use crate::serve::near::{Embed, Near};
 use crate::serve::{Options, bind, config::Config, rounds, serve};
@@ -88,7 +87,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         packed: home.packed(),
         specs,
         llm,
-        pool: default_pool(&home),
+        pool: home.store(),
         rounds: Some(rounds),
         tokens: config.tokens,
         requests_per_minute: config.requests_per_minute,

@@ -2,7 +2,8 @@
 //! Off unless it is configured. Embeddings say something of their texts, so they are kept in memory alone.
 
 use super::panel::Reviewed;
-use crate::slm::{Batch, Slm, SlmError};
+use crate::slm::model::Slm;
+use crate::slm::{Batch, SlmError};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
