@@ -15,9 +15,12 @@ const EXAMPLES: &str = "Examples:
   AUTOANNOTATOR_LLM_URL=https://api.openai.com AUTOANNOTATOR_LLM_KEY=... AUTOANNOTATOR_LLM_MODEL=gpt-4o-mini autoannotator serve --open
   autoannotator serve --config server.toml --spec tickets.toml --port 9000
 
-The config file has a table [llm]: url, key, model, timeout_seconds, concurrency, queue, prompt_usd_per_million,
-completion_usd_per_million, budget_usd (in all), task_budget_usd, client_budget_usd. AUTOANNOTATOR_LLM_URL, _KEY, _MODEL and
-AUTOANNOTATOR_BUDGET_USD win over it. What was spent is kept in pool.db in the data home, so a budget holds over restarts and
+The config file has a table [llm]: url, key, model, timeout_seconds, total_seconds, concurrency, queue, prompt_usd_per_million,
+completion_usd_per_million, budget_usd (in all), task_budget_usd, client_budget_usd, and for several LLMs use (fallback, cascade,
+majority), confidence, samples and [[llm.more]]; near finds texts that are nearly the same. examples/server.toml explains each.
+AUTOANNOTATOR_LLM_URL, _KEY, _MODEL and AUTOANNOTATOR_BUDGET_USD win over it. How the LLM is asked (style, batch, examples) stands in
+a task's spec, in [review].
+What was spent is kept in pool.db in the data home, so a budget holds over restarts and
 crashes; `autoannotator store` shows it, checks the audit log and makes backups.
 Without an LLM the page's hard samples go to the person.
 
