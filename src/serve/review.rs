@@ -4,7 +4,6 @@ use super::access::Client;
 use super::upstream::{Reviewed, Upstream, UpstreamError};
 use super::{ApiError, Server};
 use crate::review::protocol::{MAX_ITEMS, MAX_TEXT, ReviewItem, ReviewRequest, ReviewResponse, ReviewedItem, Usage};
-use crate::review::redact::redact;
 use crate::spec::Spec;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -157,9 +156,10 @@ async fn all(
     items: Vec<ReviewItem>,
 ) -> Result<(ReviewResponse, bool, Value), ApiError> {
     let mut calls = JoinSet::new();
+    let redactor = spec.review.redactor();
     for (index, item) in items.iter().enumerate() {
         let (upstream, spec, client) = (upstream.clone(), spec.clone(), client.to_owned());
-        let text = if spec.review.redact { redact(&item.text).text().to_owned() } else { item.text.clone() };
+        let text = if spec.review.redact { redactor.redact(&item.text).text().to_owned() } else { item.text.clone() };
         calls.spawn(async move { (index, upstream.review(&spec.task, &client, &text).await) });
     }
     let mut outcomes: Vec<Result<Reviewed, UpstreamError>> = vec![Err(UpstreamError::Unreachable); items.len()];
