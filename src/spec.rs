@@ -3,6 +3,7 @@
 //! TOML and JSON become one tree of nodes that know their lines; one validator reads it. So every error, in either
 //! format, names the line that is wrong.
 
+use crate::review::redact::Redactor;
 use crate::task::{Label, LabelSet, Task, TaskError};
 use crate::vote::Rule;
 use serde::de::{MapAccess, Visitor};
@@ -118,6 +119,9 @@ pub struct ReviewSpec {
     pub url: Option<String>,
     /// Whether personal data is replaced by placeholders before a text leaves; always true with `to = "llm"`.
     pub redact: bool,
+    /// Names that are replaced too: whole words, in any case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// Whether reviewed texts may be kept, and natively some that the SLMs surely agree on, for rounds.
     pub keep_text: bool,
     /// The LLM's prices, where they are known.
@@ -143,6 +147,7 @@ impl Default for ReviewSpec {
             to: ReviewTo::None,
             url: None,
             redact: true,
+            names: Vec::new(),
             keep_text: false,
             usd_per_million: None,
             style: PromptStyle::ZeroShot,
@@ -150,6 +155,13 @@ impl Default for ReviewSpec {
             screen: true,
             examples: Vec::new(),
         }
+    }
+}
+
+impl ReviewSpec {
+    /// What redacts texts before they leave.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(&self.names)
     }
 }
 
@@ -620,6 +632,7 @@ fn review(node: Node) -> Result<(ReviewSpec, Vec<Table>), SpecError> {
     let to = table.choice("to", &choices, ReviewTo::None)?;
     let url = table.text("url")?;
     let (redact, redact_line) = table.flag("redact", true)?;
+    let names = names(&mut table)?;
     let (keep_text, keep_line) = table.flag("keep_text", false)?;
     let usd_per_million = table.take("usd_per_million").map(prices).transpose()?;
     let styles = [
@@ -669,7 +682,7 @@ fn review(node: Node) -> Result<(ReviewSpec, Vec<Table>), SpecError> {
     table.finish()?;
     let url = url.map(|(url, _)| url);
     Ok((
-        ReviewSpec { to, url, redact, keep_text, usd_per_million, style, batch, screen, examples: Vec::new() },
+        ReviewSpec { to, url, redact, names, keep_text, usd_per_million, style, batch, screen, examples: Vec::new() },
         examples,
     ))
 }
@@ -685,6 +698,28 @@ fn example(mut table: Table, task: &Task) -> Result<Example, SpecError> {
     };
     table.finish()?;
     Ok(Example { text, label: name.to_owned() })
+}
+
+/// Names of one list at most.
+const MOST_NAMES: usize = 10_000;
+/// Words of one name at most.
+const MOST_WORDS: usize = 4;
+
+fn names(table: &mut Table) -> Result<Vec<String>, SpecError> {
+    let Some((names, line)) = table.texts("names")? else { return Ok(Vec::new()) };
+    if names.len() > MOST_NAMES {
+        let problem = format!("holds {} names; at most {MOST_NAMES} are looked for", names.len());
+        return Err(table.error(line, "names", problem));
+    }
+    for (name, line) in &names {
+        // A single letter would take every such word out of the texts; in Chinese it is a name.
+        let letters = name.chars().filter(|c| c.is_alphanumeric()).map(char::len_utf8).sum::<usize>();
+        if letters < 2 || name.split_whitespace().count() > MOST_WORDS {
+            let problem = format!("holds '{name}'; a name has two letters or more, and at most {MOST_WORDS} words");
+            return Err(table.error(*line, "names", problem));
+        }
+    }
+    Ok(names.into_iter().map(|(name, _)| name).collect())
 }
 
 fn prices(node: Node) -> Result<Prices, SpecError> {
@@ -779,6 +814,25 @@ mod tests {
         assert!(error("[tune]\npool = 0.5\n").contains("line 3"));
         assert!(error("[review]\nusd_per_million = { prompt = -1, completion = 1 }\n").contains("0 or more"));
         assert!(error("[review]\nusd_per_million = { prompt = 1 }\n").contains("both"));
+    }
+
+    #[test]
+    fn names_are_short_and_whole() {
+        let of = |names: &str| Spec::from_toml(&format!("task = \"sentiment\"\n[review]\nnames = {names}\n"));
+        let spec = of("[\"Ann Lee\", \"李雷\"]").expect("a spec");
+        assert_eq!(spec.review.names, ["Ann Lee", "李雷"]);
+        assert_eq!(Spec::from_json(&spec.to_json()).expect("JSON"), spec);
+        assert_eq!(spec.review.redactor().redact("hi ann lee").text(), "hi [NAME]");
+        assert!(!Spec::built_in("sentiment").expect("built in").to_json().contains("names"));
+        fails("task = \"sentiment\"\n[review]\nnames = \"Ann\"\n", 3, "expected a list");
+        fails("task = \"sentiment\"\n[review]\nnames = [\n\"Ann\",\n5]\n", 5, "texts in quotes");
+        fails("task = \"sentiment\"\n[review]\nnames = [\n\"A\"]\n", 4, "two letters");
+        fails("task = \"sentiment\"\n[review]\nnames = [\"a b c d e\"]\n", 3, "at most 4 words");
+        fails("task = \"sentiment\"\n[review]\nname = [\"Ann\"]\n", 3, "names");
+        let json = "{\n \"task\": \"sentiment\",\n \"review\": {\n \"names\": [\"\"]}}";
+        assert!(Spec::from_json(json).expect_err(json).to_string().contains(": line 4: "));
+        let many = format!("[{}]", "\"Ann\", ".repeat(10_001));
+        assert!(of(&many).expect_err("too many").to_string().contains("at most 10000"));
     }
 
     #[test]

@@ -409,9 +409,10 @@ impl Run {
             }
             None => true,
         });
+        let redactor = self.spec.review.redactor();
         for batch in open.chunks_mut(REVIEW_BATCH) {
             let samples: Vec<Sample> = batch.iter().map(|annotation| annotation.sample.clone()).collect();
-            match review_blocking(&url, &self.spec.task, &samples) {
+            match review_blocking(&url, &self.spec.task, &redactor, &samples) {
                 Ok(reviews) => {
                     let cost = cost(&reviews);
                     self.files.note(&Entry::Reviews { reviews: reviews.clone(), cost })?;

@@ -6,7 +6,6 @@ use crate::annotate::{self, Voter};
 use crate::data::{Format, ReadOptions, Reader, Row};
 use crate::hub::Home;
 use crate::review::prompt::Template;
-use crate::review::redact::redact;
 use crate::sample::Verdict;
 use crate::slm::adapter::sha256_of;
 use crate::spec::{Prices, Spec};
@@ -139,7 +138,8 @@ fn hard(args: &Args, spec: &Spec, rows: &[Row]) -> anyhow::Result<Vec<Row>> {
 /// Tokens of a row's part of a prompt, on the average.
 fn prompt_tokens(spec: &Spec, rows: &[Row]) -> f64 {
     let template = Template::new(spec);
-    let texts: Vec<String> = rows.iter().map(|row| redact(&row.sample.text).text().to_owned()).collect();
+    let redactor = spec.review.redactor();
+    let texts: Vec<String> = rows.iter().map(|row| redactor.redact(&row.sample.text).text().to_owned()).collect();
     let bytes: usize = texts
         .chunks(spec.review.batch.max(1))
         .map(|chunk| match chunk {

@@ -1,6 +1,6 @@
 //! Review of hard samples: prompt, reply, redaction, protocol, client.
 //!
-//! [`redact()`](redact::redact) makes the only texts that a [`Reviewer`] takes; the server composes the [`prompt`] and
+//! A [`Redactor`](redact::Redactor) makes the only texts that a [`Reviewer`] takes; the server composes the [`prompt`] and
 //! reads the [`reply`], and has a [`screen`] before both; [`protocol`] is what goes over the wire, [`client`] speaks it.
 
 pub mod client;

@@ -7,6 +7,7 @@ use super::store::Store;
 use super::upstream::{Outcome, Question, Said, Upstream, UpstreamError};
 use crate::review::prompt::Template;
 use crate::review::protocol::Usage;
+use crate::review::redact::Redactor;
 use crate::review::screen::screen;
 use crate::slm::adapter::{hex, sha256_of};
 use crate::spec::Spec;
@@ -22,11 +23,13 @@ pub struct Job {
     pub spec: Arc<Spec>,
     /// The prompts.
     pub template: Template,
+    /// What redacts texts once more.
+    pub redactor: Redactor,
 }
 
 impl From<Arc<Spec>> for Job {
     fn from(spec: Arc<Spec>) -> Self {
-        Self { template: Template::new(&spec), spec }
+        Self { template: Template::new(&spec), redactor: spec.review.redactor(), spec }
     }
 }
 

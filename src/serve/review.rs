@@ -5,7 +5,6 @@ use super::panel::{Job, Panel, Review, Reviewed};
 use super::upstream::UpstreamError;
 use super::{ApiError, Server};
 use crate::review::protocol::{MAX_ITEMS, MAX_TEXT, ReviewItem, ReviewRequest, ReviewResponse, ReviewedItem, Usage};
-use crate::review::redact::redact;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -155,8 +154,10 @@ async fn all(
     client: &str,
     items: Vec<ReviewItem>,
 ) -> Result<(ReviewResponse, bool, Value), ApiError> {
-    let (spec, redacts) = (&job.spec, job.spec.review.redact);
-    let text = |item: &ReviewItem| if redacts { redact(&item.text).text().to_owned() } else { item.text.clone() };
+    let (spec, redactor) = (&job.spec, &job.redactor);
+    let redacts = spec.review.redact;
+    let text =
+        |item: &ReviewItem| if redacts { redactor.redact(&item.text).text().to_owned() } else { item.text.clone() };
     let (reviews, usage) = panel.review(job, client, items.iter().map(text).collect()).await;
     let known = reviews.iter().flatten().filter(|reviewed| reviewed.said.known).count();
     let whole = reviews.iter().all(Result::is_ok);
