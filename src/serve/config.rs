@@ -204,8 +204,8 @@ impl Llm {
             },
             queue: table.queue.unwrap_or(1000),
         };
-        if !(0.05..=3600.0).contains(&llm.timeout_seconds) || !(1..=256).contains(&llm.concurrency) {
-            bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 256");
+        if !(0.05..=3600.0).contains(&llm.timeout_seconds) || !(1..=4096).contains(&llm.concurrency) {
+            bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 4096");
         }
         let capped = llm.caps.all.or(llm.caps.task).or(llm.caps.client).is_some();
         if capped && llm.prices.usd(1_000_000, 1_000_000) == 0.0 {
