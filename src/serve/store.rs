@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 /// What leads from each schema to the next. The pool, in the same file, counts its own.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE call (
         id INTEGER PRIMARY KEY, at INTEGER NOT NULL, task TEXT NOT NULL, client TEXT NOT NULL, model TEXT NOT NULL,
         reserved INTEGER NOT NULL, cost INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
@@ -24,6 +24,8 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE answer (key TEXT PRIMARY KEY, body BLOB NOT NULL, response TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX answer_by_age ON answer (at);
     CREATE TABLE audit (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, entry TEXT NOT NULL, hash BLOB NOT NULL);
+", "
+    DROP INDEX call_open;
 "];
 
 /// Jobs that are committed together at most.
@@ -257,6 +259,7 @@ impl Store {
 
     /// Keeps an answer by its idempotency key, where there is one, and adds to the audit log.
     pub async fn answered(&self, key: Option<(String, Vec<u8>, String)>, entry: Value) -> Result<(), StoreError> {
+        let entry = serde_json::to_string(&entry).map_err(|error| self.fail(error))?;
         self.write(move |connection| {
             if let Some((key, body, response)) = &key {
                 let insert = "INSERT OR REPLACE INTO answer (key, body, response, at) VALUES (?, ?, ?, ?)";
@@ -266,7 +269,7 @@ impl Store {
             let last = "SELECT hash FROM audit ORDER BY id DESC LIMIT 1";
             let last: Vec<u8> =
                 connection.prepare_cached(last)?.query_row([], |row| row.get(0)).optional()?.unwrap_or_default();
-            let (at, entry) = (now().cast_signed(), entry.to_string());
+            let at = now().cast_signed();
             let insert = "INSERT INTO audit (at, entry, hash) VALUES (?, ?, ?)";
             connection.prepare_cached(insert)?.execute(params![at, entry, link(&last, at, &entry)])?;
             Ok(())
