@@ -25,7 +25,7 @@ PORT ?= 8080
 BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-gpu bench-native bench-train evaluate lint deps wasm page binary pull chromium emulator vulkan test-rust test-neon test-wasm test-www test-page clean
+.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate lint deps wasm page binary pull chromium emulator vulkan wrk test-rust test-neon test-wasm test-www test-page clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -56,6 +56,11 @@ bench-native: pull $(BENCH)/venv/.ready ## Measure the native engine against onn
 bench-train: pull $(BENCH)/torch/.ready ## Measure the trainer against PyTorch on the CPU; installs PyTorch, 7 GB (ARGS=--help)
 	cargo build --release --locked --example bench_train
 	$(BENCH)/torch/bin/python wasm-tests/bench/train.py --binary $(TARGET)/release/examples/bench_train $(ARGS)
+
+bench-serve: wrk $(BENCH)/litellm/.ready ## Measure the review proxy against a bare forwarder and LiteLLM (ARGS=--quick, ARGS=--help)
+	cargo build --release --locked --bin autoannotator --example bench_stub --example bench_forwarder --example bench_load
+	$(BENCH)/litellm/bin/python benches/serve/bench.py --binary $(BINARY) --examples $(TARGET)/release/examples \
+	  --litellm $(BENCH)/litellm/bin/litellm $(ARGS)
 
 DATA ?= $(AUTOANNOTATOR_SHARED)/data
 QUICK ?=
@@ -102,7 +107,8 @@ $(STAMPS)/npm-bench: wasm-tests/bench/package-lock.json $(STAMPS)/tools
 
 $(BENCH)/venv/.ready: wasm-tests/bench/requirements.txt | $(STAMPS)/tools
 $(BENCH)/torch/.ready: wasm-tests/bench/requirements-train.txt | $(STAMPS)/tools
-$(BENCH)/venv/.ready $(BENCH)/torch/.ready:
+$(BENCH)/litellm/.ready: benches/serve/requirements.txt | $(STAMPS)/tools
+$(BENCH)/venv/.ready $(BENCH)/torch/.ready $(BENCH)/litellm/.ready:
 	python3 -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
@@ -162,6 +168,14 @@ chromium:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; \
 	else \
 	  echo 'The page test needs Chromium: install it (Debian: sudo apt-get install chromium) or set CHROMIUM to its path.'; exit 1; \
+	fi
+
+wrk:
+	@if command -v wrk >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends wrk; \
+	else \
+	  echo 'bench-serve needs wrk: install it (Debian: sudo apt-get install wrk).'; exit 1; \
 	fi
 
 LAVAPIPE := /usr/share/vulkan/icd.d/lvp_icd*.json

@@ -3,12 +3,12 @@
 
 use super::ApiError;
 use super::config::Token;
-use crate::slm::adapter::sha256_hex;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use sha2::{Digest, Sha256};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -28,13 +28,19 @@ pub(super) struct Client(pub String);
 
 /// The tokens, and how often each was used of late.
 pub(super) struct Access {
-    tokens: Vec<Token>,
+    /// Each with its hash in bytes.
+    tokens: Vec<(Vec<u8>, Token)>,
     limiter: DefaultKeyedRateLimiter<String>,
 }
 
 impl Access {
     /// With these tokens; with none everybody is let in.
     pub(super) fn new(tokens: Vec<Token>, requests_per_minute: NonZeroU32) -> Self {
+        let bytes = |hex: &str| {
+            let byte = |at| u8::from_str_radix(hex.get(at..at + 2)?, 16).ok();
+            (0..hex.len()).step_by(2).filter_map(byte).collect()
+        };
+        let tokens = tokens.into_iter().map(|token| (bytes(&token.sha256), token)).collect();
         Self { tokens, limiter: RateLimiter::keyed(Quota::per_minute(requests_per_minute)) }
     }
 
@@ -62,8 +68,8 @@ impl Access {
             let message = "this server asks for a token; send it as Authorization: Bearer TOKEN";
             return refuse(StatusCode::UNAUTHORIZED, "token-missing", message);
         };
-        let hash = sha256_hex(given.trim().as_bytes());
-        let Some(token) = self.tokens.iter().find(|token| token.sha256 == hash) else {
+        let hash = Sha256::digest(given.trim());
+        let Some((_, token)) = self.tokens.iter().find(|(known, _)| known[..] == hash[..]) else {
             return refuse(StatusCode::UNAUTHORIZED, "token-unknown", "this server does not know this token");
         };
         if !token.scopes.contains(&needed) && !token.scopes.contains(&Scope::Admin) {

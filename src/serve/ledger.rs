@@ -25,9 +25,13 @@ struct Totals {
 
 impl Totals {
     fn add(&mut self, task: &str, client: &str, amount: i64) {
-        let clients = self.clients.entry(client.to_owned()).or_default();
-        for total in [&mut self.all, self.tasks.entry(task.to_owned()).or_default(), clients] {
-            *total = total.saturating_add(amount);
+        let add = |total: &mut i64| *total = total.saturating_add(amount);
+        add(&mut self.all);
+        for (totals, name) in [(&mut self.tasks, task), (&mut self.clients, client)] {
+            match totals.get_mut(name) {
+                Some(total) => add(total),
+                None => drop(totals.insert(name.to_owned(), amount)),
+            }
         }
     }
 }
@@ -54,8 +58,8 @@ impl Ledger {
     /// The ledger of a store.
     pub fn new(caps: Caps, store: Store) -> Result<Self, StoreError> {
         let mut totals = Totals::default();
-        for call in store.calls()? {
-            totals.add(&call.task, &call.client, call.spent);
+        for (task, client, spent) in store.spent()? {
+            totals.add(&task, &client, spent);
         }
         Ok(Self { caps, totals: Mutex::new(totals), store })
     }

@@ -8,7 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
@@ -26,10 +26,14 @@ const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE audit (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, entry TEXT NOT NULL, hash BLOB NOT NULL);
 ", "
     ALTER TABLE review ADD COLUMN confidence REAL;
+    DROP INDEX call_open;
 "];
 
 /// Jobs that are committed together at most.
-const TOGETHER: usize = 256;
+const TOGETHER: usize = 4096;
+/// From one commit to the next at least: under load, what comes meanwhile shares a commit; a job that comes alone waits for
+/// nothing.
+const PACE: Duration = Duration::from_millis(2);
 /// Seconds that answers are remembered.
 const ANSWERS_FOR: u64 = 7 * 24 * 3600;
 
@@ -68,14 +72,37 @@ pub enum StoreError {
     },
 }
 
-type Done = Box<dyn FnOnce(Result<(), String>) + Send>;
-type Job = Box<dyn FnOnce(&Connection) -> Done + Send>;
+/// A write that waits for its commit. It runs again, alone, where one that shared its transaction failed.
+trait Job: Send {
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()>;
+    /// Tells who waits for it.
+    fn done(self: Box<Self>, committed: Result<(), String>);
+}
+
+struct Write<T, W> {
+    work: W,
+    outcome: Option<T>,
+    waiting: oneshot::Sender<Result<T, String>>,
+}
+
+impl<T: Send, W: Fn(&Connection) -> rusqlite::Result<T> + Send> Job for Write<T, W> {
+    fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
+        self.outcome = Some((self.work)(connection)?);
+        Ok(())
+    }
+
+    fn done(self: Box<Self>, committed: Result<(), String>) {
+        let Self { outcome, waiting, .. } = *self;
+        let outcome = committed.and_then(|()| outcome.ok_or_else(|| "it was not written".to_owned()));
+        let _ = waiting.send(outcome); // who no longer waits need not be told
+    }
+}
 
 /// An open store.
 #[derive(Clone)]
 pub struct Store {
     path: Arc<PathBuf>,
-    writer: mpsc::Sender<Job>,
+    writer: mpsc::Sender<Box<dyn Job>>,
     reader: Arc<Mutex<Connection>>,
 }
 
@@ -140,7 +167,7 @@ impl Store {
             let all = format!("BEGIN IMMEDIATE; {steps} INSERT INTO store VALUES ({}); COMMIT;", MIGRATIONS.len());
             connection.execute_batch(&all).map_err(fail)?;
         }
-        let (writer, jobs) = mpsc::channel::<Job>();
+        let (writer, jobs) = mpsc::channel::<Box<dyn Job>>();
         std::thread::spawn(move || write(&connection, &jobs));
         let reader = Arc::new(Mutex::new(open().map_err(fail)?));
         Ok(Self { path: Arc::new(path.to_owned()), writer, reader })
@@ -153,23 +180,27 @@ impl Store {
     /// Writes, all or nothing; on the disk afterwards.
     async fn write<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+        work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let (send, receive) = oneshot::channel();
-        let job: Job = Box::new(move |connection| {
-            let result = alone(connection, work);
-            Box::new(move |committed| {
-                let outcome = committed.and_then(|()| result.map_err(|error| error.to_string()));
-                let _ = send.send(outcome);
-            })
-        });
-        self.writer.send(job).map_err(|_| self.fail("its writer has stopped"))?;
+        let (waiting, receive) = oneshot::channel();
+        let job = Write { work, outcome: None, waiting };
+        self.writer.send(Box::new(job)).map_err(|_| self.fail("its writer has stopped"))?;
         receive.await.map_err(|_| self.fail("it cannot be written"))?.map_err(|problem| self.fail(problem))
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
         let reader = self.reader.lock().unwrap_or_else(PoisonError::into_inner);
         work(&reader).map_err(|error| self.fail(error))
+    }
+
+    /// What every client spent on every task, in billionths of a US dollar: task, client, sum.
+    pub fn spent(&self) -> Result<Vec<(String, String, i64)>, StoreError> {
+        self.read(|connection| {
+            let sums = "SELECT task, client, sum(coalesce(cost, reserved)) FROM call GROUP BY task, client";
+            let mut statement = connection.prepare(sums)?;
+            let sum = |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, row.get(2)?));
+            statement.query_map([], sum)?.collect()
+        })
     }
 
     /// Every call so far.
@@ -207,7 +238,7 @@ impl Store {
             let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
             let [prompt, completion] = tokens.map(u64::cast_signed);
             connection.prepare_cached(update)?.execute(params![cost, prompt, completion, call])?;
-            for (hash, Known { label, confidence, .. }) in labels {
+            for (hash, Known { label, confidence, .. }) in &labels {
                 let insert = "INSERT OR REPLACE INTO review (hash, at, label, confidence) VALUES (?, ?, ?, ?)";
                 connection.prepare_cached(insert)?.execute(params![hash, now().cast_signed(), label, confidence])?;
             }
@@ -241,8 +272,9 @@ impl Store {
 
     /// Keeps an answer by its idempotency key, where there is one, and adds to the audit log.
     pub async fn answered(&self, key: Option<(String, Vec<u8>, String)>, entry: Value) -> Result<(), StoreError> {
+        let entry = serde_json::to_string(&entry).map_err(|error| self.fail(error))?;
         self.write(move |connection| {
-            if let Some((key, body, response)) = key {
+            if let Some((key, body, response)) = &key {
                 let insert = "INSERT OR REPLACE INTO answer (key, body, response, at) VALUES (?, ?, ?, ?)";
                 connection.prepare_cached(insert)?.execute(params![key, body, response, now().cast_signed()])?;
                 connection.prepare_cached("DELETE FROM answer WHERE at < ?")?.execute([long_ago()])?;
@@ -250,7 +282,7 @@ impl Store {
             let last = "SELECT hash FROM audit ORDER BY id DESC LIMIT 1";
             let last: Vec<u8> =
                 connection.prepare_cached(last)?.query_row([], |row| row.get(0)).optional()?.unwrap_or_default();
-            let (at, entry) = (now().cast_signed(), entry.to_string());
+            let at = now().cast_signed();
             let insert = "INSERT INTO audit (at, entry, hash) VALUES (?, ?, ?)";
             connection.prepare_cached(insert)?.execute(params![at, entry, link(&last, at, &entry)])?;
             Ok(())
@@ -301,31 +333,34 @@ fn link(last: &[u8], at: i64, entry: &str) -> Vec<u8> {
     Sha256::new().chain_update(last).chain_update(at.to_le_bytes()).chain_update(entry).finalize().to_vec()
 }
 
-/// One job of several in a transaction: what it fails at is undone, the others stand.
-fn alone<T>(connection: &Connection, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> rusqlite::Result<T> {
-    connection.execute_batch("SAVEPOINT job")?;
-    let result = work(connection);
-    connection.execute_batch(if result.is_ok() { "RELEASE job" } else { "ROLLBACK TO job; RELEASE job" })?;
-    result
+/// All of it or nothing.
+fn transaction(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+    let run = |sql| connection.prepare_cached(sql)?.execute([]).map(|_| ());
+    run("BEGIN IMMEDIATE")?;
+    let written = jobs.iter_mut().try_for_each(|job| job.run(connection)).and_then(|()| run("COMMIT"));
+    if written.is_err() && !connection.is_autocommit() {
+        run("ROLLBACK")?;
+    }
+    written
 }
 
-fn write(connection: &Connection, jobs: &mpsc::Receiver<Job>) {
+fn write(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
+    let mut last: Option<Instant> = None;
     while let Ok(first) = jobs.recv() {
-        if let Err(error) = connection.execute_batch("BEGIN IMMEDIATE") {
-            tracing::error!("the store cannot be written: {error}");
-            continue; // who waits for the job is told by its end
+        if let Some(early) = last.and_then(|last| PACE.checked_sub(last.elapsed())) {
+            std::thread::sleep(early);
         }
-        let mut done = vec![first(connection)];
-        while done.len() < TOGETHER
-            && let Ok(job) = jobs.try_recv()
-        {
-            done.push(job(connection));
+        last = Some(Instant::now());
+        let mut together = vec![first];
+        together.extend(jobs.try_iter().take(TOGETHER - 1));
+        let commit = |jobs: &mut [Box<dyn Job>]| transaction(connection, jobs).map_err(|error| error.to_string());
+        let committed = commit(&mut together);
+        // What one of them fails at must not undo the others.
+        let apart = committed.is_err() && together.len() > 1;
+        for mut job in together {
+            let committed = if apart { commit(std::slice::from_mut(&mut job)) } else { committed.clone() };
+            job.done(committed);
         }
-        let committed = connection.execute_batch("COMMIT").map_err(|error| error.to_string());
-        if committed.is_err() {
-            let _ = connection.execute_batch("ROLLBACK");
-        }
-        done.into_iter().for_each(|done| done(committed.clone()));
     }
 }
 
