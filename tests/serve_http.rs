@@ -153,7 +153,8 @@ async fn every_answer_carries_the_security_headers() {
     let proxied = [("host", PROXY), ("authorization", KNOWN)];
     let foreign = [("host", "evil.example.com")];
     let unknown = [("authorization", "Bearer unknown")];
-    let cases: [(Method, &str, &[(&str, &str)], u16); 10] = [
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+    let cases: [(Method, &str, Headers<'_>, u16); 10] = [
         (Method::GET, "/", &[], 200),
         (Method::GET, "/", &proxied, 200),
         (Method::GET, "/", &foreign, 403),
