@@ -3,6 +3,7 @@
 //! TOML and JSON become one tree of nodes that know their lines; one validator reads it. So every error, in either
 //! format, names the line that is wrong.
 
+use crate::review::redact::Redactor;
 use crate::task::{Label, LabelSet, Task, TaskError};
 use crate::vote::Rule;
 use serde::de::{MapAccess, Visitor};
@@ -83,6 +84,31 @@ impl Prices {
     }
 }
 
+/// How an LLM is asked for a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PromptStyle {
+    /// By the labels and their definitions alone.
+    #[default]
+    ZeroShot,
+    /// With the spec's examples as earlier turns of the conversation.
+    FewShot,
+    /// With a short reasoning before the label.
+    ChainOfThought,
+}
+
+/// A text and the label it should be given, shown to an LLM.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Example {
+    /// The text.
+    pub text: String,
+    /// The label's canonical name.
+    pub label: String,
+}
+
+/// Texts of one call to an LLM at most.
+pub const MAX_BATCH: usize = 32;
+
 /// What happens to hard samples.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReviewSpec {
@@ -93,17 +119,62 @@ pub struct ReviewSpec {
     pub url: Option<String>,
     /// Whether personal data is replaced by placeholders before a text leaves; always true with `to = "llm"`.
     pub redact: bool,
+    /// Names that are replaced too: whole words, in any case.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub names: Vec<String>,
     /// Whether reviewed texts may be kept, and natively some that the SLMs surely agree on, for rounds.
     pub keep_text: bool,
     /// The LLM's prices, where they are known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub usd_per_million: Option<Prices>,
+    /// How the LLM is asked.
+    #[serde(skip_serializing_if = "is_default")]
+    pub style: PromptStyle,
+    /// Texts of one call to the LLM, 1 to [`MAX_BATCH`].
+    #[serde(skip_serializing_if = "is_one")]
+    pub batch: usize,
+    /// Whether texts that speak to the reviewer are kept from an LLM.
+    #[serde(skip_serializing_if = "is_true")]
+    pub screen: bool,
+    /// What the style few-shot shows.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub examples: Vec<Example>,
 }
 
 impl Default for ReviewSpec {
     fn default() -> Self {
-        Self { to: ReviewTo::None, url: None, redact: true, keep_text: false, usd_per_million: None }
+        Self {
+            to: ReviewTo::None,
+            url: None,
+            redact: true,
+            names: Vec::new(),
+            keep_text: false,
+            usd_per_million: None,
+            style: PromptStyle::ZeroShot,
+            batch: 1,
+            screen: true,
+            examples: Vec::new(),
+        }
     }
+}
+
+impl ReviewSpec {
+    /// What redacts texts before they leave.
+    pub fn redactor(&self) -> Redactor {
+        Redactor::new(&self.names)
+    }
+}
+
+fn is_true(flag: &bool) -> bool {
+    *flag
+}
+
+fn is_one(batch: &usize) -> bool {
+    *batch == 1
+}
+
+fn is_default(style: &PromptStyle) -> bool {
+    *style == PromptStyle::default()
 }
 
 /// When rounds are held.
@@ -467,7 +538,7 @@ fn validate(root: Node) -> Result<Spec, SpecError> {
     let labels = top.list("labels")?;
     let slms = top.texts("slms")?;
     let rule = top.choice("rule", &[("unanimous", Rule::Unanimous), ("majority", Rule::Majority)], Rule::default())?;
-    let review = top.take("review").map_or(Ok(ReviewSpec::default()), review)?;
+    let (mut review, examples) = top.take("review").map_or(Ok(Default::default()), review)?;
     let tune = top.take("tune").map_or(Ok(TuneSpec::default()), tune)?;
     let export = top.take("export").map_or(Ok(ExportSpec::default()), export)?;
     let Some((name, line)) = name else {
@@ -475,6 +546,7 @@ fn validate(root: Node) -> Result<Spec, SpecError> {
         return Err(top.error(1, "task", expected));
     };
     let task = task(&top, name, line, labels)?;
+    review.examples = examples.into_iter().map(|example| self::example(example, &task)).collect::<Result<_, _>>()?;
     let slms = self::slms(&top, &task, slms)?;
     top.finish()?;
     Ok(Spec { task, slms, rule, review, tune, export })
@@ -553,14 +625,34 @@ fn slms(top: &Table, task: &Task, given: Option<(Vec<(String, usize)>, usize)>) 
     Ok(ids)
 }
 
-fn review(node: Node) -> Result<ReviewSpec, SpecError> {
+/// The review, and its examples, whose labels are not checked yet.
+fn review(node: Node) -> Result<(ReviewSpec, Vec<Table>), SpecError> {
     let mut table = Table::new(node, "review.")?;
     let choices = [("none", ReviewTo::None), ("person", ReviewTo::Person), ("llm", ReviewTo::Llm)];
     let to = table.choice("to", &choices, ReviewTo::None)?;
     let url = table.text("url")?;
     let (redact, redact_line) = table.flag("redact", true)?;
+    let names = names(&mut table)?;
     let (keep_text, keep_line) = table.flag("keep_text", false)?;
     let usd_per_million = table.take("usd_per_million").map(prices).transpose()?;
+    let styles = [
+        ("zero-shot", PromptStyle::ZeroShot),
+        ("few-shot", PromptStyle::FewShot),
+        ("chain-of-thought", PromptStyle::ChainOfThought),
+    ];
+    let style = table.choice("style", &styles, PromptStyle::default())?;
+    let (screen, _) = table.flag("screen", true)?;
+    let (batch, batch_line) = table.count("batch", 1)?;
+    if !(1..=MAX_BATCH).contains(&batch) {
+        return Err(table.error(batch_line, "batch", format!("is {batch}; expected 1 to {MAX_BATCH} texts a call")));
+    }
+    let (examples, examples_line) = table.list("examples")?.unwrap_or_default();
+    if (style == PromptStyle::FewShot) == examples.is_empty() {
+        let problem = "are what style = \"few-shot\" shows: give both or neither, at best one or two for each label";
+        return Err(table.error(examples_line.max(table.line), "examples", problem));
+    }
+    let examples =
+        examples.into_iter().map(|node| Table::new(node, "review.examples.")).collect::<Result<_, SpecError>>()?;
     if let Some((url, line)) = &url {
         if to != ReviewTo::Llm {
             return Err(table.error(
@@ -588,7 +680,46 @@ fn review(node: Node) -> Result<ReviewSpec, SpecError> {
         ));
     }
     table.finish()?;
-    Ok(ReviewSpec { to, url: url.map(|(url, _)| url), redact, keep_text, usd_per_million })
+    let url = url.map(|(url, _)| url);
+    Ok((
+        ReviewSpec { to, url, redact, names, keep_text, usd_per_million, style, batch, screen, examples: Vec::new() },
+        examples,
+    ))
+}
+
+fn example(mut table: Table, task: &Task) -> Result<Example, SpecError> {
+    let (text, label) = (table.text("text")?, table.text("label")?);
+    let (Some((text, _)), Some((label, line))) = (text, label) else {
+        return Err(table.error(table.line, "text", "and label are both needed"));
+    };
+    let Some(name) = task.labels.index(&label).and_then(|index| task.labels.name(index)) else {
+        let names = task.labels.names().join(", ");
+        return Err(table.error(line, "label", format!("is '{label}'; expected one of: {names}")));
+    };
+    table.finish()?;
+    Ok(Example { text, label: name.to_owned() })
+}
+
+/// Names of one list at most.
+const MOST_NAMES: usize = 10_000;
+/// Words of one name at most.
+const MOST_WORDS: usize = 4;
+
+fn names(table: &mut Table) -> Result<Vec<String>, SpecError> {
+    let Some((names, line)) = table.texts("names")? else { return Ok(Vec::new()) };
+    if names.len() > MOST_NAMES {
+        let problem = format!("holds {} names; at most {MOST_NAMES} are looked for", names.len());
+        return Err(table.error(line, "names", problem));
+    }
+    for (name, line) in &names {
+        // A single letter would take every such word out of the texts; in Chinese it is a name.
+        let letters = name.chars().filter(|c| c.is_alphanumeric()).map(char::len_utf8).sum::<usize>();
+        if letters < 2 || name.split_whitespace().count() > MOST_WORDS {
+            let problem = format!("holds '{name}'; a name has two letters or more, and at most {MOST_WORDS} words");
+            return Err(table.error(*line, "names", problem));
+        }
+    }
+    Ok(names.into_iter().map(|(name, _)| name).collect())
 }
 
 fn prices(node: Node) -> Result<Prices, SpecError> {
@@ -642,6 +773,24 @@ mod tests {
     }
 
     #[test]
+    fn the_ways_to_ask_an_llm_are_read_and_written() {
+        let toml = "task = \"sentiment\"\n[review]\nto = \"llm\"\nstyle = \"few-shot\"\nbatch = 8\nscreen = false\n\
+                    [[review.examples]]\ntext = \"oh no\"\nlabel = \"NEG\"\n";
+        let spec = Spec::from_toml(toml).expect("a spec");
+        let (review, example) = (&spec.review, Example { text: "oh no".into(), label: "negative".into() });
+        assert_eq!((review.style, review.batch, review.screen), (PromptStyle::FewShot, 8, false));
+        assert_eq!(review.examples, [example]);
+        assert_eq!(Spec::from_json(&spec.to_json()).expect("the same"), spec);
+        let plain = Spec::built_in("sentiment").expect("built in").to_json();
+        assert!(!plain.contains("batch") && !plain.contains("style") && !plain.contains("screen"), "{plain}");
+        fails(&toml.replace("= 8", "= 33"), 5, "1 to 32");
+        fails(&toml.replace("NEG", "sad"), 9, "negative, neutral, positive");
+        fails(&toml.replace("few-shot", "zero-shot"), 7, "few-shot");
+        fails("task = \"sentiment\"\n[review]\nstyle = \"few-shot\"\n", 2, "examples");
+        fails(&toml.replace("text = \"oh no\"\n", ""), 7, "both needed");
+    }
+
+    #[test]
     fn a_built_in_task_needs_only_its_name() {
         let spec = Spec::from_toml("task = \"sentiment\"\n").expect("spec");
         assert_eq!(spec, Spec::built_in("sentiment").expect("built in"));
@@ -665,6 +814,25 @@ mod tests {
         assert!(error("[tune]\npool = 0.5\n").contains("line 3"));
         assert!(error("[review]\nusd_per_million = { prompt = -1, completion = 1 }\n").contains("0 or more"));
         assert!(error("[review]\nusd_per_million = { prompt = 1 }\n").contains("both"));
+    }
+
+    #[test]
+    fn names_are_short_and_whole() {
+        let of = |names: &str| Spec::from_toml(&format!("task = \"sentiment\"\n[review]\nnames = {names}\n"));
+        let spec = of("[\"Ann Lee\", \"李雷\"]").expect("a spec");
+        assert_eq!(spec.review.names, ["Ann Lee", "李雷"]);
+        assert_eq!(Spec::from_json(&spec.to_json()).expect("JSON"), spec);
+        assert_eq!(spec.review.redactor().redact("hi ann lee").text(), "hi [NAME]");
+        assert!(!Spec::built_in("sentiment").expect("built in").to_json().contains("names"));
+        fails("task = \"sentiment\"\n[review]\nnames = \"Ann\"\n", 3, "expected a list");
+        fails("task = \"sentiment\"\n[review]\nnames = [\n\"Ann\",\n5]\n", 5, "texts in quotes");
+        fails("task = \"sentiment\"\n[review]\nnames = [\n\"A\"]\n", 4, "two letters");
+        fails("task = \"sentiment\"\n[review]\nnames = [\"a b c d e\"]\n", 3, "at most 4 words");
+        fails("task = \"sentiment\"\n[review]\nname = [\"Ann\"]\n", 3, "names");
+        let json = "{\n \"task\": \"sentiment\",\n \"review\": {\n \"names\": [\"\"]}}";
+        assert!(Spec::from_json(json).expect_err(json).to_string().contains(": line 4: "));
+        let many = format!("[{}]", "\"Ann\", ".repeat(10_001));
+        assert!(of(&many).expect_err("too many").to_string().contains("at most 10000"));
     }
 
     #[test]

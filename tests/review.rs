@@ -4,6 +4,7 @@
 mod stub_llm;
 
 use autoannotator::review::client::review_blocking;
+use autoannotator::review::redact::Redactor;
 use autoannotator::serve::config::{Config, Limits};
 use autoannotator::serve::{Options, bind, router};
 use autoannotator::{Sample, Task};
@@ -58,11 +59,11 @@ fn sample(id: usize, text: &str) -> Sample {
 #[test]
 fn every_sample_has_its_review_and_is_paid_once() {
     let (_runtime, url, stub, _folder) = start();
-    let task = Task::built_in("sentiment").expect("built in");
+    let (task, redactor) = (Task::built_in("sentiment").expect("built in"), Redactor::new(["Zenobia"]));
     let mut samples: Vec<Sample> = (0..20).map(|id| sample(id, &format!("love {id}"))).collect();
     samples.insert(3, sample(100, &"x".repeat(40_000)));
-    samples.insert(5, sample(101, "!unknown ann@example.com"));
-    let reviews = review_blocking(&url, &task, &samples).expect("reviews");
+    samples.insert(5, sample(101, "!unknown ann@example.com, zenobia"));
+    let reviews = review_blocking(&url, &task, &redactor, &samples).expect("reviews");
     assert!(reviews.iter().zip(&samples).all(|((id, _), sample)| *id == sample.id));
     let label =
         |id: &str| reviews.iter().find(|(other, _)| other == id).map(|(_, review)| review.clone()).expect("there");
@@ -71,20 +72,22 @@ fn every_sample_has_its_review_and_is_paid_once() {
     assert!(label("101").label.is_none() && label("101").why.expect("why").contains("banana"));
     assert_eq!(reviews.iter().map(|(_, review)| review.prompt_tokens).sum::<u64>(), 21 * 100);
     assert_eq!(stub.log().len(), 21);
-    assert!(!format!("{:?}", stub.log()).contains("ann@"));
-    assert_eq!(review_blocking(&url, &task, &samples).expect("again"), reviews);
+    let sent = format!("{:?}", stub.log());
+    assert!(sent.contains("[EMAIL], [NAME]") && !sent.contains("ann@") && !sent.contains("zenobia"));
+    assert_eq!(review_blocking(&url, &task, &redactor, &samples).expect("again"), reviews);
     assert_eq!(stub.log().len(), 21, "the second time comes from the record");
 }
 
 #[test]
 fn a_server_that_is_not_there_or_not_ours_is_named() {
-    let task = Task::built_in("sentiment").expect("built in");
+    let (task, redactor) = (Task::built_in("sentiment").expect("built in"), Redactor::default());
     let samples = [sample(1, "x")];
-    let error = review_blocking("nonsense", &task, &samples).expect_err("no address").to_string();
+    let error = review_blocking("nonsense", &task, &redactor, &samples).expect_err("no address").to_string();
     assert!(error.starts_with("review-unreachable"), "{error}");
     let (_runtime, url, _stub, _folder) = start();
-    let error = review_blocking(&format!("{url}/other"), &task, &samples).expect_err("no review").to_string();
+    let error =
+        review_blocking(&format!("{url}/other"), &task, &redactor, &samples).expect_err("no review").to_string();
     assert!(error.starts_with("review-refused"), "{error}");
-    let error = review_blocking(&url, &task, &[sample(1, "!429")]).expect_err("busy").to_string();
+    let error = review_blocking(&url, &task, &redactor, &[sample(1, "!429")]).expect_err("busy").to_string();
     assert!(error.starts_with("review-busy") && error.contains("77 s"), "{error}");
 }

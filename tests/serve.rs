@@ -670,7 +670,7 @@ async fn only_who_has_a_token_is_let_in() {
         "autoannotator_requests_total{route=\"/v1/review\",status=\"200\"} 1",
         "autoannotator_items_total{outcome=\"labelled\"} 1",
         "autoannotator_tokens_total{kind=\"prompt\"} 100",
-        "autoannotator_upstream_resting 0",
+        "autoannotator_upstream_resting{model=\"stub\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }

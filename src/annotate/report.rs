@@ -128,7 +128,7 @@ pub struct AuditReport {
 }
 
 /// The 95 % interval of a share by Wilson's score.
-fn wilson(part: u64, all: u64) -> [f64; 2] {
+pub fn wilson(part: u64, all: u64) -> [f64; 2] {
     const Z: f64 = 1.959_964;
     let (n, p) = (all as f64, ratio(part, all));
     let (middle, scale) = (p + Z * Z / (2.0 * n), 1.0 + Z * Z / n);

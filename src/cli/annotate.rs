@@ -1,7 +1,6 @@
 //! `autoannotator annotate`.
 
 use super::device::{DeviceChoice, Devices};
-use super::pool::default_pool;
 use crate::annotate::journal::{Entry, Pins, Progress};
 use crate::annotate::report::{Report, ReviewReport, Score, Tally};
 use crate::annotate::{self, BLOCK, Voter};
@@ -222,7 +221,7 @@ fn pool(args: &Args, spec: &Spec) -> anyhow::Result<Pool> {
     }
     let home = Home::find(args.home.as_deref())?;
     fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
-    Ok(Pool::open(&default_pool(&home))?)
+    Ok(Pool::open(&home.store())?)
 }
 
 /// SHA-256 of a file, hexadecimal.
@@ -410,9 +409,10 @@ impl Run {
             }
             None => true,
         });
+        let redactor = self.spec.review.redactor();
         for batch in open.chunks_mut(REVIEW_BATCH) {
             let samples: Vec<Sample> = batch.iter().map(|annotation| annotation.sample.clone()).collect();
-            match review_blocking(&url, &self.spec.task, &samples) {
+            match review_blocking(&url, &self.spec.task, &redactor, &samples) {
                 Ok(reviews) => {
                     let cost = cost(&reviews);
                     self.files.note(&Entry::Reviews { reviews: reviews.clone(), cost })?;

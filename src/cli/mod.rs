@@ -3,10 +3,12 @@
 mod annotate;
 mod device;
 mod doctor;
+mod estimate;
 mod evaluate;
 mod pack;
 mod pool;
 mod pull;
+mod redteam;
 mod serve;
 mod store;
 mod token;
@@ -32,6 +34,7 @@ enum Command {
     Pull(pull::Args),
     Pack(pack::Args),
     Train(train::Args),
+    Estimate(estimate::Args),
     Annotate(annotate::Args),
     Pool(pool::Args),
     Tune(tune::Args),
@@ -40,6 +43,7 @@ enum Command {
     Serve(serve::Args),
     Store(store::Args),
     Token(token::Args),
+    Redteam(redteam::Args),
     Doctor(doctor::Args),
 }
 
@@ -56,6 +60,7 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => pull::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Train(args) => train::run(args),
+        Command::Estimate(args) => estimate::run(args),
         Command::Annotate(args) => annotate::run(args),
         Command::Pool(args) => pool::run(args),
         Command::Tune(args) => tune::run(args),
@@ -64,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::Serve(args) => serve::run(args),
         Command::Store(args) => store::run(args),
         Command::Token(args) => token::run(args),
+        Command::Redteam(args) => redteam::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
     match outcome {

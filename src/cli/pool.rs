@@ -64,16 +64,11 @@ enum Command {
     },
 }
 
-/// The pool's file where none is named.
-pub(super) fn default_pool(home: &Home) -> PathBuf {
-    home.path().join("pool.db")
-}
-
 impl Place {
     fn open(&self) -> anyhow::Result<(Task, Pool)> {
         let task = super::task_of(self.task.as_deref(), self.spec.as_deref())?;
         let home = Home::find(self.home.as_deref())?;
-        let path = self.pool.clone().unwrap_or_else(|| default_pool(&home));
+        let path = self.pool.clone().unwrap_or_else(|| home.store());
         if let Some(folder) = path.parent() {
             std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
         }

@@ -1,9 +1,12 @@
 //! `autoannotator serve`.
 
-use super::pool::default_pool;
-use crate::hub::Home;
+use crate::hub::{Home, packing};
+use crate::serve::near::{Embed, Near};
 use crate::serve::{Options, bind, config::Config, rounds, serve};
+use crate::spec::Spec;
+use crate::task::Task;
 use anyhow::Context;
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -12,9 +15,12 @@ const EXAMPLES: &str = "Examples:
   AUTOANNOTATOR_LLM_URL=https://api.openai.com AUTOANNOTATOR_LLM_KEY=... AUTOANNOTATOR_LLM_MODEL=gpt-4o-mini autoannotator serve --open
   autoannotator serve --config server.toml --spec tickets.toml --port 9000
 
-The config file has a table [llm]: url, key, model, timeout_seconds, concurrency, queue, prompt_usd_per_million,
-completion_usd_per_million, budget_usd (in all), task_budget_usd, client_budget_usd. AUTOANNOTATOR_LLM_URL, _KEY, _MODEL and
-AUTOANNOTATOR_BUDGET_USD win over it. What was spent is kept in pool.db in the data home, so a budget holds over restarts and
+The config file has a table [llm]: url, key, model, timeout_seconds, total_seconds, concurrency, queue, prompt_usd_per_million,
+completion_usd_per_million, budget_usd (in all), task_budget_usd, client_budget_usd, and for several LLMs use (fallback, cascade,
+majority), confidence, samples and [[llm.more]]; near finds texts that are nearly the same. examples/server.toml explains each.
+AUTOANNOTATOR_LLM_URL, _KEY, _MODEL and AUTOANNOTATOR_BUDGET_USD win over it. How the LLM is asked (style, batch, examples) stands in
+a task's spec, in [review].
+What was spent is kept in pool.db in the data home, so a budget holds over restarts and
 crashes; `autoannotator store` shows it, checks the audit log and makes backups.
 Without an LLM the page's hard samples go to the person.
 
@@ -71,6 +77,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     if let Some(models) = args.models {
         arguments.extend(["--models".into(), models.into()]);
     }
+    let mut llm = config.llm;
+    if let Some((similarity, llm)) = llm.as_mut().and_then(|llm| Some((llm.similarity?, llm))) {
+        llm.near = near(&home, &specs, similarity)?;
+    }
     let rounds = rounds::Options {
         program: std::env::current_exe()?,
         arguments,
@@ -81,8 +91,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         page: args.page,
         packed: home.packed(),
         specs,
-        llm: config.llm,
-        pool: default_pool(&home),
+        llm,
+        pool: home.store(),
         rounds: Some(rounds),
         tokens: config.tokens,
         limits: config.limits,
@@ -99,6 +109,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         }
         serve(listener, options).await
     })
+}
+
+/// The first SLM of each task, which says what texts are nearly the same.
+fn near(home: &Home, specs: &[Spec], similarity: f64) -> anyhow::Result<Near> {
+    let built_in = Task::BUILT_IN.iter().map(|name| Spec::built_in(name)).collect::<Result<Vec<_>, _>>()?;
+    let mut embedders = BTreeMap::new();
+    for spec in built_in.iter().chain(specs) {
+        let Some(id) = spec.slms.first() else { continue };
+        let slm = packing::load(home, id, "int8", 1).with_context(|| format!("near in [llm] needs the SLM {id}"))?;
+        embedders.insert(spec.task.name.clone(), Box::new(slm) as Box<dyn Embed>);
+    }
+    Ok(Near::new(embedders, similarity))
 }
 
 fn open(url: &str) {

@@ -1,6 +1,5 @@
 //! `autoannotator store`.
 
-use super::pool::default_pool;
 use crate::hub::Home;
 use crate::serve::store::Store;
 use anyhow::ensure;
@@ -43,7 +42,7 @@ enum Command {
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
-    let path = default_pool(&Home::find(args.home.as_deref())?);
+    let path = Home::find(args.home.as_deref())?.store();
     ensure!(path.exists(), "{} is not there: no server with an LLM has run in this home", path.display());
     let store = Store::read_only(&path)?;
     match args.command {

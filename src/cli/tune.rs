@@ -1,6 +1,6 @@
 //! `autoannotator tune`.
 
-use super::pool::{add, default_pool};
+use super::pool::add;
 use crate::hub::packing::{Folder, current, folders, pack};
 use crate::hub::{self, Home, models_dir, versions};
 use crate::slm::adapter::{Method, SlmFolder, sha256_hex};
@@ -117,7 +117,7 @@ struct Done {
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let task = super::task_of(args.task.as_deref(), args.spec.as_deref())?;
     let (home, models) = (Home::find(args.home.as_deref())?, models_dir(args.models.as_deref())?);
-    let path = args.pool.clone().unwrap_or_else(|| default_pool(&home));
+    let path = args.pool.clone().unwrap_or_else(|| home.store());
     std::fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
     let scratch = Scratch::open(&home, &task.name)?;
     let mut pool = Pool::open(&path)?;

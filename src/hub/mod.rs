@@ -129,6 +129,11 @@ impl Home {
         &self.0
     }
 
+    /// The SQLite file of money, answers, reviewed samples and versions.
+    pub fn store(&self) -> PathBuf {
+        self.0.join("pool.db")
+    }
+
     /// Where packed SLMs lie.
     pub fn packed(&self) -> PathBuf {
         self.0.join("packed")

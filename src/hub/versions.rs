@@ -1,11 +1,13 @@
-//! The versions that rounds brought the SLMs to, in `<home>/versions/<id>/`: the adapters of the rounds by their hash,
-//! and `versions.json`. Version 0 is what lies in `models/`.
+//! The versions that rounds brought the SLMs to: a record of each SLM in the home's store, and the adapters of the rounds
+//! by their hash in `<home>/versions/<id>/`. Version 0 is what lies in `models/`.
 
 use super::{Home, HubError, disk, write_atomically};
 use crate::slm::adapter::SlmFolder;
+use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// One version after a round.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -43,14 +45,10 @@ pub fn folder(home: &Home, id: &str) -> PathBuf {
 
 /// An SLM's versions. Where the SLM in `models/` is another than they go back to, it has none: they would not fit it.
 pub fn read(home: &Home, slm: &SlmFolder) -> Result<Versions, HubError> {
-    let path = folder(home, &slm.id).join("versions.json");
     let none = || Versions { root: slm.adapter.sha256.clone(), ..Versions::default() };
-    let json = match std::fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(none()),
-        found => found.map_err(disk(&path))?,
-    };
-    let fail = |problem: String| HubError::File { file: path.display().to_string(), problem };
-    let versions: Versions = serde_json::from_slice(&json).map_err(|e| fail(e.to_string()))?;
+    let Some(json) = record(home, &slm.id)? else { return Ok(none()) };
+    let fail = |problem: String| fail(home, problem);
+    let versions: Versions = serde_json::from_str(&json).map_err(|e| fail(e.to_string()))?;
     if versions.root != slm.adapter.sha256 {
         return Ok(none());
     }
@@ -64,7 +62,7 @@ pub fn read(home: &Home, slm: &SlmFolder) -> Result<Versions, HubError> {
 pub(super) fn current(home: &Home, slm: &SlmFolder) -> Result<Option<(SlmFolder, String)>, HubError> {
     let versions = read(home, slm)?;
     let Some(version) = versions.current.checked_sub(1).and_then(|at| versions.all.get(at)) else { return Ok(None) };
-    let file = folder(home, &slm.id).join("versions.json").display().to_string();
+    let file = home.store().display().to_string();
     Ok(Some((SlmFolder::from_toml(&version.slm, &file)?, version.slm.clone())))
 }
 
@@ -79,7 +77,7 @@ pub fn add(
     at: u64,
 ) -> Result<usize, HubError> {
     let folder = folder(home, &slm.id);
-    let fail = |problem: String| HubError::File { file: folder.join("versions.json").display().to_string(), problem };
+    let fail = |problem: String| fail(home, problem);
     let _lock = home.lock("versions")?;
     let mut versions = read(home, models)?;
     let Some(round) = slm.rounds.last() else { return Err(fail("a version without a round".to_owned())) };
@@ -117,11 +115,44 @@ pub fn roll_back(home: &Home, models: &SlmFolder, to: Option<usize>) -> Result<u
     Ok(target)
 }
 
-fn write(home: &Home, id: &str, versions: &Versions) -> Result<(), HubError> {
+fn fail(home: &Home, problem: impl ToString) -> HubError {
+    HubError::File { file: home.store().display().to_string(), problem: problem.to_string() }
+}
+
+/// The store's table of versions, which it shares with the pool and the server.
+fn table(home: &Home) -> Result<Connection, HubError> {
+    let open = || -> rusqlite::Result<Connection> {
+        let connection = Connection::open(home.store())?;
+        connection.busy_timeout(Duration::from_secs(10))?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;
+             CREATE TABLE IF NOT EXISTS versions (slm TEXT PRIMARY KEY, record TEXT NOT NULL) WITHOUT ROWID;",
+        )?;
+        Ok(connection)
+    };
+    open().map_err(|error| fail(home, error))
+}
+
+/// An SLM's record; one that an earlier build left in a file is taken over when it is next written.
+fn record(home: &Home, id: &str) -> Result<Option<String>, HubError> {
+    if home.store().exists() {
+        let query = "SELECT record FROM versions WHERE slm = ?";
+        let found = table(home)?.query_row(query, [id], |row| row.get(0)).optional();
+        if let Some(json) = found.map_err(|error| fail(home, error))? {
+            return Ok(Some(json));
+        }
+    }
     let path = folder(home, id).join("versions.json");
-    let json = serde_json::to_vec_pretty(versions)
-        .map_err(|e| HubError::File { file: path.display().to_string(), problem: e.to_string() })?;
-    write_atomically(&path, &json)
+    match std::fs::read_to_string(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        found => found.map(Some).map_err(disk(&path)),
+    }
+}
+
+fn write(home: &Home, id: &str, versions: &Versions) -> Result<(), HubError> {
+    let json = serde_json::to_string(versions).map_err(|error| fail(home, error))?;
+    let insert = "INSERT OR REPLACE INTO versions (slm, record) VALUES (?, ?)";
+    table(home)?.execute(insert, [id, json.as_str()]).map(drop).map_err(|error| fail(home, error))
 }
 
 #[cfg(test)]
@@ -176,6 +207,12 @@ mod tests {
         assert_eq!(roll_back(&home, &root, Some(0)).expect("goes back"), 0);
         assert_eq!(current(&home, &root).expect("reads"), None);
         assert!(roll_back(&home, &root, Some(3)).is_err());
+        // A backup of the store has them; a file of an earlier build is read where there is no record.
+        let record = record(&home, "tiny").expect("reads").expect("there");
+        std::fs::remove_file(home.store()).expect("removes");
+        assert_eq!(read(&home, &root).expect("reads").all, []);
+        std::fs::write(folder(&home, "tiny").join("versions.json"), record).expect("writes");
+        assert_eq!(read(&home, &root).expect("reads").all.len(), 2);
         // Another SLM of that id in models/ starts anew.
         assert_eq!(read(&home, &slm(b"other")).expect("reads").all, []);
     }

@@ -80,6 +80,15 @@ pub struct Usage {
     pub cost_usd: f64,
 }
 
+impl Usage {
+    /// Adds what something else cost.
+    pub fn add(&mut self, other: &Self) {
+        self.prompt_tokens += other.prompt_tokens;
+        self.completion_tokens += other.completion_tokens;
+        self.cost_usd += other.cost_usd;
+    }
+}
+
 /// Annotations of one [`PoolRequest`] at most.
 pub const MAX_POOLED: usize = 500;
 

@@ -2,6 +2,10 @@
 
 use crate::task::LabelSet;
 use serde::Deserialize;
+use serde_json::value::RawValue;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::ops::Range;
 use thiserror::Error;
 
 /// Why a reply gives no label.
@@ -20,25 +24,73 @@ pub enum ReplyError {
     },
 }
 
-#[derive(Deserialize)]
-struct Object {
-    label: String,
+/// A label that a reply names, and where: a byte range of the reply.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The label's index.
+    pub label: usize,
+    /// Where it stands, by which its tokens' probabilities are found.
+    pub at: Range<usize>,
 }
 
-/// The index of the label that a reply names: `{"label": "..."}` or the bare label; quotes, whitespace, a code fence
-/// and a full stop around it are tolerated.
-pub fn parse(labels: &LabelSet, reply: &str) -> Result<usize, ReplyError> {
+#[derive(Deserialize)]
+struct Object<'a> {
+    #[serde(borrow)]
+    label: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Objects<'a> {
+    #[serde(borrow)]
+    answers: Vec<Answer<'a>>,
+}
+
+#[derive(Deserialize)]
+struct Answer<'a> {
+    #[serde(borrow)]
+    id: Cow<'a, str>,
+    #[serde(borrow)]
+    label: &'a RawValue,
+}
+
+/// The label that a reply names: `{"label": "..."}` or the bare label; quotes, whitespace, a code fence and a full stop
+/// around it are tolerated.
+pub fn parse(labels: &LabelSet, reply: &str) -> Result<Found, ReplyError> {
     let bare = fenced(reply.trim());
     if bare.is_empty() {
         return Err(ReplyError::Empty);
     }
-    let index = if bare.starts_with('{') {
+    let found = if bare.starts_with('{') {
         // A repeated key is an error here: two labels are none.
-        serde_json::from_str::<Object>(bare).ok().and_then(|object| labels.index(&object.label))
+        serde_json::from_str::<Object<'_>>(bare).ok().and_then(|object| in_json(labels, reply, object.label))
     } else {
-        labels.index(bare).or_else(|| labels.index(stripped(bare)))
+        let whole = |part: &str| Some(Found { label: labels.index(part)?, at: place(reply, part) });
+        whole(bare).or_else(|| whole(stripped(bare)))
     };
-    index.ok_or_else(|| ReplyError::NoLabel { excerpt: excerpt(reply), labels: labels.names().join(", ") })
+    found.ok_or_else(|| ReplyError::NoLabel { excerpt: excerpt(reply), labels: labels.names().join(", ") })
+}
+
+/// The labels that a reply to several texts names, by the ids that were asked about: `{"answers": [{"id", "label"}]}`.
+/// None for an id that it does not name, names twice, or gives something else than a label.
+pub fn parse_many(labels: &LabelSet, reply: &str, ids: &[&str]) -> Vec<Option<Found>> {
+    let objects = serde_json::from_str::<Objects<'_>>(fenced(reply.trim()));
+    let answers = objects.map_or_else(|_| Vec::new(), |objects| objects.answers);
+    let mut by_id: HashMap<&str, Option<&RawValue>> = HashMap::new();
+    for answer in &answers {
+        by_id.entry(&answer.id).and_modify(|known| *known = None).or_insert(Some(answer.label));
+    }
+    ids.iter().map(|id| in_json(labels, reply, (*by_id.get(id)?)?)).collect()
+}
+
+fn in_json(labels: &LabelSet, reply: &str, value: &RawValue) -> Option<Found> {
+    let label = labels.index(&serde_json::from_str::<String>(value.get()).ok()?)?;
+    Some(Found { label, at: place(reply, value.get()) })
+}
+
+/// Where a part that borrows from the whole stands in it.
+fn place(whole: &str, part: &str) -> Range<usize> {
+    let start = (part.as_ptr() as usize).saturating_sub(whole.as_ptr() as usize);
+    start..start + part.len()
 }
 
 /// What stands in a code fence, if the whole reply is one.
@@ -102,7 +154,9 @@ mod tests {
             "{\"label\":\"positive\",\"reason\":\"kind words\"}",
             "\"positive.\"",
         ] {
-            assert_eq!(parse(&labels(), reply), Ok(2), "{reply}");
+            let found = parse(&labels(), reply).expect(reply);
+            assert_eq!(found.label, 2, "{reply}");
+            assert!(reply[found.at].to_lowercase().contains("pos"), "{reply}");
         }
     }
 
@@ -131,10 +185,38 @@ mod tests {
         }
     }
 
+    #[test]
+    fn several_labels_are_read_by_their_ids() {
+        let read = |reply: &str| -> Vec<Option<usize>> {
+            parse_many(&labels(), reply, &["a", "b"]).into_iter().map(|found| Some(found?.label)).collect()
+        };
+        let both = r#"{"answers": [{"id": "b", "label": "negative"}, {"id": "a", "label": "pos"}]}"#;
+        assert_eq!(read(both), [Some(2), Some(0)]);
+        assert_eq!(read(&format!("```json\n{both}\n```")), [Some(2), Some(0)]);
+        let found = parse_many(&labels(), both, &["a"]);
+        assert_eq!(&both[found[0].clone().expect("found").at], "\"pos\"");
+        for (reply, expected) in [
+            (r#"{"answers": [{"id": "a", "label": "positive"}]}"#, [Some(2), None]),
+            (r#"{"answers": [{"id": "a", "label": "positive"}, {"id": "c", "label": "negative"}]}"#, [Some(2), None]),
+            (
+                r#"{"answers": [{"id": "a", "label": "positive"}, {"id": "a", "label": "positive"}, {"id": "b", "label": "neutral"}]}"#,
+                [None, Some(1)],
+            ),
+            (r#"{"answers": [{"id": "a", "label": "happy"}, {"id": "b", "label": 1}]}"#, [None, None]),
+            (r#"[{"id": "a", "label": "positive"}]"#, [None, None]),
+            (r#"{"label": "positive"}"#, [None, None]),
+            ("positive", [None, None]),
+            (r#"{"answers": [{"id": "a", "label": "positive"}, {"id":"#, [None, None]),
+            ("", [None, None]),
+        ] {
+            assert_eq!(read(reply), expected, "{reply}");
+        }
+    }
+
     proptest! {
         #[test]
         fn nothing_panics_and_no_label_is_invented(reply in "(positive|negative|\\{|\\}|\"|label|:|`{1,3}|json|\\.|\\PC){0,12}") {
-            if let Ok(index) = parse(&labels(), &reply) {
+            if let Ok(Found { label: index, .. }) = parse(&labels(), &reply) {
                 let set = labels();
                 let label = set.iter().nth(index).expect("in the set");
                 let lower = reply.to_lowercase();

@@ -1,6 +1,7 @@
 //! What the operator configures: a TOML file, and the environment over it.
 
 use super::access::Scope;
+use super::near::Near;
 use crate::spec::Prices;
 use anyhow::{Context, bail};
 use serde::Deserialize;
@@ -9,9 +10,26 @@ use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 
-/// The upstream LLM.
+/// The LLMs that review, and what may be spent on them.
 #[derive(Clone)]
 pub struct Llm {
+    /// The LLMs, the one that is asked first first; at least one.
+    pub upstreams: Vec<Upstream>,
+    /// Which of them decide.
+    pub policy: Policy,
+    /// Seconds for a text, over all attempts and LLMs.
+    pub total_seconds: f64,
+    /// What may be spent.
+    pub caps: Caps,
+    /// The cosine at which a text is given the label of one that is nearly the same; none for never.
+    pub similarity: Option<f64>,
+    /// The labelled texts by which that is known; who reads the configuration has the SLMs for it.
+    pub near: Near,
+}
+
+/// One upstream LLM.
+#[derive(Clone)]
+pub struct Upstream {
     /// The full address of its `/v1/chat/completions`.
     pub endpoint: reqwest::Url,
     /// Its key; never shown.
@@ -24,10 +42,25 @@ pub struct Llm {
     pub concurrency: usize,
     /// What its tokens cost.
     pub prices: Prices,
-    /// What may be spent.
-    pub caps: Caps,
-    /// Items that wait for a call at most.
+    /// Calls that wait for their turn at most.
     pub queue: usize,
+}
+
+/// Which of several LLMs decide.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Policy {
+    /// The first; the next where it fails.
+    Fallback,
+    /// The first that is sure, else the last: the cheapest stands first (FrugalGPT, arXiv 2305.05176).
+    Cascade {
+        /// What counts as sure: a probability.
+        confidence: f64,
+        /// Samples whose agreement is the confidence of an LLM that gives no log-probabilities (self-consistency, arXiv
+        /// 2203.11171).
+        samples: u32,
+    },
+    /// More than half of all, which are all asked.
+    Majority,
 }
 
 /// US dollars that may be spent, ever; none for no limit.
@@ -131,9 +164,9 @@ impl Config {
                 error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
             anyhow::anyhow!(
                 "serve-config: line {line}: {}; there are requests_per_minute, requests_per_minute_per_address, unknown_tokens_per_minute, hosts, origins, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
-                 concurrency, queue, prompt_usd_per_million, completion_usd_per_million, budget_usd, task_budget_usd, \
-                 client_budget_usd, and [rounds.TASK], with \
-                 replay, anchor, layers, method, lr, epochs",
+                 concurrency, queue, prompt_usd_per_million, completion_usd_per_million, total_seconds, budget_usd, task_budget_usd, \
+                 client_budget_usd, use, confidence, samples, near, [[llm.more]], further LLMs with the keys up to the prices and key_env, and \
+                 [rounds.TASK], with replay, anchor, layers, method, lr, epochs",
                 error.message()
             )
         })?;
@@ -192,6 +225,7 @@ struct Table {
     key: Option<String>,
     model: Option<String>,
     timeout_seconds: Option<f64>,
+    total_seconds: Option<f64>,
     concurrency: Option<usize>,
     prompt_usd_per_million: Option<f64>,
     completion_usd_per_million: Option<f64>,
@@ -199,15 +233,51 @@ struct Table {
     task_budget_usd: Option<f64>,
     client_budget_usd: Option<f64>,
     queue: Option<usize>,
+    #[serde(rename = "use", default)]
+    policy: Use,
+    confidence: Option<f64>,
+    samples: Option<u32>,
+    near: Option<f64>,
+    #[serde(default)]
+    more: Vec<More>,
+}
+
+#[derive(Deserialize, Default, Clone, Copy, PartialEq)]
+#[serde(rename_all = "lowercase")]
+enum Use {
+    #[default]
+    Fallback,
+    Cascade,
+    Majority,
+}
+
+/// A further LLM.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct More {
+    url: String,
+    model: String,
+    key: Option<String>,
+    /// The environment variable that holds its key.
+    key_env: Option<String>,
+    timeout_seconds: Option<f64>,
+    concurrency: Option<usize>,
+    queue: Option<usize>,
+    prompt_usd_per_million: Option<f64>,
+    completion_usd_per_million: Option<f64>,
 }
 
 impl Llm {
     /// The table and the environment, which wins. None without an address.
     fn from_table(table: Table, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Option<Self>> {
         let env = |name: &str| env(name).filter(|value| !value.trim().is_empty());
-        let Some(url) = env("AUTOANNOTATOR_LLM_URL").or(table.url) else { return Ok(None) };
-        let model = env("AUTOANNOTATOR_LLM_MODEL").or(table.model);
-        let Some(model) = model else {
+        let Some(url) = env("AUTOANNOTATOR_LLM_URL").or(table.url) else {
+            if !table.more.is_empty() {
+                bail!("serve-config: [[llm.more]] adds to the LLM of [llm], which has no url; give it one");
+            }
+            return Ok(None);
+        };
+        let Some(model) = env("AUTOANNOTATOR_LLM_MODEL").or(table.model) else {
             bail!("serve-config: AUTOANNOTATOR_LLM_URL is set, AUTOANNOTATOR_LLM_MODEL is not; name the model")
         };
         let budget =
@@ -217,38 +287,103 @@ impl Llm {
                 })?),
                 None => table.budget_usd,
             };
-        let price = |name: &str, value: Option<f64>| match value.unwrap_or(0.0) {
-            value if value.is_finite() && value >= 0.0 => Ok(value),
-            value => bail!("serve-config: {name} is {value}; expected 0 or more"),
+        let cap = |name: &str, value: Option<f64>| value.map(|value| not_negative(name, value)).transpose();
+        let caps = Caps {
+            all: cap("the budget", budget)?,
+            task: cap("task_budget_usd", table.task_budget_usd)?,
+            client: cap("client_budget_usd", table.client_budget_usd)?,
         };
-        let cap = |name: &str, value: Option<f64>| value.map(|value| price(name, Some(value))).transpose();
-        let llm = Self {
-            endpoint: endpoint(&url)?,
-            key: env("AUTOANNOTATOR_LLM_KEY").or(table.key),
-            model,
-            timeout_seconds: table.timeout_seconds.unwrap_or(60.0),
-            concurrency: table.concurrency.unwrap_or(8),
-            prices: Prices {
-                prompt: price("prompt_usd_per_million", table.prompt_usd_per_million)?,
-                completion: price("completion_usd_per_million", table.completion_usd_per_million)?,
-            },
-            caps: Caps {
-                all: cap("the budget", budget)?,
-                task: cap("task_budget_usd", table.task_budget_usd)?,
-                client: cap("client_budget_usd", table.client_budget_usd)?,
-            },
-            queue: table.queue.unwrap_or(1000),
+        let policy = match table.policy {
+            Use::Fallback => Policy::Fallback,
+            Use::Majority => Policy::Majority,
+            Use::Cascade => {
+                let (confidence, samples) = (table.confidence.unwrap_or(0.9), table.samples.unwrap_or(5));
+                if !(0.0..=1.0).contains(&confidence) || !(2..=20).contains(&samples) {
+                    bail!("serve-config: confidence must be 0 to 1 and samples 2 to 20");
+                }
+                Policy::Cascade { confidence, samples }
+            }
         };
-        if !(0.05..=3600.0).contains(&llm.timeout_seconds) || !(1..=256).contains(&llm.concurrency) {
-            bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 256");
+        let more = table.more.len();
+        if (policy == Policy::Majority && more < 2) || (matches!(policy, Policy::Cascade { .. }) && more < 1) {
+            bail!(
+                "serve-config: use = \"cascade\" needs at least one and \"majority\" at least two further LLMs in [[llm.more]]"
+            );
         }
-        let capped = llm.caps.all.or(llm.caps.task).or(llm.caps.client).is_some();
-        if capped && llm.prices.usd(1_000_000, 1_000_000) == 0.0 {
+        if policy == Policy::Majority && more % 2 == 1 {
+            bail!("serve-config: use = \"majority\" needs an odd number of LLMs; an even one has ties");
+        }
+        let first = More {
+            url,
+            model,
+            key: env("AUTOANNOTATOR_LLM_KEY").or(table.key),
+            key_env: None,
+            timeout_seconds: table.timeout_seconds,
+            concurrency: table.concurrency,
+            queue: table.queue,
+            prompt_usd_per_million: table.prompt_usd_per_million,
+            completion_usd_per_million: table.completion_usd_per_million,
+        };
+        let all = std::iter::once(first).chain(table.more);
+        let upstreams: Vec<Upstream> =
+            all.map(|more| Upstream::from_table(more, env)).collect::<anyhow::Result<_>>()?;
+        let total_seconds = table.total_seconds.unwrap_or(300.0);
+        if !(0.05..=3600.0).contains(&total_seconds) {
+            bail!("serve-config: total_seconds must be 0.05 to 3600");
+        }
+        let capped = caps.all.or(caps.task).or(caps.client).is_some();
+        if capped && upstreams.iter().all(|upstream| upstream.prices.usd(1_000_000, 1_000_000) == 0.0) {
             bail!(
                 "serve-config: a budget without prices can never be used up; set prompt_usd_per_million and completion_usd_per_million in [llm]"
             );
         }
-        Ok(Some(llm))
+        let similarity = table.near;
+        if similarity.is_some_and(|similarity| !(0.5..=1.0).contains(&similarity)) {
+            bail!(
+                "serve-config: near is the cosine at which two texts are taken for the same; expected 0.5 to 1, best 0.95 or more"
+            );
+        }
+        Ok(Some(Self { upstreams, policy, total_seconds, caps, similarity, near: Near::default() }))
+    }
+}
+
+fn not_negative(name: &str, value: f64) -> anyhow::Result<f64> {
+    match value.is_finite() && value >= 0.0 {
+        true => Ok(value),
+        false => bail!("serve-config: {name} is {value}; expected 0 or more"),
+    }
+}
+
+impl Upstream {
+    fn from_table(table: More, env: impl Fn(&str) -> Option<String>) -> anyhow::Result<Self> {
+        let key = match &table.key_env {
+            Some(name) => Some(env(name).with_context(|| {
+                format!(
+                    "serve-config: key_env names {name}, which is not in the environment; set it to the key of {}",
+                    table.model
+                )
+            })?),
+            None => table.key,
+        };
+        let upstream = Self {
+            endpoint: endpoint(&table.url)?,
+            key,
+            model: table.model,
+            timeout_seconds: table.timeout_seconds.unwrap_or(60.0),
+            concurrency: table.concurrency.unwrap_or(8),
+            prices: Prices {
+                prompt: not_negative("prompt_usd_per_million", table.prompt_usd_per_million.unwrap_or(0.0))?,
+                completion: not_negative(
+                    "completion_usd_per_million",
+                    table.completion_usd_per_million.unwrap_or(0.0),
+                )?,
+            },
+            queue: table.queue.unwrap_or(1000),
+        };
+        if !(0.05..=3600.0).contains(&upstream.timeout_seconds) || !(1..=4096).contains(&upstream.concurrency) {
+            bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 4096");
+        }
+        Ok(upstream)
     }
 }
 
@@ -288,11 +423,11 @@ mod tests {
         let file = "[llm]\nurl = \"http://a\"\nmodel = \"m\"\nprompt_usd_per_million = 2.0\n";
         let none = |_: &str| None;
         let llm = Config::read(file, none).expect("read").llm.expect("an LLM");
-        assert_eq!(llm.endpoint.as_str(), "http://a/v1/chat/completions");
-        assert_eq!(llm.prices.usd(1_000_000, 5), 2.0);
+        assert_eq!(llm.upstreams[0].endpoint.as_str(), "http://a/v1/chat/completions");
+        assert_eq!(llm.upstreams[0].prices.usd(1_000_000, 5), 2.0);
         let env = |name: &str| (name == "AUTOANNOTATOR_LLM_URL").then(|| "https://b/v1/".to_owned());
         let llm = Config::read(file, env).expect("read").llm.expect("an LLM");
-        assert_eq!(llm.endpoint.as_str(), "https://b/v1/chat/completions");
+        assert_eq!(llm.upstreams[0].endpoint.as_str(), "https://b/v1/chat/completions");
         assert!(Config::read("", none).expect("read").llm.is_none());
     }
 
@@ -309,9 +444,12 @@ mod tests {
             .filter(|line| !line.starts_with("# ") && !line.contains("The file of"))
             .map(|line| line.replace("sha256 = \"...\"", &format!("sha256 = \"{}\"", "0".repeat(64))))
             .collect();
-        let shown = Config::read(&shown.join("\n"), |_| None).expect("read");
+        let key = |name: &str| (name == "BIG_LLM_KEY").then(|| "k".to_owned());
+        let shown = Config::read(&shown.join("\n"), key).expect("read");
         let llm = shown.llm.expect("an LLM");
-        assert_eq!((llm.caps.all, llm.caps.client, llm.queue), (Some(20.0), Some(5.0), 1000));
+        assert_eq!((llm.caps.all, llm.caps.client, llm.upstreams[0].queue), (Some(20.0), Some(5.0), 1000));
+        assert_eq!(llm.policy, Policy::Cascade { confidence: 0.9, samples: 5 });
+        assert_eq!((llm.upstreams.len(), llm.upstreams[1].key.as_deref()), (2, Some("k")));
         assert_eq!((shown.tokens.len(), shown.rounds["sentiment"].layers), (1, Some(6)));
         assert_eq!(format!("{:?}", shown.limits), format!("{:?}", plain.limits));
         assert_eq!(shown.origins, ["https://labels.example.com"]);
@@ -350,5 +488,13 @@ mod tests {
         let wrong = error("[llm]\nkey = \"s3cret\" x\n");
         assert!(wrong.contains("line 2") && !wrong.contains("s3cret"), "{wrong}");
         assert!(error("[llm]\nurll = \"http://a\"").contains("line 2"));
+        let llm = "[llm]\nurl = \"http://a\"\nmodel = \"m\"\n";
+        let more = "[[llm.more]]\nurl = \"http://b\"\nmodel = \"n\"\n";
+        assert!(error(&format!("{llm}use = \"cascade\"\n")).contains("[[llm.more]]"));
+        assert!(error(&format!("{llm}use = \"majority\"\n{more}")).contains("at least two"));
+        assert!(error(&format!("{llm}use = \"majority\"\n{more}{more}{more}")).contains("odd"));
+        assert!(error(&format!("{llm}{more}key_env = \"NOT_THERE\"\n")).contains("NOT_THERE"));
+        assert!(error(more).contains("no url"));
+        assert!(error(&format!("{llm}total_seconds = 0\n")).contains("total_seconds"));
     }
 }

@@ -2,7 +2,7 @@
 //! the disk before the call is made, so that no crash loses it.
 
 use super::config::Caps;
-use super::store::{Store, StoreError};
+use super::store::{Known, Store, StoreError};
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -90,16 +90,16 @@ impl Ledger {
         }
     }
 
-    /// Puts what the call did cost in the place of the reserve, and keeps the label of its reply, where there was one.
+    /// Puts what the call did cost in the place of the reserve, and keeps the labels of its reply.
     pub async fn settle(
         &self,
         reserve: Reserve,
         usd: f64,
         tokens: [u64; 2],
-        reply: Option<([u8; 32], Option<String>)>,
+        labels: Vec<([u8; 32], Known)>,
     ) -> Result<(), StoreError> {
         let cost = (usd * NANO).ceil() as i64;
-        self.store.settle(reserve.call, cost, tokens, reply).await?;
+        self.store.settle(reserve.call, cost, tokens, labels).await?;
         self.totals().add(&reserve.task, &reserve.client, cost - reserve.amount);
         Ok(())
     }
@@ -138,7 +138,7 @@ mod tests {
         runtime().block_on(async {
             let first = ledger.reserve("t", "c", "m", 0.6).await.expect("covered");
             assert!(matches!(ledger.reserve("t", "c", "m", 0.6).await, Err(Refusal::Budget)));
-            ledger.settle(first, 0.1, [1, 2], None).await.expect("settles");
+            ledger.settle(first, 0.1, [1, 2], vec![]).await.expect("settles");
             ledger.reserve("t", "c", "m", 0.7).await.expect("covered, and left unsettled");
             assert!(matches!(ledger.reserve("t", "c", "m", 0.15).await, Err(Refusal::Budget)), "the task's cap");
             ledger.reserve("u", "c", "m", 0.15).await.expect("another task's");
@@ -177,8 +177,8 @@ mod tests {
                             *billed.lock().expect("lock") += cost;
                         }
                         match fate {
-                            0 => ledger.settle(reserve, cost, [0; 2], None).await.expect("settles"),
-                            1 => ledger.settle(reserve, 0.0, [0; 2], None).await.expect("settles"), // refused, not billed
+                            0 => ledger.settle(reserve, cost, [0; 2], vec![]).await.expect("settles"),
+                            1 => ledger.settle(reserve, 0.0, [0; 2], vec![]).await.expect("settles"), // refused, not billed
                             _ => drop(reserve), // broke off
                         }
                     });

@@ -6,9 +6,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use prometheus::core::Collector;
-use prometheus::{
-    Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
-};
+use prometheus::{Gauge, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -22,7 +20,8 @@ pub(super) struct Metrics {
     /// Tokens of the prompt and of the completion.
     pub(super) tokens: IntCounterVec,
     spent: Gauge,
-    resting: IntGauge,
+    resting: IntGaugeVec,
+    calls: IntGaugeVec,
     unused: IntGaugeVec,
 }
 
@@ -36,28 +35,38 @@ impl Metrics {
         let items = IntCounterVec::new(name("items_total", "Samples reviewed, by outcome"), &["outcome"])?;
         let tokens = IntCounterVec::new(name("tokens_total", "Tokens of the LLM"), &["kind"])?;
         let spent = Gauge::with_opts(name("spent_usd", "US dollars spent and reserved"))?;
-        let resting = IntGauge::with_opts(name("upstream_resting", "1 while the LLM is left alone after failures"))?;
+        let resting = name("upstream_resting", "1 while an LLM is left alone after failures");
+        let resting = IntGaugeVec::new(resting, &["model"])?;
+        let calls =
+            IntGaugeVec::new(name("upstream_calls", "Attempts at an LLM since the start"), &["model", "outcome"])?;
         let unused = IntGaugeVec::new(name("pool_unused", "Reviewed samples that no round has used"), &["task"])?;
-        let all: [Box<dyn Collector>; 7] = [
+        let all: [Box<dyn Collector>; 8] = [
             Box::new(requests.clone()),
             Box::new(seconds.clone()),
             Box::new(items.clone()),
             Box::new(tokens.clone()),
             Box::new(spent.clone()),
             Box::new(resting.clone()),
+            Box::new(calls.clone()),
             Box::new(unused.clone()),
         ];
         all.into_iter().try_for_each(|one| registry.register(one))?;
-        Ok(Self { registry, requests, seconds, items, tokens, spent, resting, unused })
+        Ok(Self { registry, requests, seconds, items, tokens, spent, resting, calls, unused })
     }
 }
 
 /// `GET /metrics`.
 pub(super) async fn metrics(State(server): State<Arc<Server>>) -> Result<Response, ApiError> {
     let metrics = &server.metrics;
-    if let Some(upstream) = &server.upstream {
-        metrics.spent.set(upstream.spent());
-        metrics.resting.set(i64::from(upstream.resting().is_some()));
+    if let Some(panel) = &server.panel {
+        metrics.spent.set(panel.ledger().spent());
+        for upstream in panel.upstreams() {
+            let model = upstream.config().model.as_str();
+            metrics.resting.with_label_values(&[model]).set(i64::from(upstream.resting().is_some()));
+            for (outcome, count) in ["answered", "failed"].into_iter().zip(upstream.counts()) {
+                metrics.calls.with_label_values(&[model, outcome]).set(count.cast_signed());
+            }
+        }
     }
     for (task, unused) in server.rounds.unused() {
         metrics.unused.with_label_values(&[task.as_str()]).set(unused as i64);

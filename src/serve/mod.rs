@@ -1,11 +1,15 @@
 //! The server: the page, the packed SLMs, the review proxy in front of an LLM, and the pool of reviewed samples.
 
 pub mod access;
+mod breaker;
+mod completion;
 pub mod config;
 mod guard;
 pub mod ledger;
 mod metrics;
+pub mod near;
 mod openapi;
+pub mod panel;
 mod pool;
 mod review;
 pub mod rounds;
@@ -14,7 +18,7 @@ pub mod upstream;
 
 use crate::review::protocol::{ErrorBody, ErrorDetail, ReviewRequest};
 use crate::slm::adapter::sha256_hex;
-use crate::spec::Spec;
+use crate::spec::{Prices, Spec};
 use crate::task::Task;
 use crate::tune::pool::Pool;
 use anyhow::Context;
@@ -65,8 +69,8 @@ pub struct Options {
 
 /// What the handlers share.
 pub(crate) struct Server {
-    specs: BTreeMap<String, Arc<Spec>>,
-    upstream: Option<Arc<upstream::Upstream>>,
+    jobs: BTreeMap<String, Arc<panel::Job>>,
+    panel: Option<Arc<panel::Panel>>,
     record: review::Record,
     /// Where any task's text may be kept.
     pool: Option<Arc<Mutex<Pool>>>,
@@ -140,8 +144,8 @@ impl Server {
         for spec in specs {
             all.insert(spec.task.name.clone(), Arc::new(spec));
         }
-        let upstream = match llm {
-            Some(llm) => Some(Arc::new(upstream::Upstream::new(llm, store::Store::open(&options.pool)?)?)),
+        let panel = match llm {
+            Some(llm) => Some(Arc::new(panel::Panel::new(llm, store::Store::open(&options.pool)?)?)),
             None => None,
         };
         let kept = all.values().any(|spec| spec.review.keep_text);
@@ -150,28 +154,29 @@ impl Server {
         let tokens = std::mem::take(&mut options.tokens);
         let access = Arc::new(access::Access::new(tokens, &options.limits, !options.hosts.is_empty()));
         let (record, metrics) = (review::Record::default(), metrics::Metrics::new()?);
-        Ok(Self { specs: all, upstream, record, pool, rounds, access, metrics })
+        let jobs = all.into_iter().map(|(name, spec)| (name, Arc::new(spec.into()))).collect();
+        Ok(Self { jobs, panel, record, pool, rounds, access, metrics })
     }
 
     /// The server's own spec of the task; the sender's, if it gives one, must have the same labels.
-    fn spec(&self, request: &ReviewRequest) -> Result<Arc<Spec>, ApiError> {
+    fn job(&self, request: &ReviewRequest) -> Result<Arc<panel::Job>, ApiError> {
         let bad = |code, message: String| ApiError::new(StatusCode::BAD_REQUEST, code, message);
-        let spec = self.task(&request.task)?;
+        let job = self.task(&request.task)?;
         if let Some(given) = &request.spec {
             let given = Spec::from_json(&given.to_string()).map_err(|error| bad("review-spec", error.to_string()))?;
-            if given.task.labels.names() != spec.task.labels.names() {
-                let message =
-                    format!("the spec's labels differ from this server's: {}", spec.task.labels.names().join(", "));
+            let labels = &job.spec.task.labels;
+            if given.task.labels.names() != labels.names() {
+                let message = format!("the spec's labels differ from this server's: {}", labels.names().join(", "));
                 return Err(bad("review-spec", message));
             }
         }
-        Ok(spec)
+        Ok(job)
     }
 
-    /// The spec of a task.
-    fn task(&self, name: &str) -> Result<Arc<Spec>, ApiError> {
-        self.specs.get(name).cloned().ok_or_else(|| {
-            let known: Vec<&str> = self.specs.keys().map(String::as_str).collect();
+    /// What is reviewed under a task's name.
+    fn task(&self, name: &str) -> Result<Arc<panel::Job>, ApiError> {
+        self.jobs.get(name).cloned().ok_or_else(|| {
+            let known: Vec<&str> = self.jobs.keys().map(String::as_str).collect();
             let message = format!(
                 "this server has no such task; it has: {}. The operator can add one with --spec",
                 known.join(", ")
@@ -196,6 +201,8 @@ struct Status {
 struct ReviewStatus {
     available: bool,
     model: Option<String>,
+    /// Of the first LLM, where it has any.
+    prices: Option<Prices>,
     remaining_budget_usd: Option<f64>,
     spent_usd: Option<f64>,
 }
@@ -205,6 +212,8 @@ struct TaskStatus {
     name: String,
     labels: Vec<String>,
     keeps_text: bool,
+    /// Bytes of a call's prompt beside the text.
+    prompt_bytes: usize,
 }
 
 async fn status(State(server): State<Arc<Server>>, client: Option<Extension<access::Client>>) -> Json<Status> {
@@ -212,19 +221,23 @@ async fn status(State(server): State<Arc<Server>>, client: Option<Extension<acce
     if client.is_none() {
         return Json(Status { version, token_needed: true, review: ReviewStatus::default(), tasks: Vec::new() });
     }
-    let review = server.upstream.as_deref().map(|upstream| ReviewStatus {
-        available: true,
-        model: Some(upstream.model().to_owned()),
-        remaining_budget_usd: upstream.remaining(),
-        spent_usd: Some(upstream.spent()),
-    });
-    let task = |spec: &Arc<Spec>| TaskStatus {
-        name: spec.task.name.clone(),
-        labels: spec.task.labels.names().to_vec(),
-        keeps_text: spec.review.keep_text,
+    let panel = server.panel.as_deref();
+    let ledger = panel.map(panel::Panel::ledger);
+    let prices = panel.and_then(|panel| panel.upstreams().first()).map(|first| first.config().prices);
+    let review = ReviewStatus {
+        available: panel.is_some(),
+        model: panel.map(panel::Panel::models),
+        prices: prices.filter(|prices| prices.usd(1_000_000, 1_000_000) > 0.0),
+        remaining_budget_usd: ledger.and_then(ledger::Ledger::remaining),
+        spent_usd: ledger.map(ledger::Ledger::spent),
     };
-    let tasks = server.specs.values().map(task).collect();
-    Json(Status { version, token_needed: false, review: review.unwrap_or_default(), tasks })
+    let task = |job: &Arc<panel::Job>| TaskStatus {
+        name: job.spec.task.name.clone(),
+        labels: job.spec.task.labels.names().to_vec(),
+        keeps_text: job.spec.review.keep_text,
+        prompt_bytes: job.template.one("").sent_bytes(),
+    };
+    Json(Status { version, token_needed: false, review, tasks: server.jobs.values().map(task).collect() })
 }
 
 /// Whether it runs.
@@ -234,7 +247,7 @@ async fn healthz() -> &'static str {
 
 /// Whether it can do its work: an upstream that is left alone for a while is a reason not to send it more.
 async fn readyz(State(server): State<Arc<Server>>) -> Result<&'static str, ApiError> {
-    match server.upstream.as_deref().and_then(upstream::Upstream::resting) {
+    match server.panel.as_deref().and_then(panel::Panel::resting) {
         None => Ok("ready"),
         Some(seconds) => {
             let mut error = ApiError::new(

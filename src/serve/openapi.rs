@@ -21,6 +21,7 @@ mod tests {
     use crate::serve::{ReviewStatus, Status, TaskStatus, rounds};
     use crate::slm::adapter::Metrics;
     use crate::slm::pack::{FilePart, Index, Precision, SlmManifest};
+    use crate::spec::Prices;
     use crate::tune::gate::{Decision, Paired};
     use crate::tune::round::Report;
     use serde::Serialize;
@@ -192,11 +193,14 @@ mod tests {
         answers("ReviewResponse", response(Some(1.0)), response(None));
         let pooled = PoolResponse { added: 1, known: 0, left_out: 0 };
         answers("PoolResponse", pooled, pooled);
-        let task = || TaskStatus { name: "t".into(), labels: vec!["a".into()], keeps_text: true };
+        let task = || TaskStatus { name: "t".into(), labels: vec!["a".into()], keeps_text: true, prompt_bytes: 1 };
         answers("TaskStatus", task(), task());
+        let prices = Prices { prompt: 0.5, completion: 1.5 };
+        answers("Prices", prices, prices);
         let review = ReviewStatus {
             available: true,
             model: Some("m".into()),
+            prices: Some(prices),
             remaining_budget_usd: Some(1.0),
             spent_usd: Some(0.0),
         };

@@ -18,7 +18,7 @@ pub(super) async fn pool(
 ) -> Result<Json<PoolResponse>, ApiError> {
     let body = body.map_err(|error| ApiError::new(error.status(), "request-body", error.body_text()))?;
     let request: PoolRequest = super::json(&headers, &body)?;
-    let spec = server.task(&request.task)?;
+    let spec = server.task(&request.task)?.spec.clone();
     let (Some(pool), true) = (&server.pool, spec.review.keep_text) else {
         let message = "this server keeps no texts of this task. The operator can allow it by keep_text = true in [review] of the spec";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "pool-not-kept", message));

@@ -1,11 +1,10 @@
 //! `POST /v1/review`: checks, the idempotency record, and the calls.
 
 use super::access::Client;
-use super::upstream::{Reviewed, Upstream, UpstreamError};
+use super::panel::{Job, Panel, Review, Reviewed};
+use super::upstream::UpstreamError;
 use super::{ApiError, Server};
 use crate::review::protocol::{MAX_ITEMS, MAX_TEXT, ReviewItem, ReviewRequest, ReviewResponse, ReviewedItem, Usage};
-use crate::review::redact::redact;
-use crate::spec::Spec;
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
@@ -15,7 +14,6 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
-use tokio::task::JoinSet;
 
 /// Requests whose answers are remembered at most.
 const REMEMBERED: usize = 10_000;
@@ -58,19 +56,19 @@ pub(super) async fn review(
     let bad = |code, message: String| ApiError::new(StatusCode::BAD_REQUEST, code, message);
     let body = body.map_err(|error| ApiError::new(error.status(), "request-body", error.body_text()))?;
     let request: ReviewRequest = super::json(&headers, &body)?;
-    let spec = server.spec(&request)?;
+    let job = server.job(&request)?;
     check(&request.items)?;
     let key = match headers.get("idempotency-key").map(|value| value.to_str().unwrap_or_default()) {
         None => None,
         Some(key) if !key.is_empty() && key.len() <= 255 => Some(key.to_owned()),
         Some(_) => return Err(bad("idempotency-key", "Idempotency-Key must be 1 to 255 ASCII characters".into())),
     };
-    let Some(upstream) = server.upstream.clone() else { return Err(unavailable()) };
-    let key = key.map(|key| upstream.key(&client, &spec.task, &key));
+    let Some(panel) = server.panel.clone() else { return Err(unavailable()) };
+    let key = key.map(|key| panel.key(&client, &job, &key));
     let hash = Sha256::digest(&body).to_vec();
     let slot = match &key {
         Some(key) => {
-            if let Some(answer) = answered(&upstream, key, &hash)? {
+            if let Some(answer) = answered(&panel, key, &hash)? {
                 return Ok(Json(answer));
             }
             server.record.slot(key.clone(), hash.clone())?
@@ -83,13 +81,13 @@ pub(super) async fn review(
         if let Some(known) = &*answer {
             return Ok(known.clone());
         }
-        let (fresh, whole, entry) = all(&upstream, &spec, &client, request.items).await?;
+        let (fresh, whole, entry) = all(&panel, &job, &client, request.items).await?;
         server.count(&fresh, &entry);
         if whole {
             *answer = Some(fresh.clone());
         }
         let kept = key.filter(|_| whole).map(|key| (key, hash, serde_json::to_string(&fresh).unwrap_or_default()));
-        if let Err(error) = upstream.store().answered(kept, entry).await {
+        if let Err(error) = panel.store().answered(kept, entry).await {
             tracing::error!("an answer is not kept: {error}");
         }
         Ok(fresh)
@@ -104,8 +102,8 @@ fn unavailable() -> ApiError {
 }
 
 /// The answer that a key was given before, also by a server that has stopped since.
-fn answered(upstream: &Upstream, key: &str, hash: &[u8]) -> Result<Option<ReviewResponse>, ApiError> {
-    let known = upstream.store().answer(key).map_err(|error| {
+fn answered(panel: &Panel, key: &str, hash: &[u8]) -> Result<Option<ReviewResponse>, ApiError> {
+    let known = panel.store().answer(key).map_err(|error| {
         tracing::error!("{error}");
         ApiError::new(
             StatusCode::SERVICE_UNAVAILABLE,
@@ -141,37 +139,28 @@ fn check(items: &[ReviewItem]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Reviews all items, a call each. What stops all of them is an error; what stops one is that item's.
+/// Reviews all items. What stops all of them is an error; what stops one is that item's.
 /// Also whether every item was reviewed, so that the answer is worth keeping, and what the audit log says of it, which
 /// holds no text.
 async fn all(
-    upstream: &Arc<Upstream>,
-    spec: &Arc<Spec>,
+    panel: &Arc<Panel>,
+    job: &Arc<Job>,
     client: &str,
     items: Vec<ReviewItem>,
 ) -> Result<(ReviewResponse, bool, Value), ApiError> {
-    let mut calls = JoinSet::new();
-    for (index, item) in items.iter().enumerate() {
-        let (upstream, spec, client) = (upstream.clone(), spec.clone(), client.to_owned());
-        let text = if spec.review.redact { redact(&item.text).text().to_owned() } else { item.text.clone() };
-        calls.spawn(async move { (index, upstream.review(&spec.task, &client, &text).await) });
-    }
-    let mut outcomes: Vec<Result<Reviewed, UpstreamError>> = vec![Err(UpstreamError::Unreachable); items.len()];
-    while let Some(done) = calls.join_next().await {
-        if let Ok((index, outcome)) = done
-            && let Some(slot) = outcomes.get_mut(index)
-        {
-            *slot = outcome;
-        }
-    }
-    let known = outcomes.iter().flatten().filter(|reviewed| reviewed.known).count();
-    let whole = outcomes.iter().all(Result::is_ok);
-    let answer = answer(upstream, items, outcomes)?;
+    let (spec, redactor) = (&job.spec, &job.redactor);
+    let redacts = spec.review.redact;
+    let text =
+        |item: &ReviewItem| if redacts { redactor.redact(&item.text).text().to_owned() } else { item.text.clone() };
+    let (reviews, usage) = panel.review(job, client, items.iter().map(text).collect()).await;
+    let known = reviews.iter().flatten().filter(|reviewed| reviewed.said.known).count();
+    let whole = reviews.iter().all(Result::is_ok);
+    let answer = answer(panel, items, reviews, usage)?;
     let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
     let entry = json!({
-        "event": "review", "task": spec.task.name, "client": client, "items": answer.items.len(), "labelled": labelled,
-        "known": known, "prompt_tokens": answer.usage.prompt_tokens, "completion_tokens": answer.usage.completion_tokens,
-        "cost_usd": answer.usage.cost_usd,
+        "event": "review", "task": spec.task.name, "client": client, "model": answer.model, "items": answer.items.len(),
+        "labelled": labelled, "known": known, "prompt_tokens": answer.usage.prompt_tokens,
+        "completion_tokens": answer.usage.completion_tokens, "cost_usd": answer.usage.cost_usd,
     });
     Ok((answer, whole, entry))
 }
@@ -192,30 +181,30 @@ impl Server {
 }
 
 fn answer(
-    upstream: &Upstream,
+    panel: &Panel,
     items: Vec<ReviewItem>,
-    outcomes: Vec<Result<Reviewed, UpstreamError>>,
+    reviews: Vec<Review>,
+    usage: Usage,
 ) -> Result<ReviewResponse, ApiError> {
-    let none = outcomes.iter().all(Result::is_err);
-    if let (true, Some(Err(error))) = (none, outcomes.first()) {
+    let none = reviews.iter().all(Result::is_err);
+    if let (true, Some(Err(error))) = (none, reviews.first()) {
         tracing::warn!("no review: {error}");
-        let whole = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).find_map(whole);
+        let whole = reviews.iter().filter_map(|review| review.as_ref().err()).find_map(whole);
         if let Some(error) = whole {
             return Err(error);
         }
     }
-    let mut usage = Usage::default();
-    let reviewed = items.into_iter().zip(outcomes).map(|(item, outcome)| match outcome {
-        Ok(Reviewed { label, why, usage: cost, .. }) => {
-            usage.prompt_tokens += cost.prompt_tokens;
-            usage.completion_tokens += cost.completion_tokens;
-            usage.cost_usd += cost.cost_usd;
-            ReviewedItem { id: item.id, label, why }
+    let mut models = BTreeSet::new();
+    let reviewed = items.into_iter().zip(reviews).map(|(item, review)| match review {
+        Ok(Reviewed { said, models: by }) => {
+            models.extend(by);
+            ReviewedItem { id: item.id, label: said.label, why: said.why }
         }
         Err(error) => ReviewedItem { id: item.id, label: None, why: Some(error.to_string()) },
     });
     let items = reviewed.collect();
-    Ok(ReviewResponse { items, usage, remaining_budget_usd: upstream.remaining(), model: upstream.model().to_owned() })
+    let model = if models.is_empty() { panel.models() } else { models.into_iter().collect::<Vec<_>>().join(", ") };
+    Ok(ReviewResponse { items, usage, remaining_budget_usd: panel.ledger().remaining(), model })
 }
 
 /// The answer to a whole request whose items all failed, where asking again or the operator could help.

@@ -13,7 +13,7 @@ use thiserror::Error;
 use tokio::sync::oneshot;
 
 /// What leads from each schema to the next. The pool, in the same file, counts its own.
-const MIGRATIONS: [&str; 1] = ["
+const MIGRATIONS: [&str; 2] = ["
     CREATE TABLE call (
         id INTEGER PRIMARY KEY, at INTEGER NOT NULL, task TEXT NOT NULL, client TEXT NOT NULL, model TEXT NOT NULL,
         reserved INTEGER NOT NULL, cost INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
@@ -24,6 +24,8 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE answer (key TEXT PRIMARY KEY, body BLOB NOT NULL, response TEXT NOT NULL, at INTEGER NOT NULL) WITHOUT ROWID;
     CREATE INDEX answer_by_age ON answer (at);
     CREATE TABLE audit (id INTEGER PRIMARY KEY, at INTEGER NOT NULL, entry TEXT NOT NULL, hash BLOB NOT NULL);
+", "
+    ALTER TABLE review ADD COLUMN confidence REAL;
 "];
 
 /// Jobs that are committed together at most.
@@ -88,6 +90,17 @@ pub struct Call {
     pub spent: i64,
     /// Whether it was never settled, as far as it is known.
     pub interrupted: bool,
+}
+
+/// The label that an LLM gave to what it was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Known {
+    /// Seconds since it was given.
+    pub age: u64,
+    /// The label; none where the reply was no label.
+    pub label: Option<String>,
+    /// Its probability, where the LLM told it.
+    pub confidence: Option<f64>,
 }
 
 impl Store {
@@ -182,36 +195,37 @@ impl Store {
         .await
     }
 
-    /// Notes what a call came to, and with it, where there was a reply, its label, if it had one, by the hash of what was
-    /// asked. No text is kept.
+    /// Notes what a call came to, and with it the labels of its reply, by the hashes of what was asked. No text is kept.
     pub async fn settle(
         &self,
         call: i64,
         cost: i64,
         tokens: [u64; 2],
-        label: Option<([u8; 32], Option<String>)>,
+        labels: Vec<([u8; 32], Known)>,
     ) -> Result<(), StoreError> {
         self.write(move |connection| {
             let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
             let [prompt, completion] = tokens.map(u64::cast_signed);
             connection.prepare_cached(update)?.execute(params![cost, prompt, completion, call])?;
-            if let Some((hash, label)) = label {
-                let insert = "INSERT OR REPLACE INTO review (hash, at, label) VALUES (?, ?, ?)";
-                connection.prepare_cached(insert)?.execute(params![hash, now().cast_signed(), label])?;
+            for (hash, Known { label, confidence, .. }) in labels {
+                let insert = "INSERT OR REPLACE INTO review (hash, at, label, confidence) VALUES (?, ?, ?, ?)";
+                connection.prepare_cached(insert)?.execute(params![hash, now().cast_signed(), label, confidence])?;
             }
             Ok(())
         })
         .await
     }
 
-    /// What is known of what this is the hash of: seconds since it was asked, and the label, if there was one.
-    pub fn review(&self, hash: &[u8; 32]) -> Result<Option<(u64, Option<String>)>, StoreError> {
-        let query = "SELECT at, label FROM review WHERE hash = ?";
-        let found = self.read(|connection| {
-            let row = |row: &rusqlite::Row<'_>| Ok((row.get::<_, i64>(0)?, row.get(1)?));
+    /// What is known of what this is the hash of.
+    pub fn review(&self, hash: &[u8; 32]) -> Result<Option<Known>, StoreError> {
+        self.read(|connection| {
+            let query = "SELECT at, label, confidence FROM review WHERE hash = ?";
+            let row = |row: &rusqlite::Row<'_>| {
+                let age = now().saturating_sub(row.get::<_, i64>(0)?.cast_unsigned());
+                Ok(Known { age, label: row.get(1)?, confidence: row.get(2)? })
+            };
             connection.prepare_cached(query)?.query_row([hash], row).optional()
-        })?;
-        Ok(found.map(|(at, label)| (now().saturating_sub(at.cast_unsigned()), label)))
+        })
     }
 
     /// The answer given to an idempotency key, with the hash of the body it answers.
@@ -334,7 +348,8 @@ mod tests {
         let store = open(&folder).expect("opens");
         block_on(async {
             let first = store.reserve("t", "c", "m", 100).await.expect("reserves");
-            store.settle(first, 30, [1, 2], Some(([7; 32], Some("good".into())))).await.expect("settles");
+            let known = Known { age: 0, label: Some("good".into()), confidence: Some(0.75) };
+            store.settle(first, 30, [1, 2], vec![([7; 32], known)]).await.expect("settles");
             store.reserve("t", "c", "m", 50).await.expect("reserves");
             let answer = ("key".to_owned(), vec![1], "{}".to_owned());
             store.answered(Some(answer.clone()), json!({ "n": 1 })).await.expect("keeps");
@@ -343,7 +358,8 @@ mod tests {
         drop(store);
         let store = open(&folder).expect("opens again");
         assert_eq!(store.calls().expect("reads").iter().map(|call| call.spent).collect::<Vec<_>>(), [30, 50]);
-        assert_eq!(store.review(&[7; 32]).expect("reads").and_then(|(_, label)| label).as_deref(), Some("good"));
+        let known = store.review(&[7; 32]).expect("reads").expect("known");
+        assert_eq!((known.label.as_deref(), known.confidence), (Some("good"), Some(0.75)));
         assert_eq!(store.review(&[8; 32]).expect("reads"), None);
         assert_eq!(store.answer("key").expect("reads"), Some((vec![1], "{}".to_owned())));
         assert_eq!(store.audit().expect("holds").len(), 2);

@@ -1,41 +1,32 @@
-//! The upstream: any OpenAI-compatible `/v1/chat/completions`. What it says of itself never reaches a client: its
-//! error texts may repeat the key.
+//! One upstream: any OpenAI-compatible `/v1/chat/completions`. What it says of itself never reaches a client: its error
+//! texts may repeat the key.
 
-use super::config::Llm;
+use super::breaker::{Breaker, Place, Turns};
+use super::completion::{Completion, body, failed, read};
+use super::config;
 use super::ledger::{Ledger, Refusal, Reserve};
-use super::store::{Store, StoreError};
-use crate::review::prompt::{self, Prompt, REPLY_TOKENS};
+use super::store::{Known, Store, StoreError};
+use crate::review::prompt::{Prompt, Template};
 use crate::review::protocol::Usage;
-use crate::review::reply;
+use crate::review::reply::{self, Found};
 use crate::slm::adapter::{hex, sha256_of};
 use crate::task::Task;
 use reqwest::header::HeaderMap;
-use serde::Deserialize;
-use serde_json::{Value, json};
-use std::collections::HashMap;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 use tokio::sync::Semaphore;
 
-/// Attempts at one item.
+/// Attempts at one call.
 const TRIES: u32 = 3;
-/// Failures in a row after which the upstream is left alone.
-const FAILURES: u32 = 8;
-/// For how long.
-const RESTS_FOR: Duration = Duration::from_secs(10);
 /// Seconds for which it is known that a text was given no usable label.
 const NONE_FOR: u64 = 600;
-/// Turns at which those that nobody holds are forgotten.
-const TURNS: usize = 4096;
 /// Seconds after which a client may ask again where the queue is full.
 const QUEUE_WAIT: u64 = 5;
 /// A wait longer than this is handed on to the client.
 const LONGEST_WAIT: u64 = 20;
-/// Bytes of an upstream's answer at most.
-const MAX_ANSWER: usize = 1 << 20;
 
 /// Why the upstream gave no reply.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -87,54 +78,44 @@ impl UpstreamError {
     }
 }
 
-/// What an item came to.
-#[derive(Debug, Clone)]
-pub struct Reviewed {
+/// What an LLM said of one text.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Said {
     /// The label's canonical name.
     pub label: Option<String>,
     /// Why there is none.
     pub why: Option<String>,
-    /// What it cost.
-    pub usage: Usage,
+    /// The probability that the LLM gave the label, where it told.
+    pub confidence: Option<f64>,
     /// Whether it was known and nothing was sent.
     pub known: bool,
 }
 
-/// A text to be reviewed, for whom, and what its reply is known by.
-struct Question<'a> {
-    prompt: Prompt,
-    task: &'a Task,
-    client: &'a str,
-    hash: [u8; 32],
+/// A text that is asked about.
+pub type Outcome = Result<Said, UpstreamError>;
+
+/// What is asked, for whom, and how.
+#[derive(Clone, Copy)]
+pub struct Question<'a> {
+    /// The task.
+    pub task: &'a Task,
+    /// Its prompts.
+    pub template: &'a Template,
+    /// Who pays.
+    pub client: &'a str,
+    /// When nothing more is tried.
+    pub deadline: Instant,
+    /// Whether the labels' log-probabilities are wanted.
+    pub confidence: bool,
+    /// Which of several samples it is, drawn with some chance; 0 for the one most likely reply.
+    pub sample: u32,
 }
 
-#[derive(Deserialize)]
-struct Completion {
-    choices: Vec<Choice>,
-    usage: Option<Tokens>,
-}
-
-#[derive(Deserialize)]
-struct Choice {
-    message: Message,
-}
-
-#[derive(Deserialize)]
-struct Message {
-    content: Option<String>,
-}
-
-#[derive(Deserialize)]
-struct Tokens {
-    prompt_tokens: Option<u64>,
-    completion_tokens: Option<u64>,
-}
-
-/// The LLM behind the server.
+/// An LLM behind the server.
 pub struct Upstream {
     http: reqwest::Client,
-    config: Llm,
-    ledger: Ledger,
+    config: config::Upstream,
+    ledger: Arc<Ledger>,
     store: Store,
     breaker: Breaker,
     waiting: AtomicUsize,
@@ -142,96 +123,158 @@ pub struct Upstream {
     slots: Semaphore,
     /// Whether the upstream takes `response_format`; learnt from its first 400.
     schema: AtomicBool,
+    /// Calls answered, and failed attempts.
+    counts: [AtomicU64; 2],
 }
 
 impl Upstream {
     /// Makes the client; nothing is sent yet.
-    pub fn new(config: Llm, store: Store) -> anyhow::Result<Self> {
+    pub fn new(config: config::Upstream, ledger: Arc<Ledger>, store: Store) -> anyhow::Result<Self> {
         let http = http_client(&config.endpoint, Duration::from_secs_f64(config.timeout_seconds))?;
         let slots = Semaphore::new(config.concurrency);
-        let ledger = Ledger::new(config.caps, store.clone())?;
         let (breaker, waiting, schema) = (Breaker::default(), AtomicUsize::new(0), AtomicBool::new(true));
-        let turns = Turns::default();
-        Ok(Self { http, ledger, store, breaker, waiting, turns, slots, schema, config })
+        let (turns, counts) = (Turns::default(), Default::default());
+        Ok(Self { http, ledger, store, breaker, waiting, turns, slots, schema, counts, config })
     }
 
-    /// The model's name.
-    pub fn model(&self) -> &str {
-        &self.config.model
+    /// What is configured of it.
+    pub fn config(&self) -> &config::Upstream {
+        &self.config
     }
 
-    /// What is left of the budget in US dollars, if there is a cap.
-    pub fn remaining(&self) -> Option<f64> {
-        self.ledger.remaining()
-    }
-
-    /// Spent and reserved so far, in US dollars.
-    pub fn spent(&self) -> f64 {
-        self.ledger.spent()
-    }
-
-    /// Where its answers and money are kept.
-    pub fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// Seconds until the upstream is tried again, where it has failed too often of late.
+    /// Seconds until it is tried again, where it has failed too often of late.
     pub fn resting(&self) -> Option<u64> {
         self.breaker.resting()
     }
 
-    /// What a client's idempotency key means here: nothing to another client, task or LLM.
-    pub fn key(&self, client: &str, task: &Task, key: &str) -> String {
-        let system = prompt::compose(task, "").system;
-        hex(&sha256_of([client, self.config.endpoint.as_str(), &self.config.model, &system, key]))
+    /// Calls that were answered, and attempts that failed.
+    pub fn counts(&self) -> [u64; 2] {
+        self.counts.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
-    /// Has one redacted text reviewed, unless its reply is known.
-    pub async fn review(&self, task: &Task, client: &str, text: &str) -> Result<Reviewed, UpstreamError> {
-        let prompt = prompt::compose(task, text);
-        let hash = sha256_of([self.config.endpoint.as_str(), &self.config.model, &prompt.system, &prompt.user]);
-        // The same text that is asked about at the same time waits for the first one's reply.
-        let turn = self.turns.take(hash);
-        let _turn = turn.lock().await;
-        if let Some(reviewed) = self.known(&hash)? {
-            return Ok(reviewed);
+    /// What its reply to a text is known by.
+    fn hash(&self, question: &Question<'_>, text: &str) -> [u8; 32] {
+        let how = format!("{} {}", question.sample, question.confidence);
+        let own = [self.config.endpoint.as_str(), self.config.model.as_str(), how.as_str()];
+        sha256_of(own.into_iter().chain(question.template.identity()).chain([text]))
+    }
+
+    /// Has redacted texts, no two the same, labelled in one call, except those whose replies are known; what the reply
+    /// leaves out is asked about alone. An outcome for each text, and what all of it cost.
+    pub async fn ask(&self, question: &Question<'_>, texts: &[&str]) -> (Vec<Outcome>, Usage) {
+        let hashes: Vec<[u8; 32]> = texts.iter().map(|text| self.hash(question, text)).collect();
+        // The same text that is asked about at the same time waits for the first one's reply; in one order everywhere, so
+        // that nobody waits for each other.
+        let mut order: Vec<&[u8; 32]> = hashes.iter().collect();
+        order.sort_unstable();
+        let mut held = Vec::with_capacity(order.len());
+        for hash in order {
+            held.push(self.turns.take(*hash).lock_owned().await);
         }
-        self.tried(&Question { prompt, task, client, hash }).await
-    }
-
-    /// The label that is known for what this is the hash of; that there was none is known for a while.
-    fn known(&self, hash: &[u8; 32]) -> Result<Option<Reviewed>, UpstreamError> {
-        let reviewed = |label: Option<String>| {
-            let why = label.is_none().then(|| "the LLM gave no usable label a moment ago".to_owned());
-            Reviewed { label, why, usage: Usage::default(), known: true }
+        let mut usage = Usage::default();
+        let mut outcomes: Vec<Option<Outcome>> = hashes.iter().map(|hash| self.known(hash).transpose()).collect();
+        let open = |outcomes: &[Option<Outcome>]| -> Vec<usize> {
+            outcomes.iter().enumerate().filter(|(_, outcome)| outcome.is_none()).map(|(at, _)| at).collect()
         };
-        let found = self.store.review(hash).map_err(|error| lost(&error))?;
-        Ok(found.filter(|(age, label)| label.is_some() || *age < NONE_FOR).map(|(_, label)| reviewed(label)))
+        let left = open(&outcomes);
+        if left.len() > 1 {
+            let asked: Vec<_> = left.iter().filter_map(|at| Some((*hashes.get(*at)?, *texts.get(*at)?))).collect();
+            let said = self.together(question, &asked, &mut usage).await;
+            for (at, outcome) in left.into_iter().zip(said) {
+                outcomes[at] = outcome;
+            }
+        }
+        for at in open(&outcomes) {
+            let (hash, text) = (hashes[at], texts[at]);
+            outcomes[at] = Some(self.alone(question, hash, text, &mut usage).await);
+        }
+        (outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(UpstreamError::Garbage))).collect(), usage)
     }
 
-    /// Calls until there is a reply, an error that asking again does not help, or it was tried often enough.
-    async fn tried(&self, question: &Question<'_>) -> Result<Reviewed, UpstreamError> {
-        let place = Place::new(&self.waiting, self.config.queue);
-        let place = place.ok_or(UpstreamError::Busy { retry_after: QUEUE_WAIT })?;
-        let _slot = self.slots.acquire().await.map_err(|_| UpstreamError::Unreachable)?;
+    /// What is known of what this is the hash of; that there was no label is known for a while.
+    fn known(&self, hash: &[u8; 32]) -> Result<Option<Said>, UpstreamError> {
+        let found = self.store.review(hash).map_err(|error| lost(&error))?;
+        let fresh = |known: &Known| known.label.is_some() || known.age < NONE_FOR;
+        Ok(found.filter(fresh).map(|Known { label, confidence, .. }| {
+            let why = label.is_none().then(|| "the LLM gave no usable label a moment ago".to_owned());
+            Said { label, why, confidence, known: true }
+        }))
+    }
+
+    /// One text, in a call of its own.
+    async fn alone(&self, question: &Question<'_>, hash: [u8; 32], text: &str, usage: &mut Usage) -> Outcome {
+        let labels = &question.task.labels;
+        let read = |completion: &Completion| match reply::parse(labels, completion.content()) {
+            Ok(found) => vec![Some(said(question, completion, found))],
+            Err(error) => {
+                let why = Some(self.without_key(error.to_string()));
+                vec![Some(Said { label: None, why, confidence: None, known: false })]
+            }
+        };
+        let prompt = question.template.one(text);
+        let mut said = self.tried(question, &prompt, &[hash], &read, usage).await?;
+        said.pop().flatten().ok_or(UpstreamError::Garbage)
+    }
+
+    /// Several texts in one call. None for those that have to be asked about alone.
+    async fn together(
+        &self,
+        question: &Question<'_>,
+        asked: &[([u8; 32], &str)],
+        usage: &mut Usage,
+    ) -> Vec<Option<Outcome>> {
+        // A text can know its own hash, but not another's.
+        let ids: Vec<String> = asked.iter().map(|(hash, _)| hex(hash).chars().take(8).collect()).collect();
+        let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
+        let slots: Vec<(&str, &str)> = ids.iter().zip(asked).map(|(id, (_, text))| (*id, *text)).collect();
+        let read = |completion: &Completion| {
+            let found = reply::parse_many(&question.task.labels, completion.content(), &ids);
+            found.into_iter().map(|found| found.map(|found| said(question, completion, found))).collect()
+        };
+        let prompt = question.template.many(&slots);
+        let hashes: Vec<[u8; 32]> = asked.iter().map(|(hash, _)| *hash).collect();
+        match self.tried(question, &prompt, &hashes, &read, usage).await {
+            Ok(said) => said.into_iter().map(|said| said.map(Ok)).collect(),
+            // It may be one of the texts, or all of them together.
+            Err(UpstreamError::Status(400..=499) | UpstreamError::Garbage | UpstreamError::Budget) => {
+                vec![None; asked.len()]
+            }
+            Err(error) => vec![Some(Err(error)); asked.len()],
+        }
+    }
+
+    /// Calls until there is a reply, an error that asking again does not help, or it was tried often or long enough.
+    async fn tried<R: Fn(&Completion) -> Vec<Option<Said>>>(
+        &self,
+        question: &Question<'_>,
+        prompt: &Prompt<'_>,
+        hashes: &[[u8; 32]],
+        read: &R,
+        usage: &mut Usage,
+    ) -> Result<Vec<Option<Said>>, UpstreamError> {
+        let busy = UpstreamError::Busy { retry_after: QUEUE_WAIT };
+        let place = Place::new(&self.waiting, self.config.queue).ok_or(busy.clone())?;
+        let slot = tokio::time::timeout_at(question.deadline.into(), self.slots.acquire()).await;
+        let _slot = slot.map_err(|_| busy)?.map_err(|_| UpstreamError::Unreachable)?;
         drop(place);
         let mut tried = 1;
         loop {
             self.breaker.admit().map_err(|retry_after| UpstreamError::Busy { retry_after })?;
-            let outcome = self.paid(question).await;
+            let outcome = self.paid(question, prompt, hashes, read, usage).await;
             self.breaker.note(outcome.as_ref().err());
-            match outcome {
-                Ok(reviewed) => return Ok(reviewed),
-                Err(UpstreamError::Busy { retry_after }) if retry_after > LONGEST_WAIT => {
-                    return Err(UpstreamError::Busy { retry_after });
-                }
-                Err(error) if error.again() && tried < TRIES => {
-                    let wait = if let UpstreamError::Busy { retry_after } = error { retry_after } else { 0 };
-                    tokio::time::sleep(Duration::from_secs(wait) + jitter(tried)).await;
-                    tried += 1;
-                }
-                Err(error) => return Err(error),
+            self.counts[usize::from(outcome.is_err())].fetch_add(1, Ordering::Relaxed);
+            let error = match outcome {
+                Ok(said) => return Ok(said),
+                Err(error) if !error.again() || tried == TRIES => return Err(error),
+                Err(error) => error,
+            };
+            let wait = if let UpstreamError::Busy { retry_after } = error { retry_after } else { 0 };
+            let wait_for = Duration::from_secs(wait) + jitter(tried);
+            if wait > LONGEST_WAIT || Instant::now() + wait_for >= question.deadline {
+                return Err(error);
             }
+            tokio::time::sleep(wait_for).await;
+            tried += 1;
         }
     }
 
@@ -243,57 +286,64 @@ impl Upstream {
     }
 
     /// One attempt: reserve what it can cost at most, call, settle what it did cost.
-    async fn paid(&self, question: &Question<'_>) -> Result<Reviewed, UpstreamError> {
-        let Question { prompt, task, client, hash } = question;
-        // A token is at least a byte; 64 more for the chat's own.
-        let most = self.config.prices.usd((prompt.system.len() + prompt.user.len() + 64) as u64, REPLY_TOKENS);
-        let reserve = self.ledger.reserve(&task.name, client, &self.config.model, most).await;
+    async fn paid<R: Fn(&Completion) -> Vec<Option<Said>>>(
+        &self,
+        question: &Question<'_>,
+        prompt: &Prompt<'_>,
+        hashes: &[[u8; 32]],
+        read: &R,
+        usage: &mut Usage,
+    ) -> Result<Vec<Option<Said>>, UpstreamError> {
+        let most = self.config.prices.usd(prompt.most_tokens(), prompt.reply_tokens);
+        let reserve = self.ledger.reserve(&question.task.name, question.client, &self.config.model, most).await;
         let reserve = reserve.map_err(|refusal| match refusal {
             Refusal::Budget => UpstreamError::Budget,
             Refusal::Store(error) => lost(&error),
         })?;
-        match self.call(prompt).await {
-            Ok(completion) => {
-                let content = completion.choices.into_iter().next().and_then(|choice| choice.message.content);
-                // Who does not say what it took is charged at the reserve.
-                let tokens = completion.usage.and_then(|tokens| tokens.prompt_tokens.zip(tokens.completion_tokens));
-                let usage = match tokens.filter(|(prompt, _)| *prompt > 0) {
-                    Some((prompt_tokens, completion_tokens)) => {
-                        let cost_usd = self.config.prices.usd(prompt_tokens, completion_tokens);
-                        Usage { prompt_tokens, completion_tokens, cost_usd }
-                    }
-                    None => Usage { cost_usd: most, ..Usage::default() },
-                };
-                let (label, why) = match reply::parse(&task.labels, &content.unwrap_or_default()) {
-                    Ok(index) => (task.labels.name(index).map(str::to_owned), None),
-                    Err(error) => (None, Some(self.without_key(error.to_string()))),
-                };
-                self.settle(reserve, &usage, Some((*hash, label.clone()))).await;
-                Ok(Reviewed { label, why, usage, known: false })
-            }
+        let called = self.call(question, prompt).await;
+        let (cost, said) = match &called {
+            Ok(completion) => (self.cost(completion, most), read(completion)),
             Err(error) => {
                 let cost_usd = if error.may_cost() { most } else { 0.0 };
-                self.settle(reserve, &Usage { cost_usd, ..Usage::default() }, None).await;
-                Err(error)
+                (Usage { cost_usd, ..Usage::default() }, Vec::new())
             }
+        };
+        let known = hashes.iter().zip(&said).filter_map(|(hash, said)| {
+            let Said { label, confidence, .. } = said.clone()?;
+            Some((*hash, Known { age: 0, label, confidence }))
+        });
+        self.settle(reserve, &cost, known.collect()).await;
+        usage.add(&cost);
+        called.map(|_| said)
+    }
+
+    /// Who does not say what it took is charged at the reserve.
+    fn cost(&self, completion: &Completion, most: f64) -> Usage {
+        match completion.tokens() {
+            Some((prompt_tokens, completion_tokens)) => {
+                let cost_usd = self.config.prices.usd(prompt_tokens, completion_tokens);
+                Usage { prompt_tokens, completion_tokens, cost_usd }
+            }
+            None => Usage { cost_usd: most, ..Usage::default() },
         }
     }
 
     /// Where it cannot be written down, the call stays charged at its reserve.
-    async fn settle(&self, reserve: Reserve, usage: &Usage, reply: Option<([u8; 32], Option<String>)>) {
+    async fn settle(&self, reserve: Reserve, usage: &Usage, known: Vec<([u8; 32], Known)>) {
         let tokens = [usage.prompt_tokens, usage.completion_tokens];
-        if let Err(error) = self.ledger.settle(reserve, usage.cost_usd, tokens, reply).await {
+        if let Err(error) = self.ledger.settle(reserve, usage.cost_usd, tokens, known).await {
             tracing::error!("a call stays charged at its reserve: {error}");
         }
     }
 
-    async fn call(&self, prompt: &Prompt) -> Result<Completion, UpstreamError> {
+    async fn call(&self, question: &Question<'_>, prompt: &Prompt<'_>) -> Result<Completion, UpstreamError> {
+        let body = |schema: bool| body(&self.config.model, question, prompt, schema);
         if !self.schema.load(Ordering::Relaxed) {
-            return self.post(self.body(prompt, false)).await;
+            return self.post(question, &body(false)).await;
         }
-        match self.post(self.body(prompt, true)).await {
+        match self.post(question, &body(true)).await {
             Err(UpstreamError::Status(400 | 422)) => {
-                let plain = self.post(self.body(prompt, false)).await?;
+                let plain = self.post(question, &body(false)).await?;
                 self.schema.store(false, Ordering::Relaxed);
                 Ok(plain)
             }
@@ -301,141 +351,33 @@ impl Upstream {
         }
     }
 
-    fn body(&self, prompt: &Prompt, schema: bool) -> Value {
-        let mut body = json!({
-            "model": self.config.model,
-            "temperature": 0,
-            "max_tokens": REPLY_TOKENS,
-            "messages": [
-                { "role": "system", "content": prompt.system },
-                { "role": "user", "content": prompt.user },
-            ],
-        });
-        if schema {
-            let schema = json!({ "name": "label", "strict": true, "schema": prompt.schema });
-            body["response_format"] = json!({ "type": "json_schema", "json_schema": schema });
+    async fn post(&self, question: &Question<'_>, body: &serde_json::Value) -> Result<Completion, UpstreamError> {
+        let left = question.deadline.saturating_duration_since(Instant::now());
+        let mut request = self.http.post(self.config.endpoint.clone()).json(body);
+        if left < Duration::from_secs_f64(self.config.timeout_seconds) {
+            request = request.timeout(left);
         }
-        body
-    }
-
-    async fn post(&self, body: Value) -> Result<Completion, UpstreamError> {
-        let mut request = self.http.post(self.config.endpoint.clone()).json(&body);
         if let Some(key) = &self.config.key {
             request = request.bearer_auth(key);
         }
-        let mut response = request.send().await.map_err(|error| failed(&error))?;
+        let response = request.send().await.map_err(|error| failed(&error))?;
         match response.status().as_u16() {
-            200 => {}
-            401 | 403 => return Err(UpstreamError::Auth),
-            429 => return Err(UpstreamError::Busy { retry_after: retry_after(response.headers()).unwrap_or(1) }),
-            status => return Err(UpstreamError::Status(status)),
+            200 => read(response).await,
+            401 | 403 => Err(UpstreamError::Auth),
+            429 => Err(UpstreamError::Busy { retry_after: retry_after(response.headers()).unwrap_or(1) }),
+            status => Err(UpstreamError::Status(status)),
         }
-        let mut bytes = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
-            if bytes.len() + chunk.len() > MAX_ANSWER {
-                return Err(UpstreamError::Garbage);
-            }
-            bytes.extend_from_slice(&chunk);
-        }
-        let completion: Completion = serde_json::from_slice(&bytes).map_err(|_| UpstreamError::Garbage)?;
-        if completion.choices.is_empty() { Err(UpstreamError::Garbage) } else { Ok(completion) }
     }
+}
+
+fn said(question: &Question<'_>, completion: &Completion, found: Found) -> Said {
+    let label = question.task.labels.name(found.label).map(str::to_owned);
+    Said { label, why: None, confidence: completion.probability(found.at), known: false }
 }
 
 fn lost(error: &StoreError) -> UpstreamError {
     tracing::error!("{error}");
     UpstreamError::Store
-}
-
-/// What is being asked about: a lock for each, kept as long as somebody holds it.
-#[derive(Default)]
-struct Turns(Mutex<HashMap<[u8; 32], Weak<tokio::sync::Mutex<()>>>>);
-
-impl Turns {
-    fn take(&self, hash: [u8; 32]) -> Arc<tokio::sync::Mutex<()>> {
-        let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(turn) = turns.get(&hash).and_then(Weak::upgrade) {
-            return turn;
-        }
-        if turns.len() >= TURNS {
-            turns.retain(|_, turn| turn.strong_count() > 0);
-        }
-        let turn = Arc::default();
-        turns.insert(hash, Arc::downgrade(&turn));
-        turn
-    }
-}
-
-/// A place among those who wait for a call, as long as it lives.
-struct Place<'a>(&'a AtomicUsize);
-
-impl<'a> Place<'a> {
-    fn new(waiting: &'a AtomicUsize, most: usize) -> Option<Self> {
-        let place = Self(waiting);
-        (waiting.fetch_add(1, Ordering::Relaxed) < most).then_some(place)
-    }
-}
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-/// Leaves an upstream alone for a while that has failed several times in a row; afterwards one call tries it.
-#[derive(Default)]
-struct Breaker(Mutex<(u32, Option<Instant>)>);
-
-impl Breaker {
-    fn resting(&self) -> Option<u64> {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let left = state.1?.saturating_duration_since(Instant::now());
-        (!left.is_zero()).then(|| left.as_secs() + 1)
-    }
-
-    /// Lets a call go, or says how many seconds it has to wait. After a rest one goes ahead, and the others wait for what it
-    /// meets with.
-    fn admit(&self) -> Result<(), u64> {
-        if let Some(seconds) = self.resting() {
-            return Err(seconds);
-        }
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.1.is_some() {
-            state.1 = Some(Instant::now() + RESTS_FOR);
-        }
-        Ok(())
-    }
-
-    fn note(&self, error: Option<&UpstreamError>) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let broken = match error {
-            // Nothing was sent: the next call may try it.
-            Some(UpstreamError::Budget | UpstreamError::Store) => {
-                state.1 = state.1.map(|_| Instant::now());
-                return;
-            }
-            Some(UpstreamError::Unreachable | UpstreamError::Timeout | UpstreamError::Broken) => true,
-            Some(UpstreamError::Status(status)) => *status >= 500,
-            _ => false,
-        };
-        if !broken {
-            *state = (0, None);
-            return;
-        }
-        state.0 += 1;
-        if state.0 >= FAILURES {
-            state.1 = Some(Instant::now() + RESTS_FOR);
-        }
-    }
-}
-
-fn failed(error: &reqwest::Error) -> UpstreamError {
-    match error {
-        error if error.is_timeout() => UpstreamError::Timeout,
-        error if error.is_connect() => UpstreamError::Unreachable,
-        error if error.is_decode() => UpstreamError::Garbage,
-        _ => UpstreamError::Broken,
-    }
 }
 
 /// A client that follows no redirect (a key must not travel on), and uses no proxy for this machine's own addresses.
@@ -448,9 +390,11 @@ pub(crate) fn http_client(url: &reqwest::Url, timeout: Duration) -> reqwest::Res
     if own { builder.no_proxy().build() } else { builder.build() }
 }
 
-/// The seconds of a `Retry-After` header; a date is taken as the client's default.
+/// The seconds of a `Retry-After` header, which may also be a date.
 pub(crate) fn retry_after(headers: &HeaderMap) -> Option<u64> {
-    headers.get("retry-after")?.to_str().ok()?.trim().parse().ok()
+    let value = headers.get("retry-after")?.to_str().ok()?.trim();
+    let until = || httpdate::parse_http_date(value).ok()?.duration_since(SystemTime::now()).ok();
+    value.parse().ok().or_else(|| Some(until()?.as_secs() + 1))
 }
 
 /// Full jitter: anything up to a quarter of a second, doubled with each attempt.
@@ -458,4 +402,28 @@ pub(crate) fn jitter(tried: u32) -> Duration {
     // The hasher's keys are the standard library's randomness.
     let random = std::collections::hash_map::RandomState::new().hash_one(tried);
     Duration::from_millis(random % (250 << tried.min(6)).max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_seconds_or_a_date() {
+        let wait = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("retry-after", value.parse().expect("a value"));
+            retry_after(&headers)
+        };
+        assert_eq!((wait("17"), wait("soon"), wait("-3")), (Some(17), None, None));
+        let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(30));
+        assert!(wait(&later).is_some_and(|seconds| (28..=31).contains(&seconds)));
+        assert_eq!(wait("Sun, 06 Nov 1994 08:49:37 GMT"), None);
+    }
+
+    #[test]
+    fn jitter_is_bounded_and_differs() {
+        let waits: std::collections::BTreeSet<Duration> = (0..50).map(|_| jitter(1)).collect();
+        assert!(waits.len() > 5 && waits.iter().all(|wait| *wait < Duration::from_millis(500)));
+    }
 }

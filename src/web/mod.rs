@@ -10,7 +10,7 @@ mod slm;
 
 pub use data::{Exporter, RowReader, sniff_format};
 pub use report::ReportBuilder;
-pub use review::redact;
+pub use review::{Redactor, redact};
 #[cfg(feature = "gpu")]
 pub use slm::Gpu;
 pub use slm::{Slm, SlmLoader};

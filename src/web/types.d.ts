@@ -65,8 +65,13 @@ export interface Spec {
     to: "none" | "person" | "llm";
     url?: string;
     redact: boolean;
+    names?: string[];
     keep_text: boolean;
     usd_per_million?: { prompt: number; completion: number };
+    style?: "few-shot" | "chain-of-thought";
+    batch?: number;
+    screen?: false;
+    examples?: { text: string; label: string }[];
   };
   tune: { pool: number };
   export: { format: "csv" | "jsonl" };
@@ -95,8 +100,12 @@ export interface Row {
 /** A row with its annotation, for the export. */
 export interface LabelledRow { row: Row; annotation: Annotation }
 
-/** A text that may leave, and what was replaced in it. */
-export interface Redacted { text: string; placeholders: { placeholder: string; kind: string; original: string }[] }
+/** What a placeholder stands for. */
+export type RedactedKind =
+  | "email" | "phone" | "url" | "handle" | "card" | "iban" | "ip" | "mac" | "national-id" | "key" | "digits" | "name";
+
+/** A text that may leave, and what was replaced in it, in its order. The same datum has the same placeholder. */
+export interface Redacted { text: string; placeholders: { placeholder: string; kind: RedactedKind; original: string }[] }
 
 /** What reviews cost. */
 export interface ReviewCost { calls: number; prompt_tokens: number; completion_tokens: number; cost_usd: number }

@@ -2,7 +2,9 @@
 //!
 //! It labels by keyword: the first `keyword=label` whose keyword the text holds, else the fallback. A text may also
 //! hold a command: `!401`, `!429`, `!500`, `!garbage`, `!unknown`, `!hang`, `!slow`, `!empty`, `!echo` (replies with the key it
-//! was given), `!once` (429 with Retry-After 0 the first time, then as usual).
+//! was given), `!once` (429 with Retry-After 0 the first time, then as usual), `!half` (half a body), `!huge` (an endless one),
+//! `!unsure` (a label of probability 0.5), `!waver` (samples disagree); and of several texts a call `!left-out`, `!twice` and
+//! `!wrong-id`.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -20,6 +22,8 @@ pub struct Stub {
     pub fallback: String,
     /// Whether `response_format` is answered with 400.
     pub no_schema: bool,
+    /// Whether log-probabilities are told where they are asked for.
+    pub logprobs: bool,
     log: Mutex<Vec<Value>>,
 }
 
@@ -27,7 +31,24 @@ impl Stub {
     /// A stub of keywords and a fallback.
     pub fn new(keywords: &[(&str, &str)], fallback: &str, no_schema: bool) -> Arc<Self> {
         let keywords = keywords.iter().map(|(word, label)| ((*word).to_owned(), (*label).to_owned())).collect();
-        Arc::new(Self { keywords, fallback: fallback.to_owned(), no_schema, log: Mutex::default() })
+        Arc::new(Self { keywords, fallback: fallback.to_owned(), no_schema, logprobs: false, log: Mutex::default() })
+    }
+
+    /// One that tells log-probabilities.
+    #[allow(dead_code, reason = "not every test wants them")]
+    pub fn telling(keywords: &[(&str, &str)], fallback: &str) -> Arc<Self> {
+        let mut stub = Arc::into_inner(Self::new(keywords, fallback, false)).expect("one");
+        stub.logprobs = true;
+        Arc::new(stub)
+    }
+
+    fn label(&self, text: &str, seed: u64) -> String {
+        if text.contains("!unknown") {
+            return "banana".to_owned();
+        }
+        let by_keyword = self.keywords.iter().find(|(word, _)| text.contains(word.as_str()));
+        let wavers = text.contains("!waver") && seed % 2 == 1;
+        by_keyword.filter(|_| !wavers).map_or(self.fallback.clone(), |(_, label)| label.clone())
     }
 
     /// Every request's body so far, with what it was authorised by.
@@ -46,9 +67,17 @@ impl Stub {
 
 async fn chat(State(stub): State<Arc<Stub>>, headers: HeaderMap, Json(body): Json<Value>) -> Response {
     let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
-    let user = body["messages"][1]["content"].as_str().unwrap_or_default();
-    let text = serde_json::from_str::<Value>(user).ok().and_then(|user| user["text"].as_str().map(str::to_owned));
-    let text = text.unwrap_or_default();
+    let user = body["messages"].as_array().and_then(|all| all.last()).and_then(|last| last["content"].as_str());
+    let user: Value = serde_json::from_str(user.unwrap_or_default()).unwrap_or_default();
+    let several: Option<Vec<(String, String)>> = user["texts"].as_array().map(|texts| {
+        let of = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
+        texts.iter().map(|item| (of(item, "id"), of(item, "text"))).collect()
+    });
+    let text = match &several {
+        Some(texts) => texts.iter().map(|(_, text)| text.as_str()).collect::<Vec<_>>().join("\n"),
+        None => user["text"].as_str().unwrap_or_default().to_owned(),
+    };
+    let seed = body["seed"].as_u64().unwrap_or_default();
     let seen = {
         let mut log = stub.log.lock().expect("log");
         log.push(json!({ "text": text, "authorization": bearer, "body": body }));
@@ -74,15 +103,35 @@ async fn chat(State(stub): State<Arc<Stub>>, headers: HeaderMap, Json(body): Jso
     } else if has("!hang") {
         std::future::pending::<()>().await;
     }
-    let by_keyword = stub.keywords.iter().find(|(word, _)| text.contains(word.as_str()));
-    let label = by_keyword.map_or(stub.fallback.clone(), |(_, label)| label.clone());
-    let content = match () {
-        () if has("!unknown") => json!({ "label": "banana" }).to_string(),
-        () if has("!empty") => String::new(),
-        () if has("!echo") => bearer,
-        () => json!({ "label": label }).to_string(),
+    let label = stub.label(&text, seed);
+    let content = match several {
+        _ if has("!empty") => String::new(),
+        _ if has("!echo") => bearer,
+        Some(texts) => answers(&stub, &texts, seed),
+        None => json!({ "label": label }).to_string(),
     };
     let usage = json!({ "prompt_tokens": 100, "completion_tokens": 10, "total_tokens": 110 });
-    Json(json!({ "choices": [{ "index": 0, "message": { "role": "assistant", "content": content } }], "usage": usage }))
-        .into_response()
+    let mut choice = json!({ "index": 0, "message": { "role": "assistant", "content": content } });
+    if stub.logprobs && body["logprobs"] == true {
+        let logprob: f64 = if has("!unsure") { 0.5 } else { 0.99 };
+        choice["logprobs"] = json!({ "content": [{ "token": content, "logprob": logprob.ln() }] });
+    }
+    let whole = json!({ "choices": [choice], "usage": usage });
+    if has("!half") || has("!huge") {
+        let bytes = if has("!half") { whole.to_string()[..40].to_owned() } else { " ".repeat(3 << 20) };
+        let parts = [Ok(bytes), Err(std::io::Error::other("broken"))];
+        return axum::body::Body::from_stream(futures_util::stream::iter(parts)).into_response();
+    }
+    Json(whole).into_response()
+}
+
+fn answers(stub: &Stub, texts: &[(String, String)], seed: u64) -> String {
+    let mut answers = Vec::new();
+    for (id, text) in texts {
+        let id = if text.contains("!wrong-id") { "no-such-id" } else { id };
+        let answer = json!({ "id": id, "label": stub.label(text, seed) });
+        let times = 1 + usize::from(text.contains("!twice")) - usize::from(text.contains("!left-out"));
+        answers.extend(std::iter::repeat_n(answer, times));
+    }
+    json!({ "answers": answers }).to_string()
 }

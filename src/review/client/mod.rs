@@ -11,7 +11,7 @@ pub use native::{HttpReviewer, review_blocking};
 pub use wasm::FetchReviewer;
 
 use super::protocol::{ErrorBody, Mode, ReviewItem, ReviewRequest, ReviewResponse};
-use super::redact::{Redacted, redact};
+use super::redact::{Redacted, Redactor};
 use crate::sample::{Review, ReviewedBy, Sample};
 use crate::task::{LabelSet, Task};
 use std::future::Future;
@@ -26,8 +26,8 @@ pub struct RedactedItem {
 
 impl RedactedItem {
     /// Redacts a sample.
-    pub fn new(sample: &Sample) -> Self {
-        Self { id: sample.id.clone(), text: redact(&sample.text) }
+    pub fn new(sample: &Sample, redactor: &Redactor) -> Self {
+        Self { id: sample.id.clone(), text: redactor.redact(&sample.text) }
     }
 
     /// The sample's id.
@@ -155,15 +155,16 @@ mod tests {
     use super::*;
 
     fn items() -> (Task, Vec<RedactedItem>) {
-        let sample = |id: &str, text: &str| RedactedItem::new(&Sample { id: id.into(), text: text.into() });
-        (Task::built_in("sentiment").expect("built in"), vec![sample("1", "hi @ann"), sample("2", "no")])
+        let redactor = Redactor::new(["Bob"]);
+        let sample = |id: &str, text: &str| RedactedItem::new(&Sample { id: id.into(), text: text.into() }, &redactor);
+        (Task::built_in("sentiment").expect("built in"), vec![sample("1", "hi @ann, bob"), sample("2", "no")])
     }
 
     #[test]
     fn only_redacted_text_is_sent() {
         let (task, items) = items();
         let sent = serde_json::to_string(&request(&task, &items)).expect("JSON");
-        assert!(sent.contains("hi [HANDLE]") && !sent.contains("ann"), "{sent}");
+        assert!(sent.contains("hi [HANDLE], [NAME]") && !sent.contains("ann") && !sent.contains("bob"), "{sent}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::{RedactedItem, ReviewError, Reviewer, read, request, reviews};
 use crate::review::protocol::{MAX_TEXT, ReviewResponse};
+use crate::review::redact::Redactor;
 use crate::sample::{Review, ReviewedBy, Sample};
 use crate::task::Task;
 use sha2::{Digest, Sha256};
@@ -71,7 +72,12 @@ impl Reviewer for HttpReviewer {
 /// Redacts the samples and has them reviewed by the server at `url`, a batch after the other; a review for each, in
 /// their order. The idempotency keys follow from the contents: the same samples asked again are not paid twice while
 /// the server runs. Not to be called from async code.
-pub fn review_blocking(url: &str, task: &Task, samples: &[Sample]) -> Result<Vec<(String, Review)>, ReviewError> {
+pub fn review_blocking(
+    url: &str,
+    task: &Task,
+    redactor: &Redactor,
+    samples: &[Sample],
+) -> Result<Vec<(String, Review)>, ReviewError> {
     let reviewer = HttpReviewer::new(url)?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -79,7 +85,7 @@ pub fn review_blocking(url: &str, task: &Task, samples: &[Sample]) -> Result<Vec
         .map_err(|error| ReviewError::Unreachable(error.to_string()))?;
     let mut all = Vec::with_capacity(samples.len());
     for batch in samples.chunks(BATCH) {
-        let items: Vec<RedactedItem> = batch.iter().map(RedactedItem::new).collect();
+        let items: Vec<RedactedItem> = batch.iter().map(|sample| RedactedItem::new(sample, redactor)).collect();
         let (fit, long): (Vec<_>, Vec<_>) =
             items.iter().cloned().partition(|item| item.text().text().len() <= MAX_TEXT);
         let mut answered = match fit.is_empty() {

@@ -1,0 +1,159 @@
+//! What goes to an upstream and comes back: a chat completion.
+
+use super::upstream::{Question, UpstreamError};
+use crate::review::prompt::Prompt;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::ops::Range;
+
+/// Bytes of an upstream's answer at most.
+const MAX_ANSWER: usize = 1 << 20;
+/// The temperature of samples whose agreement is measured.
+const TEMPERATURE: f64 = 0.7;
+
+/// The answer of an upstream.
+#[derive(Deserialize)]
+pub(super) struct Completion {
+    choices: Vec<Choice>,
+    usage: Option<Tokens>,
+}
+
+#[derive(Deserialize)]
+struct Choice {
+    message: Message,
+    logprobs: Option<LogProbs>,
+}
+
+#[derive(Deserialize)]
+struct Message {
+    content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct LogProbs {
+    content: Option<Vec<Token>>,
+}
+
+#[derive(Deserialize)]
+struct Token {
+    token: String,
+    logprob: f64,
+}
+
+#[derive(Deserialize)]
+struct Tokens {
+    prompt_tokens: Option<u64>,
+    completion_tokens: Option<u64>,
+}
+
+impl Completion {
+    /// What the LLM wrote.
+    pub(super) fn content(&self) -> &str {
+        self.choices.first().and_then(|choice| choice.message.content.as_deref()).unwrap_or_default()
+    }
+
+    /// Tokens of prompt and reply, where it tells them.
+    pub(super) fn tokens(&self) -> Option<(u64, u64)> {
+        let tokens = self.usage.as_ref()?;
+        tokens.prompt_tokens.zip(tokens.completion_tokens).filter(|(prompt, _)| *prompt > 0)
+    }
+
+    /// The probability of what stands in a byte range of the content: the product over the tokens that reach into it.
+    pub(super) fn probability(&self, range: Range<usize>) -> Option<f64> {
+        let tokens = self.choices.first()?.logprobs.as_ref()?.content.as_ref()?;
+        let whole: usize = tokens.iter().map(|token| token.token.len()).sum();
+        // Tokens that are not the content's bytes cannot be placed in it; an end token may follow.
+        if whole < self.content().len() {
+            return None;
+        }
+        let (mut at, mut sum) = (0, 0.0);
+        for Token { token, logprob } in tokens {
+            if at < range.end && at + token.len() > range.start {
+                sum += logprob;
+            }
+            at += token.len();
+        }
+        Some(sum.exp().clamp(0.0, 1.0)).filter(|probability| probability.is_finite())
+    }
+}
+
+/// The request.
+pub(super) fn body(model: &str, question: &Question<'_>, prompt: &Prompt<'_>, schema: bool) -> Value {
+    let mut messages = vec![json!({ "role": "system", "content": prompt.system })];
+    for [user, reply] in prompt.examples {
+        messages.push(json!({ "role": "user", "content": user }));
+        messages.push(json!({ "role": "assistant", "content": reply }));
+    }
+    messages.push(json!({ "role": "user", "content": prompt.user }));
+    let mut body = json!({ "model": model, "temperature": 0, "max_tokens": prompt.reply_tokens, "messages": messages });
+    if question.sample > 0 {
+        body["temperature"] = TEMPERATURE.into();
+        body["seed"] = question.sample.into();
+    }
+    if question.confidence {
+        body["logprobs"] = true.into();
+    }
+    if let Some(schema) = prompt.schema.as_ref().filter(|_| schema) {
+        let schema = json!({ "name": "label", "strict": true, "schema": schema });
+        body["response_format"] = json!({ "type": "json_schema", "json_schema": schema });
+    }
+    body
+}
+
+/// Reads an answer, as far as one can be long.
+pub(super) async fn read(mut response: reqwest::Response) -> Result<Completion, UpstreamError> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(|error| failed(&error))? {
+        if bytes.len() + chunk.len() > MAX_ANSWER {
+            return Err(UpstreamError::Garbage);
+        }
+        bytes.extend_from_slice(&chunk);
+    }
+    let completion: Completion = serde_json::from_slice(&bytes).map_err(|_| UpstreamError::Garbage)?;
+    if completion.choices.is_empty() { Err(UpstreamError::Garbage) } else { Ok(completion) }
+}
+
+pub(super) fn failed(error: &reqwest::Error) -> UpstreamError {
+    match error {
+        error if error.is_timeout() => UpstreamError::Timeout,
+        error if error.is_connect() => UpstreamError::Unreachable,
+        error if error.is_decode() => UpstreamError::Garbage,
+        _ => UpstreamError::Broken,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn completion(tokens: &[(&str, f64)]) -> Completion {
+        let content: String = tokens.iter().map(|(token, _)| *token).collect();
+        let tokens: Vec<Value> =
+            tokens.iter().map(|(token, logprob)| json!({ "token": token, "logprob": logprob })).collect();
+        serde_json::from_value(json!({
+            "choices": [{ "message": { "content": content }, "logprobs": { "content": tokens } }],
+        }))
+        .expect("a completion")
+    }
+
+    #[test]
+    fn a_probability_is_that_of_the_tokens_of_the_label() {
+        let ln = f64::ln;
+        let reply = completion(&[("{\"label\": ", ln(0.5)), ("\"pos", ln(0.8)), ("itive", ln(0.9)), ("\"}", ln(0.7))]);
+        let at = reply.content().find("positive").expect("there");
+        let probability = reply.probability(at..at + 8).expect("told");
+        assert!((probability - 0.72).abs() < 1e-9, "{probability}");
+        assert!(reply.tokens().is_none());
+    }
+
+    #[test]
+    fn tokens_that_do_not_make_the_content_give_no_probability() {
+        let mut reply = completion(&[("positive", 0.0)]);
+        reply.choices[0].message.content = Some("positively".into());
+        assert_eq!(reply.probability(0..8), None);
+        let none: Completion =
+            serde_json::from_value(json!({ "choices": [{ "message": { "content": "x" }, "logprobs": null }] }))
+                .expect("a completion");
+        assert_eq!(none.probability(0..1), None);
+    }
+}

@@ -1,0 +1,149 @@
+//! Near duplicates: a text that an SLM's embedding puts very close to one that an LLM has labelled is given that label.
+//! Off unless it is configured. Embeddings say something of their texts, so they are kept in memory alone.
+
+use super::panel::Reviewed;
+use crate::slm::model::Slm;
+use crate::slm::{Batch, SlmError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Texts of a task that are remembered at most; then the oldest are forgotten.
+const MOST: usize = 20_000;
+
+/// What turns a text into a vector of fixed length.
+pub trait Embed: Send {
+    /// The vector of a text.
+    fn embed(&mut self, text: &str) -> Result<Vec<f32>, SlmError>;
+}
+
+impl Embed for Slm {
+    fn embed(&mut self, text: &str) -> Result<Vec<f32>, SlmError> {
+        let ids = self.tokenize(text)?.ids;
+        pollster::block_on(self.pooled_of_tokens(&Batch::new([ids.as_slice()])))
+    }
+}
+
+/// The labelled texts of each task, by their embeddings.
+#[derive(Clone, Default)]
+pub struct Near(Arc<HashMap<String, Mutex<Task>>>);
+
+struct Task {
+    embedder: Box<dyn Embed>,
+    /// The cosine at which two texts are one.
+    similarity: f32,
+    /// A unit vector a text, end to end, and what was said of it.
+    vectors: Vec<f32>,
+    said: Vec<Reviewed>,
+    /// The place that is written next.
+    next: usize,
+}
+
+impl Near {
+    /// With an embedder for each of some tasks; `similarity` is the cosine at which a text is taken for another.
+    pub fn new(embedders: impl IntoIterator<Item = (String, Box<dyn Embed>)>, similarity: f64) -> Self {
+        let similarity = similarity as f32;
+        let task = |embedder| Task { embedder, similarity, vectors: Vec::new(), said: Vec::new(), next: 0 };
+        Self(Arc::new(embedders.into_iter().map(|(name, embedder)| (name, Mutex::new(task(embedder)))).collect()))
+    }
+
+    /// Whether a task has an embedder.
+    pub(super) fn has(&self, task: &str) -> bool {
+        self.0.contains_key(task)
+    }
+
+    /// The texts' vectors, computed where it blocks nobody.
+    pub(super) async fn vectors(self, task: &str, texts: &[&str]) -> Vec<Option<Vec<f32>>> {
+        let (task, count) = (task.to_owned(), texts.len());
+        let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
+        let vectors = move || texts.iter().map(|text| self.vector(&task, text)).collect();
+        tokio::task::spawn_blocking(vectors).await.unwrap_or_else(|_| vec![None; count])
+    }
+
+    /// A text's unit vector, where the task has an embedder and it can be told.
+    fn vector(&self, task: &str, text: &str) -> Option<Vec<f32>> {
+        let mut task = self.0.get(task)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vector = task.embedder.embed(text).inspect_err(|error| tracing::warn!("no embedding: {error}")).ok()?;
+        let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+        vector.iter_mut().for_each(|value| *value /= norm);
+        (norm > 0.0 && norm.is_finite()).then_some(vector)
+    }
+
+    /// What was said of the nearest text, if that is near enough.
+    pub(super) fn find(&self, task: &str, vector: &[f32]) -> Option<Reviewed> {
+        let task = self.0.get(task)?.lock().unwrap_or_else(PoisonError::into_inner);
+        let cosine = |other: &[f32]| vector.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
+        let all = task.vectors.chunks_exact(vector.len()).map(cosine).enumerate();
+        let (place, best) = all.max_by(|(_, one), (_, other)| one.total_cmp(other))?;
+        (best >= task.similarity).then(|| task.said.get(place).cloned()).flatten()
+    }
+
+    /// Remembers what was said of a text.
+    pub(super) fn keep(&self, task: &str, vector: &[f32], said: &Reviewed) {
+        let Some(task) = self.0.get(task) else { return };
+        let mut task = task.lock().unwrap_or_else(PoisonError::into_inner);
+        if task.said.len() < MOST {
+            task.vectors.extend_from_slice(vector);
+            task.said.push(said.clone());
+            return;
+        }
+        let place = task.next;
+        task.next = (place + 1) % MOST;
+        if let Some(old) = task.vectors.get_mut(place * vector.len()..(place + 1) * vector.len()) {
+            old.copy_from_slice(vector);
+        }
+        if let Some(old) = task.said.get_mut(place) {
+            *old = said.clone();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::serve::upstream::Said;
+
+    /// How often each letter stands in a text.
+    struct Letters;
+
+    impl Embed for Letters {
+        fn embed(&mut self, text: &str) -> Result<Vec<f32>, SlmError> {
+            let mut counts = vec![0.0; 26];
+            for byte in text.bytes().filter(u8::is_ascii_lowercase) {
+                counts[usize::from(byte - b'a')] += 1.0;
+            }
+            Ok(counts)
+        }
+    }
+
+    fn near() -> Near {
+        Near::new([("t".to_owned(), Box::new(Letters) as Box<dyn Embed>)], 0.95)
+    }
+
+    fn said(label: &str) -> Reviewed {
+        let said = Said { label: Some(label.into()), why: None, confidence: None, known: false };
+        Reviewed { said, models: vec!["m".into()] }
+    }
+
+    #[test]
+    fn only_what_is_near_is_found() {
+        let near = near();
+        let vector = |text: &str| near.vector("t", text).expect("a vector");
+        near.keep("t", &vector("the cat sat on the mat"), &said("one"));
+        near.keep("t", &vector("quick brown fox jumps"), &said("two"));
+        let label = |text: &str| near.find("t", &vector(text)).and_then(|reviewed| reviewed.said.label);
+        assert_eq!(label("the cat sat on the mat!").as_deref(), Some("one"));
+        assert_eq!(label("a quick brown fox jumps").as_deref(), Some("two"));
+        assert_eq!(label("zzz"), None);
+        assert!(near.vector("t", "").is_none() && near.vector("other", "text").is_none());
+    }
+
+    #[test]
+    fn the_oldest_are_forgotten() {
+        let near = near();
+        let vector = |text: &str| near.vector("t", text).expect("a vector");
+        near.keep("t", &vector("aaa"), &said("first"));
+        (0..MOST).for_each(|_| near.keep("t", &vector("bbb"), &said("later")));
+        assert!(near.find("t", &vector("aaa")).is_none());
+        assert_eq!(near.find("t", &vector("bbb")).and_then(|one| one.said.label).as_deref(), Some("later"));
+    }
+}
