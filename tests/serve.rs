@@ -4,11 +4,10 @@
 mod stub_llm;
 
 use autoannotator::Spec;
-use autoannotator::serve::config::Config;
+use autoannotator::serve::config::{Config, Limits};
 use autoannotator::serve::{Options, bind, rounds, router};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use stub_llm::Stub;
 
@@ -60,8 +59,9 @@ async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
         pool: dir.path().join("pool.db"),
         rounds: None,
         tokens: Vec::new(),
-        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        limits: Limits::default(),
         hosts: Vec::new(),
+        origins: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("client");
@@ -161,8 +161,9 @@ async fn an_upstream_that_is_not_there_is_an_error() {
         pool: house.dir.path().join("pool.db"),
         rounds: None,
         tokens: Vec::new(),
-        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        limits: Limits::default(),
         hosts: Vec::new(),
+        origins: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     let house = House { url, ..house };
@@ -229,8 +230,9 @@ impl House {
             pool: self.dir.path().join("pool.db"),
             rounds: None,
             tokens: Vec::new(),
-            requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+            limits: Limits::default(),
             hosts: Vec::new(),
+            origins: Vec::new(),
         };
         let url = spawn(router(options, true).expect("router")).await;
         House {
@@ -498,8 +500,9 @@ async fn house_with_rounds(pool: usize) -> House {
             files,
         }),
         tokens: Vec::new(),
-        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        limits: Limits::default(),
         hosts: Vec::new(),
+        origins: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     House { url, ..house }
@@ -621,7 +624,7 @@ async fn house_with_tokens() -> House {
         hash("secret"),
         hash("boss"),
     );
-    let Config { llm, tokens, requests_per_minute, .. } = Config::read(&file, |_| None).expect("config");
+    let Config { llm, tokens, limits, .. } = Config::read(&file, |_| None).expect("config");
     let options = Options {
         page: house.dir.path().join("page"),
         packed: house.dir.path().join("packed"),
@@ -630,8 +633,9 @@ async fn house_with_tokens() -> House {
         pool: house.dir.path().join("tokens.db"),
         rounds: None,
         tokens,
-        requests_per_minute,
+        limits,
         hosts: vec!["annotate.example.com".into()],
+        origins: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     House { url, ..house }
@@ -666,7 +670,7 @@ async fn only_who_has_a_token_is_let_in() {
         "autoannotator_requests_total{route=\"/v1/review\",status=\"200\"} 1",
         "autoannotator_items_total{outcome=\"labelled\"} 1",
         "autoannotator_tokens_total{kind=\"prompt\"} 100",
-        "autoannotator_upstream_resting 0",
+        "autoannotator_upstream_resting{model=\"stub\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
@@ -707,8 +711,9 @@ async fn without_tokens_only_this_machine_is_served() {
         pool: house.dir.path().join("pool.db"),
         rounds: None,
         tokens: Vec::new(),
-        requests_per_minute: NonZeroU32::new(60).expect("a number"),
+        limits: Limits::default(),
         hosts: Vec::new(),
+        origins: Vec::new(),
     };
     let listener = bind(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).await.expect("a port");
     let problem = autoannotator::serve::serve(listener, options).await.err().map(|error| error.to_string());

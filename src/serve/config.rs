@@ -129,10 +129,30 @@ pub struct Config {
     pub rounds: BTreeMap<String, RoundFiles>,
     /// Who may use the server; with none everybody who reaches it.
     pub tokens: Vec<Token>,
-    /// Requests that a client may make in a minute.
-    pub requests_per_minute: NonZeroU32,
+    /// How often it may be asked.
+    pub limits: Limits,
     /// Names of a proxy before it.
     pub hosts: Vec<String>,
+    /// Origins whose pages may use the API.
+    pub origins: Vec<String>,
+}
+
+/// What may be asked in a minute.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Requests of a client.
+    pub client: NonZeroU32,
+    /// Requests from an address, whoever asks.
+    pub address: NonZeroU32,
+    /// Unknown tokens from an address.
+    pub unknown_tokens: NonZeroU32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let limit = |count: u32| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        Self { client: limit(6000), address: limit(12_000), unknown_tokens: limit(30) }
+    }
 }
 
 impl Config {
@@ -143,7 +163,7 @@ impl Config {
             let line =
                 error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
             anyhow::anyhow!(
-                "serve-config: line {line}: {}; there are requests_per_minute, hosts, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
+                "serve-config: line {line}: {}; there are requests_per_minute, requests_per_minute_per_address, unknown_tokens_per_minute, hosts, origins, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
                  concurrency, queue, prompt_usd_per_million, completion_usd_per_million, total_seconds, budget_usd, task_budget_usd, \
                  client_budget_usd, use, confidence, samples, near, [[llm.more]], further LLMs with the keys up to the prices and key_env, and \
                  [rounds.TASK], with replay, anchor, layers, method, lr, epochs",
@@ -159,12 +179,23 @@ impl Config {
                 );
             }
         }
+        if let Some(wrong) = file.origins.iter().find(|origin| !is_origin(origin)) {
+            bail!(
+                "serve-config: '{wrong}' in origins is no origin; write it as a browser does, such as https://labels.example.com: without a path, a default port or a wildcard"
+            );
+        }
+        let default = Limits::default();
         Ok(Self {
             llm: Llm::from_table(file.llm, env)?,
             rounds: file.rounds,
             tokens: file.tokens,
             hosts: file.hosts,
-            requests_per_minute: file.requests_per_minute.unwrap_or(NonZeroU32::MIN.saturating_add(5999)),
+            origins: file.origins,
+            limits: Limits {
+                client: file.requests_per_minute.unwrap_or(default.client),
+                address: file.requests_per_minute_per_address.unwrap_or(default.address),
+                unknown_tokens: file.unknown_tokens_per_minute.unwrap_or(default.unknown_tokens),
+            },
         })
     }
 }
@@ -179,8 +210,12 @@ struct File {
     #[serde(default)]
     tokens: Vec<Token>,
     requests_per_minute: Option<NonZeroU32>,
+    requests_per_minute_per_address: Option<NonZeroU32>,
+    unknown_tokens_per_minute: Option<NonZeroU32>,
     #[serde(default)]
     hosts: Vec<String>,
+    #[serde(default)]
+    origins: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -352,6 +387,13 @@ impl Upstream {
     }
 }
 
+/// Whether it is an origin as a browser sends it.
+fn is_origin(text: &str) -> bool {
+    let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    // To a parser a host may have stars.
+    !text.contains('*') && url.is_some_and(|url| url.origin().ascii_serialization() == text)
+}
+
 /// `http://host`, `http://host/v1` and the full address all mean the same.
 fn endpoint(url: &str) -> anyhow::Result<reqwest::Url> {
     let base = url.trim().trim_end_matches('/');
@@ -409,7 +451,22 @@ mod tests {
         assert_eq!(llm.policy, Policy::Cascade { confidence: 0.9, samples: 5 });
         assert_eq!((llm.upstreams.len(), llm.upstreams[1].key.as_deref()), (2, Some("k")));
         assert_eq!((shown.tokens.len(), shown.rounds["sentiment"].layers), (1, Some(6)));
-        assert_eq!(shown.requests_per_minute, plain.requests_per_minute);
+        assert_eq!(format!("{:?}", shown.limits), format!("{:?}", plain.limits));
+        assert_eq!(shown.origins, ["https://labels.example.com"]);
+    }
+
+    #[test]
+    fn origins_are_exact() {
+        let read = |origin: &str| Config::read(&format!("origins = [\"{origin}\"]"), |_| None).map(|read| read.origins);
+        for right in ["https://labels.example.com", "http://localhost:5173", "https://labels.example.com:8443"] {
+            assert_eq!(read(right).expect(right), [right]);
+        }
+        for wrong in
+            ["*", "null", "https://*", "labels.example.com", "https://a.example/", "https://a.example:443", "file:///a"]
+        {
+            let problem = read(wrong).err().map(|error| error.to_string()).expect(wrong);
+            assert!(problem.starts_with("serve-config: ") && problem.contains("origins"), "{problem}");
+        }
     }
 
     #[test]

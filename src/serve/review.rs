@@ -8,7 +8,7 @@ use crate::review::protocol::{MAX_ITEMS, MAX_TEXT, ReviewItem, ReviewRequest, Re
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -55,13 +55,7 @@ pub(super) async fn review(
 ) -> Result<Json<ReviewResponse>, ApiError> {
     let bad = |code, message: String| ApiError::new(StatusCode::BAD_REQUEST, code, message);
     let body = body.map_err(|error| ApiError::new(error.status(), "request-body", error.body_text()))?;
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !kind.starts_with("application/json") {
-        let message = "send the request as application/json";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "request-type", message));
-    }
-    let request: ReviewRequest =
-        serde_json::from_slice(&body).map_err(|error| bad("request-json", format!("not a review request: {error}")))?;
+    let request: ReviewRequest = super::json(&headers, &body)?;
     let job = server.job(&request)?;
     check(&request.items)?;
     let key = match headers.get("idempotency-key").map(|value| value.to_str().unwrap_or_default()) {
