@@ -11,6 +11,7 @@ pub mod rounds;
 pub mod store;
 pub mod upstream;
 
+use crate::review::prompt;
 use crate::review::protocol::{ErrorBody, ErrorDetail, ReviewRequest};
 use crate::slm::adapter::sha256_hex;
 use crate::spec::Spec;
@@ -160,7 +161,14 @@ async fn status(State(server): State<Arc<Server>>, client: Option<Extension<acce
     let tasks: Vec<Value> = server
         .specs
         .values()
-        .map(|spec| json!({ "name": spec.task.name, "labels": spec.task.labels.names(), "keeps_text": spec.review.keep_text }))
+        .map(|spec| {
+            json!({
+                "name": spec.task.name,
+                "labels": spec.task.labels.names(),
+                "keeps_text": spec.review.keep_text,
+                "prompt_bytes": prompt::compose(&spec.task, "").system.len(),
+            })
+        })
         .collect();
     Json(json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -170,6 +178,7 @@ async fn status(State(server): State<Arc<Server>>, client: Option<Extension<acce
             "model": upstream.map(upstream::Upstream::model),
             "remaining_budget_usd": upstream.and_then(upstream::Upstream::remaining),
             "spent_usd": upstream.map(upstream::Upstream::spent),
+            "prices": upstream.and_then(upstream::Upstream::prices),
         },
         "tasks": tasks,
     }))

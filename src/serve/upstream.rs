@@ -8,6 +8,7 @@ use crate::review::prompt::{self, Prompt, REPLY_TOKENS};
 use crate::review::protocol::Usage;
 use crate::review::reply;
 use crate::slm::adapter::{hex, sha256_of};
+use crate::spec::Prices;
 use crate::task::Task;
 use reqwest::header::HeaderMap;
 use serde::Deserialize;
@@ -158,6 +159,11 @@ impl Upstream {
     /// The model's name.
     pub fn model(&self) -> &str {
         &self.config.model
+    }
+
+    /// US dollars a million tokens, where any are configured.
+    pub fn prices(&self) -> Option<Prices> {
+        Some(self.config.prices).filter(|prices| prices.usd(1_000_000, 1_000_000) > 0.0)
     }
 
     /// What is left of the budget in US dollars, if there is a cap.
