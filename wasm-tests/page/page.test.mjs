@@ -123,6 +123,7 @@ async function agree(page) {
   await page.click('.send-bar button.primary', { timeout: LONG });
   await page.check('dialog.send input[name=freely]');
   await page.click('dialog.send button.primary');
+  await page.waitForSelector('dialog.send', { state: 'hidden' });
 }
 
 /** Waits until the LLM was asked about everything it is to be asked about. */

@@ -237,6 +237,7 @@ export class Reviewing {
     if (project.state === 'ready' || !this.#session.columns.value || state === 'down' || state === 'budget') return;
     if (state === 'off') this.llm.value = { state: 'idle', why: '', until: 0 };
     if (this.#loop) return;
+    if (this.#open.length > 0) this.llm.value = { state: 'asking', why: '', until: 0 };
     const cut = this.#cut.signal;
     const loop = this.#work(cut).finally(() => {
       if (this.#loop !== loop) return;
