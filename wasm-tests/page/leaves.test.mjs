@@ -239,7 +239,7 @@ test('a used-up budget is told with what was spent; the rest is for the person, 
   const said = await page.textContent('[data-state=budget]');
   const spent = Number(/This run spent \$([\d.]+)/.exec(said)[1]);
   assert.ok(spent > 0 && spent <= 2, said);
-  const left = Number(/(\d+) hard rows that are left/.exec(said)[1]);
+  const left = Number(/(\d+) rows that are left/.exec(said)[1]);
   assert.equal(Number(/\((\d+)\)/.exec(await page.textContent('#tab-review'))[1]), left, 'they wait for the person');
   const billed = Number(/^(\d+) reviews/.exec(await page.textContent('[data-estimate=so-far]'))[1]);
   assert.ok(Math.abs(spent - 0.105 * billed) < 0.006, `${spent} for ${billed}: rows that the budget did not cover are not counted as reviewed`);

@@ -69,9 +69,15 @@ test('a mean has its interval', () => {
 });
 
 test('tokens by bytes hold what tokenizers make of a prompt and a text', () => {
-  // 700 bytes of prompt and a tweet of 90: between 160 and 267 tokens, a reply of a handful.
   const one = tokensByBytes(700, exactly(90), ['negative', 'neutral', 'positive']);
-  expect(one.prompt).toEqual(around(801 / 5, 801 / 4, 801 / 3));
+  expect(one.prompt).toEqual(around(4 + 801 / 5, 10 + 801 / 4, 20 + 801 / 3));
+  // Means of prompts that a model was asked: their bytes, of them the text's, and its tokens (Qwen2.5-Coder-1.5B).
+  for (const [bytes, text, tokens] of [[250, 86, 72.4], [229, 65, 64.3], [345, 192, 94.5], [299, 146, 85.0]] as const) {
+    const { prompt } = tokensByBytes(bytes - text - 11, exactly(text), ['toxic']);
+    expect(prompt.low).toBeLessThan(tokens);
+    expect(prompt.high).toBeGreaterThan(tokens);
+    expect(Math.abs(prompt.middle / tokens - 1)).toBeLessThan(0.12);
+  }
   expect(one.completion.low).toBeLessThan(6);
   expect(one.completion.high).toBeGreaterThan(12);
 });

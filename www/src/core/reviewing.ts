@@ -216,9 +216,9 @@ export class Reviewing {
   /** Takes back the leave to send what was not sent yet, or was refused. */
   async withdraw(): Promise<void> {
     const back = this.#open.filter((batch) => batch.state !== 'asked');
+    this.#open = this.#open.filter((batch) => !back.includes(batch));
     const change = (await db()).transaction('batches', 'readwrite');
     await Promise.all([...back.map((batch) => change.store.delete(batch.key)), change.done]);
-    this.#open = this.#open.filter((batch) => !back.includes(batch));
     for (const row of back.flatMap(rowsOf)) this.#asked.delete(row);
     this.looking.value = false;
     this.#session.changed();
@@ -344,8 +344,8 @@ export class Reviewing {
     const body = JSON.stringify(requestBody(project, batch.items));
     this.llm.value = { state: 'asking', why: '', until: 0 };
     for (let attempt = 1; ; attempt++) {
-      if (batch.state !== 'asked') await this.#mark(batch, 'asked');
-      if (cut.aborted) return { kind: 'down', again: false, why: 'it was stopped' };
+      if (batch.state !== 'asked' && this.#open.includes(batch)) await this.#mark(batch, 'asked');
+      if (cut.aborted || batch.state !== 'asked') return { kind: 'down', again: false, why: 'it was stopped' };
       const outcome = await this.#post(batch, body, batch.items.map((item) => item.id), project.labels, cut);
       if (cut.aborted || outcome.kind === 'answered') return outcome;
       if (outcome.kind === 'down' && outcome.again) {

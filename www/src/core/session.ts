@@ -196,7 +196,7 @@ export class Session {
       this.phase.value = 'empty';
       return;
     }
-    this.#show(project);
+    this.#show({ ...project, spend: { ...NOTHING_SPENT, ...project.spend } });
     await this.reviewing.countDeparted();
     this.handingIn.wake();
     if (project.state === 'ready') {
@@ -363,9 +363,8 @@ export class Session {
     const project = this.project.value;
     if (!project || (project.reviewTo === 'never' && project.state !== 'ready')) return;
     await this.save({ ...project, reviewTo, sendFreely: false, handIn: reviewTo !== 'never' && project.handIn === true });
-    if (reviewTo !== 'llm') await this.reviewing.withdraw();
     this.reviewing.wake();
-    this.changed();
+    if (reviewTo !== 'llm') await this.reviewing.withdraw();
   }
 
   /** Hard samples are shown to the person again before they are sent. */

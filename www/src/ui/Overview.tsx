@@ -180,7 +180,7 @@ function Reviewer({ session, project, columns }: CardProps) {
       {to === 'llm' && (
         <div class="row">
           <button type="button" onClick={() => void session.chooseReviewer('person')}>
-            Stop sending, I decide
+            {project.spend.calls > 0 ? 'Stop sending, I decide' : 'Do not send, I decide'}
           </button>
           {project.sendFreely === true && (
             <button type="button" onClick={() => void session.askAgain()}>

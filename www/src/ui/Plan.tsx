@@ -276,7 +276,7 @@ function hardWords(session: Session, project: Project, share: number | undefined
 function Cost({ session, project }: { session: Session; project: Project }) {
   const { prices, remaining } = session.server.value;
   const expected = session.expected(project);
-  const left = remaining === undefined ? '' : ` ${dollars(remaining)} are left of the server's budget.`;
+  const left = remaining === undefined ? '' : ` ${dollars(remaining)} is left of the server's budget.`;
   if (!expected?.tokens) return <>known once estimated.{left}</>;
   const most = prices ? dollarsOf(expected.tokens, prices).high : 0;
   return (

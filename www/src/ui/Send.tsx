@@ -34,7 +34,8 @@ export function SendBar({ session, project, columns }: Props) {
         <section class="card next send-bar" aria-label="To be sent" data-unsent={unsent}>
           <p>
             <strong>
-              {count(unsent)} hard {unsent === 1 ? 'row waits' : 'rows wait'} to be sent to {session.server.value.model ?? 'the LLM'}.
+              {count(unsent)} {project.audit ? '' : 'hard '}
+              {unsent === 1 ? 'row waits' : 'rows wait'} to be sent to {session.server.value.model ?? 'the LLM'}.
             </strong>{' '}
             None of them leaves this device before you have seen {unsent === 1 ? 'it' : 'them'}.
           </p>
@@ -79,7 +80,7 @@ function Broke({ session, project, columns, why }: Props & { why: string }) {
       <div>
         <p>
           <strong>The budget is used up.</strong> This run spent {dollars(project.spend.cost_usd)}
-          {spent !== undefined && `, the server ${dollars(spent)} in all`}. {left === 1 ? '1 hard row that is left waits' : `${count(left)} hard rows that are left wait`} for you in Review, or until the operator raises the budget.
+          {spent !== undefined && `, the server ${dollars(spent)} in all`}. {left === 1 ? '1 row that is left waits' : `${count(left)} rows that are left wait`} for you in Review, or until the operator raises the budget.
         </p>
         <p class="small">The server says: {why.replace(/[.]$/, '')}.</p>
       </div>
