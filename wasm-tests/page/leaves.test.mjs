@@ -227,6 +227,41 @@ test('never send: nothing is sent, whatever is pressed, and the page says so', {
   carriesNothing(seen, server);
 });
 
+test('rows that become hard after the person has agreed are shown before they go, also after a reload', { timeout: 2 * LONG }, async (context) => {
+  const { page, seen, server } = await confined(context);
+  await choose(page, 'llm');
+  await page.click('.what button.primary');
+  await page.click('.send-bar button.primary', { timeout: LONG });
+  const shown = await listed(page, 'dialog.send .sent-rows');
+  await send(page);
+  await page.waitForSelector('.pill.done', { timeout: LONG });
+  const ids = () => posts(seen, server).flatMap((request) => JSON.parse(request.body).items.map((item) => item.id));
+  const agreed = shown.map((one) => one.slice(0, one.indexOf(' ')));
+  const unsent = async () => Number(await page.getAttribute('.send-bar', 'data-unsent'));
+  const hard = (await exported(page)).flatMap((row, at) => (row.verdict === 'hard' ? [String(at + 1)] : []));
+  assert.ok(agreed.length < hard.length, 'more rows became hard later');
+  await page.waitForFunction((many) => document.querySelector('#tab-sent')?.textContent === `Sent (${many})`, agreed.length);
+  await settled();
+  assert.deepEqual(ids().sort(), [...agreed].sort());
+  assert.equal(await unsent(), hard.length - agreed.length);
+  await page.reload();
+  await page.waitForSelector('.send-bar');
+  await settled();
+  assert.equal(ids().length, agreed.length, 'a reload is no leave to send');
+  // The person takes the rest back, and may choose the LLM again; which again has to be agreed to.
+  await page.click('button:has-text("I decide")');
+  await page.waitForSelector('.send-bar', { state: 'detached' });
+  await page.click('button:text("Send the hard rows to the LLM")');
+  await page.waitForSelector('dialog.send .sent-rows > li');
+  await settled();
+  assert.equal(ids().length, agreed.length);
+  await page.check('dialog.send input[name=freely]');
+  await send(page);
+  await answered(page);
+  assert.deepEqual(ids().sort(), [...hard].sort(), 'each once');
+  assert.equal(await page.locator('.send-bar').count(), 0);
+});
+
 test('a used-up budget is told with what was spent; the rest is for the person, and it can be tried again', { timeout: 2 * LONG }, async (context) => {
   // 105 tokens at these prices are $0.105; a call reserves below $1.
   const { page, seen, server } = await confined(context, 'prompt_usd_per_million = 1000.0\ncompletion_usd_per_million = 1000.0\nbudget_usd = 2.0\n');
