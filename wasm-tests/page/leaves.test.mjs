@@ -36,6 +36,8 @@ before(async () => {
     .slice(1, 97)
     .map((line) => line.slice(line.indexOf(',') + 1).replace(/^"|"$/g, '').replaceAll('""', '"'));
   texts.push('Mail jo.doe@example.com and ann@example.org, or ring +1 202 555 0143, about the late parcel', 'Is @courier_jane nice? The card was 4111 1111 1111 1111, odd');
+  // Longer than the server takes, and, cut by the models, likely hard.
+  texts.push(`It is lovely and it is awful. ${'Who knows, who cares. '.repeat(1700)}`);
   words = texts.map((_, at) => ({ text: `zw${inLetters(at)}`, note: `zx${inLetters(at)}` }));
   file = path.join(folder, 'marked.csv');
   await writeFile(file, `note,text\n${texts.map((text, at) => `${words[at].note},"${`${text} ${words[at].text}`.replaceAll('"', '""')}"`).join('\n')}\n`);
@@ -166,7 +168,7 @@ test('only redacted hard samples leave, exactly as they were shown before, and t
   const rows = await exported(page);
   const hard = rows.flatMap((row, at) => (row.verdict === 'hard' ? [{ id: String(at + 1), text: row.text }] : []));
   assert.ok(hard.length > 4 && hard.length < rows.length - 10, `${hard.length} of ${rows.length}`);
-  const wanted = hard.map(({ id, text }) => ({ id, text: aa.redact(text).text }));
+  const wanted = hard.map(({ id, text }) => ({ id, text: aa.redact(text).text })).filter(({ text }) => text.length < 32 * 1024);
   const bodies = posts(seen, server).map((request) => JSON.parse(request.body));
   for (const body of bodies) assert.deepEqual({ ...body, items: [] }, { task: 'sentiment', spec: null, items: [], mode: 'label' });
   const items = bodies.flatMap((body) => body.items);
@@ -198,7 +200,7 @@ test('never send: nothing is sent, whatever is pressed, and the page says so', {
   const { page, seen, server } = await confined(context);
   await choose(page, 'never');
   assert.equal(await page.locator('input[name=hand-in]').count(), 0);
-  assert.match(await page.textContent('.facts'), /Leaves the devicenothing, ever/);
+  assert.match(await page.textContent('.facts'), /Leaves the devicenothing in this run/);
   // The choice outlives reading the file another way.
   await page.selectOption('.two-fields select', 'note');
   await page.waitForFunction(() => document.querySelector('.head-rows')?.textContent?.startsWith('zx'));
@@ -238,12 +240,12 @@ test('rows that become hard after the person has agreed are shown before they go
   const ids = () => posts(seen, server).flatMap((request) => JSON.parse(request.body).items.map((item) => item.id));
   const agreed = shown.map((one) => one.slice(0, one.indexOf(' ')));
   const unsent = async () => Number(await page.getAttribute('.send-bar', 'data-unsent'));
-  const hard = (await exported(page)).flatMap((row, at) => (row.verdict === 'hard' ? [String(at + 1)] : []));
+  const hard = (await exported(page)).flatMap((row, at) => (row.verdict === 'hard' && row.text.length < 32 * 1024 ? [String(at + 1)] : []));
   assert.ok(agreed.length < hard.length, 'more rows became hard later');
   await page.waitForFunction((many) => document.querySelector('#tab-sent')?.textContent === `Sent (${many})`, agreed.length);
   await settled();
   assert.deepEqual(ids().sort(), [...agreed].sort());
-  assert.equal(await unsent(), hard.length - agreed.length);
+  assert.equal(await unsent(), hard.length + 1 - agreed.length, 'the long text too, which is found to be too long when it is looked at');
   await page.reload();
   await page.waitForSelector('.send-bar');
   await settled();

@@ -2,6 +2,7 @@
 import { signal } from '@preact/signals';
 import { ask } from './api';
 import { db } from './db';
+import { MOST_BYTES } from './llm';
 import { annotationOf } from './results';
 import type { Session } from './session';
 import { ASIDE, BLOCK, type Annotation, type Item, type Project, type StoredReview } from './types';
@@ -10,8 +11,6 @@ import { ASIDE, BLOCK, type Annotation, type Item, type Project, type StoredRevi
 const BATCH = 32;
 /** Milliseconds after a review in which another may follow. */
 const PAUSE = 5000;
-/** Bytes of a text that the server takes at most. */
-const MOST_BYTES = 32 * 1024;
 /** Milliseconds after which the server is tried again. */
 const AGAIN = 30_000;
 

@@ -3,6 +3,8 @@ import type { Review } from './types';
 
 /** Samples of one request. */
 export const BATCH = 8;
+/** Bytes of a text that the server takes at most. */
+export const MOST_BYTES = 32 * 1024;
 
 /** What a request came to. */
 export type Outcome =

@@ -3,7 +3,7 @@ import { signal } from '@preact/signals';
 import { ask } from './api';
 import type { Columns } from './columns';
 import { db } from './db';
-import { BATCH, readAnswer, type Outcome } from './llm';
+import { BATCH, MOST_BYTES, readAnswer, type Outcome } from './llm';
 import { messageOf } from './rpc';
 import type { Session } from './session';
 import { type Item, type LlmBatch, NONE, type Project, type Review, type StoredReview } from './types';
@@ -174,7 +174,16 @@ export class Reviewing {
 
   /** The texts that wait for the person's leave, exactly as they would be sent: the first of them, where they are many. */
   async look(columns: Columns): Promise<Item[]> {
-    return this.#items(this.#unsentRows(columns, LOOK));
+    return this.#fitting(await this.#items(this.#unsentRows(columns, LOOK)), columns);
+  }
+
+  /** The texts that the server takes; what is too long for it is for the person. */
+  #fitting(items: Item[], columns: Columns): Item[] {
+    const encoder = new TextEncoder();
+    const fits = ({ text }: Item) => encoder.encode(text).length <= MOST_BYTES;
+    for (const item of items) if (!fits(item)) columns.llmFailed[item.row] = 1;
+    this.#session.changed();
+    return items.filter(fits);
   }
 
   #unsentRows(columns: Columns, most: number): number[] {
@@ -303,7 +312,9 @@ export class Reviewing {
     if (!columns || project?.sendFreely !== true) return undefined;
     const rows = this.#unsentRows(columns, BATCH);
     if (rows.length === 0 || (project.state === 'running' && rows.length < BATCH)) return undefined; // while it runs, wait for a full batch
-    const batch: LlmBatch = { key: crypto.randomUUID(), items: await this.#items(rows), state: 'new' };
+    const items = this.#fitting(await this.#items(rows), columns);
+    if (items.length === 0) return this.#nextBatch();
+    const batch: LlmBatch = { key: crypto.randomUUID(), items, state: 'new' };
     await this.#keep([batch]);
     return batch;
   }

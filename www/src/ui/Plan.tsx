@@ -126,7 +126,7 @@ function ReviewerCard({ session, project }: { session: Session; project: Project
         <span class="step">3</span> Who decides the hard rows
       </h2>
       <div class="choices stacked" role="radiogroup" aria-labelledby="reviewer-title">
-        {choice('never', 'I do, and nothing is ever sent', 'Every hard row stays on this device and waits for you. In this run nothing can be sent, whatever is pressed later.')}
+        {choice('never', 'I do, and never send anything', 'Every hard row stays on this device and waits for you. In this run nothing can be sent, whatever is pressed later.')}
         {choice('person', server.reviewer ? 'I do, and may ask the LLM later' : 'I do', `With the keyboard, one row after the other. ${handsIn ? '' : 'Nothing leaves this device'}${!handsIn && server.reviewer ? ' unless you say so then.' : handsIn ? '' : '.'}`)}
         {choice(
           'llm',
@@ -292,7 +292,7 @@ function Cost({ session, project }: { session: Session; project: Project }) {
 }
 
 function leaves(session: Session, project: Project): string {
-  if (project.reviewTo === 'never') return 'nothing, ever';
+  if (project.reviewTo === 'never') return 'nothing in this run';
   const parts = [
     ...(project.reviewTo === 'llm' ? [`the hard rows${project.audit ? ` and ${percent(project.audit, 1, 0)} of the others` : ''}, redacted, to the LLM, when you agree`] : []),
     ...(project.handIn && session.handingIn.offered ? ['the reviewed rows, redacted, to the server, which keeps them'] : []),

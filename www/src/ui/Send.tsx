@@ -270,7 +270,7 @@ export function SentView({ session, project, columns }: Props) {
   return (
     <section class="sent-view" aria-labelledby="gone-title">
       <h2 id="gone-title">{gone.length === 1 ? '1 text' : `${count(gone.length)} texts`} left this device</h2>
-      <p class="quiet small">As they stand here, with their row numbers, and nothing else of the file. Starting over does not make them unsent.</p>
+      <p class="quiet small">As they stand here, with their row numbers, and nothing else of the file. {project.reviewTo === 'never' ? 'All of it left before this run, which sends nothing.' : 'Starting over does not make them unsent.'}</p>
       <ul class="sent-rows gone">
         {gone.slice(at * PAGE, (at + 1) * PAGE).map((item) => (
           <li key={`${item.at} ${item.row} ${item.to}`}>
