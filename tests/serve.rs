@@ -214,6 +214,14 @@ async fn the_budget_is_a_cap() {
         assert!((left - (2.0 - spent)).abs() < 1e-6 && left >= 0.0);
     }
     assert!(refused && spent > 0.0 && spent <= 2.0, "{spent}");
+    let status: Value = house.get("/v1/status", &[]).await.json().await.expect("JSON");
+    assert_eq!(status["review"]["prices"], json!({ "prompt": 1000.0, "completion": 1000.0 }));
+    assert!((status["review"]["spent_usd"].as_f64().expect("spent") - spent).abs() < 1e-6);
+    // What an estimate goes by is what the upstream is sent.
+    let system = house.stub.log()[0]["body"]["messages"][0]["content"].as_str().expect("a prompt").len();
+    let tasks = status["tasks"].as_array().expect("tasks");
+    let task = tasks.iter().find(|task| task["name"] == "sentiment").expect("the task");
+    assert_eq!(task["prompt_bytes"], json!(system));
 }
 
 impl House {
@@ -336,6 +344,7 @@ async fn without_an_llm_the_person_reviews() {
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("review-unavailable")));
     let status: Value = house.get("/v1/status", &[]).await.json().await.expect("JSON");
     assert_eq!(status["review"]["available"], false);
+    assert_eq!(status["review"]["prices"], Value::Null);
     assert_eq!(status["tasks"].as_array().expect("tasks").len(), 4);
 }
 

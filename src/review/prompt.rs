@@ -129,6 +129,13 @@ impl Template {
         Prompt { system, examples, user, schema, reply_tokens: self.reply_tokens(texts.len()) }
     }
 
+    /// Bytes of a call's prompt beside its texts, for each of `texts` that share it.
+    pub fn shared_bytes(&self, texts: usize) -> usize {
+        let Form { system, examples, .. } = if texts > 1 { &self.many } else { &self.one };
+        let turns: usize = examples.iter().flatten().map(String::len).sum();
+        (system.len() + turns).div_ceil(texts.max(1))
+    }
+
     fn reply_tokens(&self, texts: usize) -> u64 {
         texts as u64 * (LABEL_TOKENS + if self.thinks { THOUGHT_TOKENS } else { 0 })
     }

@@ -212,7 +212,7 @@ struct TaskStatus {
     name: String,
     labels: Vec<String>,
     keeps_text: bool,
-    /// Bytes of a call's prompt beside the text.
+    /// Bytes of a call's prompt beside the texts, for each text of a call.
     prompt_bytes: usize,
 }
 
@@ -235,7 +235,7 @@ async fn status(State(server): State<Arc<Server>>, client: Option<Extension<acce
         name: job.spec.task.name.clone(),
         labels: job.spec.task.labels.names().to_vec(),
         keeps_text: job.spec.review.keep_text,
-        prompt_bytes: job.template.one("").sent_bytes(),
+        prompt_bytes: job.template.shared_bytes(job.spec.review.batch),
     };
     Json(Status { version, token_needed: false, review, tasks: server.jobs.values().map(task).collect() })
 }
