@@ -40,6 +40,7 @@ TEXT = (
 )
 OURS = """\
 requests_per_minute = 4294967295
+requests_per_minute_per_address = 4294967295
 [llm]
 url = "{stub}"
 model = "bench"
