@@ -162,7 +162,7 @@ async fn a_cascade_draws_samples_where_no_probability_is_told() {
     assert_eq!(reviews[0].as_ref().expect("a review").said.confidence, Some(1.0));
     let log = first.log();
     assert_eq!(log.len(), 2 * (1 + 4));
-    let hot: Vec<&Value> = log.iter().map(|entry| &entry["body"]).filter(|body| body["temperature"] != 0).collect();
+    let hot: Vec<&Value> = log.iter().map(|entry| &entry["body"]).filter(|body| body["temperature"] != 0.0).collect();
     assert!(hot.len() == 8 && hot.iter().all(|body| body["seed"].as_u64().is_some_and(|seed| (1..=4).contains(&seed))));
 }
 

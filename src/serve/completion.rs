@@ -2,8 +2,8 @@
 
 use super::upstream::{Question, UpstreamError};
 use crate::review::prompt::Prompt;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::ops::Range;
 
 /// Bytes of an upstream's answer at most.
@@ -78,26 +78,60 @@ impl Completion {
 }
 
 /// The request.
-pub(super) fn body(model: &str, question: &Question<'_>, prompt: &Prompt<'_>, schema: bool) -> Value {
-    let mut messages = vec![json!({ "role": "system", "content": prompt.system })];
-    for [user, reply] in prompt.examples {
-        messages.push(json!({ "role": "user", "content": user }));
-        messages.push(json!({ "role": "assistant", "content": reply }));
+#[derive(Serialize)]
+pub(super) struct Body<'a> {
+    model: &'a str,
+    temperature: f64,
+    max_tokens: u64,
+    messages: Vec<Turn<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<Format<'a>>,
+}
+
+#[derive(Serialize)]
+struct Turn<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    r#type: &'static str,
+    json_schema: Schema<'a>,
+}
+
+#[derive(Serialize)]
+struct Schema<'a> {
+    name: &'static str,
+    strict: bool,
+    schema: &'a Value,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn new(model: &'a str, question: &Question<'_>, prompt: &'a Prompt<'_>, schema: bool) -> Self {
+        let turn = |role, content| Turn { role, content };
+        let mut messages = vec![turn("system", prompt.system)];
+        for [user, reply] in prompt.examples {
+            messages.extend([turn("user", user), turn("assistant", reply)]);
+        }
+        messages.push(turn("user", &prompt.user));
+        let sampled = question.sample > 0;
+        let schema = prompt.schema.as_deref().filter(|_| schema);
+        let json_schema = |schema| Schema { name: "label", strict: true, schema };
+        Self {
+            model,
+            temperature: if sampled { TEMPERATURE } else { 0.0 },
+            max_tokens: prompt.reply_tokens,
+            messages,
+            seed: sampled.then_some(question.sample),
+            logprobs: question.confidence.then_some(true),
+            response_format: schema.map(|schema| Format { r#type: "json_schema", json_schema: json_schema(schema) }),
+        }
     }
-    messages.push(json!({ "role": "user", "content": prompt.user }));
-    let mut body = json!({ "model": model, "temperature": 0, "max_tokens": prompt.reply_tokens, "messages": messages });
-    if question.sample > 0 {
-        body["temperature"] = TEMPERATURE.into();
-        body["seed"] = question.sample.into();
-    }
-    if question.confidence {
-        body["logprobs"] = true.into();
-    }
-    if let Some(schema) = prompt.schema.as_ref().filter(|_| schema) {
-        let schema = json!({ "name": "label", "strict": true, "schema": schema });
-        body["response_format"] = json!({ "type": "json_schema", "json_schema": schema });
-    }
-    body
 }
 
 /// Reads an answer, as far as one can be long.
@@ -125,6 +159,7 @@ pub(super) fn failed(error: &reqwest::Error) -> UpstreamError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn completion(tokens: &[(&str, f64)]) -> Completion {
         let content: String = tokens.iter().map(|(token, _)| *token).collect();

@@ -15,7 +15,6 @@ use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 
 /// A task as it is reviewed: its spec, and the prompts that follow from it.
 pub struct Job {
@@ -107,11 +106,11 @@ impl Panel {
     /// What a client's idempotency key means here: nothing to another client, task or panel.
     pub fn key(&self, client: &str, job: &Job, key: &str) -> String {
         let own = [client, self.identity.as_str(), key];
-        hex(&sha256_of(own.into_iter().chain(job.template.identity())))
+        hex(&sha256_of(own.into_iter().chain([job.template.identity()])))
     }
 
     /// Has redacted texts reviewed, several a call where the spec says so. A review for each, and what all of it cost.
-    pub async fn review(self: &Arc<Self>, job: &Arc<Job>, client: &str, texts: Vec<String>) -> (Vec<Review>, Usage) {
+    pub async fn review(&self, job: &Job, client: &str, texts: Vec<String>) -> (Vec<Review>, Usage) {
         let deadline = Instant::now() + self.total;
         let mut by_text: BTreeMap<String, Review> = BTreeMap::new();
         let mut distinct = Vec::new();
@@ -121,27 +120,30 @@ impl Panel {
                 None => distinct.push(text.clone()),
             }
         }
-        let mut calls = JoinSet::new();
-        for chunk in distinct.chunks(job.spec.review.batch.max(1)) {
-            let (panel, job, client, chunk) = (self.clone(), job.clone(), client.to_owned(), chunk.to_vec());
-            calls.spawn(async move {
-                let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
-                let (spec, template) = (&job.spec, &job.template);
-                let (client, confidence, sample) = (client.as_str(), false, 0);
-                let question = Question { task: &spec.task, template, client, deadline, confidence, sample };
-                let (reviews, usage) = panel.near_or_decided(&question, &texts).await;
-                (chunk.into_iter().zip(reviews).collect::<Vec<_>>(), usage)
-            });
-        }
+        let chunks = distinct.chunks(job.spec.review.batch.max(1));
+        let chunks = chunks.map(|chunk| self.chunk(job, client, deadline, chunk));
         let mut usage = Usage::default();
-        while let Some(done) = calls.join_next().await {
-            if let Ok((reviews, cost)) = done {
-                by_text.extend(reviews);
-                usage.add(&cost);
-            }
+        for (reviews, cost) in join_all(chunks).await {
+            by_text.extend(reviews);
+            usage.add(&cost);
         }
         let broken = || Err(UpstreamError::Broken);
         (texts.iter().map(|text| by_text.get(text).cloned().unwrap_or_else(broken)).collect(), usage)
+    }
+
+    /// The texts of one call.
+    async fn chunk(
+        &self,
+        job: &Job,
+        client: &str,
+        deadline: Instant,
+        chunk: &[String],
+    ) -> (Vec<(String, Review)>, Usage) {
+        let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
+        let (task, template) = (&job.spec.task, &job.template);
+        let question = Question { task, template, client, deadline, confidence: false, sample: 0 };
+        let (reviews, usage) = self.near_or_decided(&question, &texts).await;
+        (chunk.iter().cloned().zip(reviews).collect(), usage)
     }
 
     /// What is nearly the same as what was labelled before is given its label; the rest is decided.

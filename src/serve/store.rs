@@ -264,6 +264,9 @@ impl Store {
         tokens: [u64; 2],
         labels: Vec<([u8; 32], Known)>,
     ) -> Result<(), StoreError> {
+        for (hash, known) in &labels {
+            self.recent.lock().unwrap_or_else(PoisonError::into_inner).keep(*hash, now().cast_signed(), known.clone());
+        }
         self.write(move |connection| {
             let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
             let [prompt, completion] = tokens.map(u64::cast_signed);

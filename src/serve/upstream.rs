@@ -2,7 +2,7 @@
 //! texts may repeat the key.
 
 use super::breaker::{Breaker, Place, Turns};
-use super::completion::{Completion, body, failed, read};
+use super::completion::{Body, Completion, failed, read};
 use super::config;
 use super::ledger::{Ledger, Refusal, Reserve};
 use super::store::{Known, Store, StoreError};
@@ -156,7 +156,7 @@ impl Upstream {
     fn hash(&self, question: &Question<'_>, text: &str) -> [u8; 32] {
         let how = format!("{} {}", question.sample, question.confidence);
         let own = [self.config.endpoint.as_str(), self.config.model.as_str(), how.as_str()];
-        sha256_of(own.into_iter().chain(question.template.identity()).chain([text]))
+        sha256_of(own.into_iter().chain([question.template.identity(), text]))
     }
 
     /// Has redacted texts, no two the same, labelled in one call, except those whose replies are known; what the reply
@@ -337,7 +337,7 @@ impl Upstream {
     }
 
     async fn call(&self, question: &Question<'_>, prompt: &Prompt<'_>) -> Result<Completion, UpstreamError> {
-        let body = |schema: bool| body(&self.config.model, question, prompt, schema);
+        let body = |schema: bool| Body::new(&self.config.model, question, prompt, schema);
         if !self.schema.load(Ordering::Relaxed) {
             return self.post(question, &body(false)).await;
         }
@@ -351,7 +351,7 @@ impl Upstream {
         }
     }
 
-    async fn post(&self, question: &Question<'_>, body: &serde_json::Value) -> Result<Completion, UpstreamError> {
+    async fn post(&self, question: &Question<'_>, body: &Body<'_>) -> Result<Completion, UpstreamError> {
         let left = question.deadline.saturating_duration_since(Instant::now());
         let mut request = self.http.post(self.config.endpoint.clone()).json(body);
         if left < Duration::from_secs_f64(self.config.timeout_seconds) {
