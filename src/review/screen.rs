@@ -322,9 +322,14 @@ fn holds(set: &HashSet<&str>, word: &str) -> bool {
     !word.is_ascii() && set.iter().any(|one| one.chars().all(|c| c as u32 > 0x2e80) && word.contains(one))
 }
 
-/// Whether one of these stands so many words from one of those; the same word does not count where both lists have it.
+/// Whether one of these stands so many words from one of those, both in order; the same word does not count where both
+/// lists have it.
 fn near(these: &[usize], those: &[usize], words: RangeInclusive<usize>) -> bool {
-    these.iter().any(|this| those.iter().any(|that| words.contains(&this.abs_diff(*that))))
+    these.iter().any(|this| {
+        let from = those.partition_point(|that| that + words.end() < *this);
+        let within = those.iter().skip(from).take_while(|that| **that <= this + words.end());
+        within.map(|that| this.abs_diff(*that)).any(|distance| words.contains(&distance))
+    })
 }
 
 /// The words that name a task's labels.

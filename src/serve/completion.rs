@@ -37,7 +37,7 @@ struct LogProbs {
 #[derive(Deserialize)]
 struct Token {
     token: String,
-    logprob: f64,
+    logprob: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -55,21 +55,23 @@ impl Completion {
     /// Tokens of prompt and reply, where it tells them.
     pub(super) fn tokens(&self) -> Option<(u64, u64)> {
         let tokens = self.usage.as_ref()?;
-        tokens.prompt_tokens.zip(tokens.completion_tokens).filter(|(prompt, _)| *prompt > 0)
+        // More than any call can take is no count.
+        let sound = |(prompt, completion): &(u64, u64)| *prompt > 0 && (*prompt).max(*completion) < 1 << 32;
+        tokens.prompt_tokens.zip(tokens.completion_tokens).filter(sound)
     }
 
     /// The probability of what stands in a byte range of the content: the product over the tokens that reach into it.
     pub(super) fn probability(&self, range: Range<usize>) -> Option<f64> {
         let tokens = self.choices.first()?.logprobs.as_ref()?.content.as_ref()?;
-        let whole: usize = tokens.iter().map(|token| token.token.len()).sum();
-        // Tokens that are not the content's bytes cannot be placed in it; an end token may follow.
-        if whole < self.content().len() {
+        let whole: String = tokens.iter().map(|token| token.token.as_str()).collect();
+        // Tokens that are not the content's cannot be placed in it; an end token may follow.
+        if !whole.starts_with(self.content()) {
             return None;
         }
         let (mut at, mut sum) = (0, 0.0);
         for Token { token, logprob } in tokens {
             if at < range.end && at + token.len() > range.start {
-                sum += logprob;
+                sum += (*logprob)?;
             }
             at += token.len();
         }
@@ -149,8 +151,9 @@ pub(super) async fn read(mut response: reqwest::Response) -> Result<Completion, 
 
 pub(super) fn failed(error: &reqwest::Error) -> UpstreamError {
     match error {
+        // Also where connecting took too long: nothing was sent.
+        error if error.is_connect() || error.is_builder() => UpstreamError::Unreachable,
         error if error.is_timeout() => UpstreamError::Timeout,
-        error if error.is_connect() => UpstreamError::Unreachable,
         error if error.is_decode() => UpstreamError::Garbage,
         _ => UpstreamError::Broken,
     }

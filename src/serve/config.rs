@@ -5,7 +5,7 @@ use super::near::Near;
 use crate::spec::Prices;
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -324,14 +324,28 @@ impl Llm {
             prompt_usd_per_million: table.prompt_usd_per_million,
             completion_usd_per_million: table.completion_usd_per_million,
         };
-        let all = std::iter::once(first).chain(table.more);
+        let all: Vec<More> = std::iter::once(first).chain(table.more).collect();
+        let capped = caps.all.or(caps.task).or(caps.client).is_some();
+        let priced = |one: &More| one.prompt_usd_per_million.is_some() && one.completion_usd_per_million.is_some();
+        if let (true, Some(one)) = (capped, all.iter().find(|one| !priced(one))) {
+            bail!(
+                "serve-config: a budget needs prices; set prompt_usd_per_million and completion_usd_per_million of {}, to 0 where it costs nothing",
+                one.model
+            );
+        }
+        if policy == Policy::Fallback && (table.confidence.is_some() || table.samples.is_some()) {
+            bail!("serve-config: confidence and samples belong to use = \"cascade\"; add that or leave them out");
+        }
         let upstreams: Vec<Upstream> =
-            all.map(|more| Upstream::from_table(more, env)).collect::<anyhow::Result<_>>()?;
+            all.into_iter().map(|more| Upstream::from_table(more, env)).collect::<anyhow::Result<_>>()?;
         let total_seconds = table.total_seconds.unwrap_or(300.0);
         if !(0.05..=3600.0).contains(&total_seconds) {
             bail!("serve-config: total_seconds must be 0.05 to 3600");
         }
-        let capped = caps.all.or(caps.task).or(caps.client).is_some();
+        let names: BTreeSet<_> = upstreams.iter().map(|one| (one.endpoint.as_str(), one.model.as_str())).collect();
+        if names.len() < upstreams.len() {
+            bail!("serve-config: an LLM is listed twice; each of [[llm.more]] must be another");
+        }
         if capped && upstreams.iter().all(|upstream| upstream.prices.usd(1_000_000, 1_000_000) == 0.0) {
             bail!(
                 "serve-config: a budget without prices can never be used up; set prompt_usd_per_million and completion_usd_per_million in [llm]"
@@ -365,6 +379,13 @@ impl Upstream {
             })?),
             None => table.key,
         };
+        let key = key.map(|key| key.trim().to_owned());
+        if key.as_deref().is_some_and(|key| key.is_empty() || key.bytes().any(|byte| !byte.is_ascii_graphic())) {
+            bail!(
+                "serve-config: the key of {} is empty, or holds spaces or control characters; give the bare key",
+                table.model
+            );
+        }
         let upstream = Self {
             endpoint: endpoint(&table.url)?,
             key,
@@ -380,8 +401,11 @@ impl Upstream {
             },
             queue: table.queue.unwrap_or(1000),
         };
-        if !(0.05..=3600.0).contains(&upstream.timeout_seconds) || !(1..=4096).contains(&upstream.concurrency) {
-            bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 4096");
+        if !(0.05..=3600.0).contains(&upstream.timeout_seconds)
+            || !(1..=4096).contains(&upstream.concurrency)
+            || upstream.queue == 0
+        {
+            bail!("serve-config: timeout_seconds must be 0.05 to 3600, concurrency 1 to 4096, and queue 1 or more");
         }
         Ok(upstream)
     }
@@ -495,6 +519,13 @@ mod tests {
         assert!(error(&format!("{llm}use = \"majority\"\n{more}{more}{more}")).contains("odd"));
         assert!(error(&format!("{llm}{more}key_env = \"NOT_THERE\"\n")).contains("NOT_THERE"));
         assert!(error(more).contains("no url"));
+        let prices = "prompt_usd_per_million = 1\ncompletion_usd_per_million = 1\nbudget_usd = 1\n";
+        assert!(error(&format!("{llm}{prices}{more}")).contains("prices"), "also of the others");
+        assert!(error(&format!("{llm}[[llm.more]]\nurl = \"http://a\"\nmodel = \"m\"\n")).contains("twice"));
+        assert!(error(&format!("{llm}samples = 3\n")).contains("cascade"));
+        assert!(error(&format!("{llm}queue = 0\n")).contains("queue"));
+        let wrong = error(&format!("{llm}key = \"s3cret\\nx\"\n"));
+        assert!(wrong.contains("bare key") && !wrong.contains("s3cret"), "{wrong}");
         assert!(error(&format!("{llm}total_seconds = 0\n")).contains("total_seconds"));
     }
 }

@@ -201,7 +201,7 @@ struct Status {
 struct ReviewStatus {
     available: bool,
     model: Option<String>,
-    /// Of the first LLM, where it has any.
+    /// Of the dearest LLM, or of all together where all are asked; none where there are none.
     prices: Option<Prices>,
     remaining_budget_usd: Option<f64>,
     spent_usd: Option<f64>,
@@ -223,7 +223,7 @@ async fn status(State(server): State<Arc<Server>>, client: Option<Extension<acce
     }
     let panel = server.panel.as_deref();
     let ledger = panel.map(panel::Panel::ledger);
-    let prices = panel.and_then(|panel| panel.upstreams().first()).map(|first| first.config().prices);
+    let prices = panel.map(panel::Panel::prices);
     let review = ReviewStatus {
         available: panel.is_some(),
         model: panel.map(panel::Panel::models),

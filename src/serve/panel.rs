@@ -10,7 +10,7 @@ use crate::review::protocol::Usage;
 use crate::review::redact::Redactor;
 use crate::review::screen::screen;
 use crate::slm::adapter::{hex, sha256_of};
-use crate::spec::Spec;
+use crate::spec::{Prices, Spec};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -76,6 +76,15 @@ impl Panel {
     /// The models' names.
     pub fn models(&self) -> String {
         self.upstreams.iter().map(|upstream| upstream.config().model.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// What tokens cost at most: those of the dearest LLM, or of all where all are asked.
+    pub fn prices(&self) -> Prices {
+        let all = self.upstreams.iter().map(|upstream| upstream.config().prices);
+        let add =
+            |a: Prices, b: Prices| Prices { prompt: a.prompt + b.prompt, completion: a.completion + b.completion };
+        let dearer = |a: Prices, b: Prices| if b.usd(10, 1) > a.usd(10, 1) { b } else { a };
+        all.reduce(if self.policy == Policy::Majority { add } else { dearer }).unwrap_or_default()
     }
 
     /// What was spent, and what is left.
@@ -152,9 +161,11 @@ impl Panel {
         if !self.near.has(task) {
             return self.decide(question, texts).await;
         }
-        let vectors = self.near.clone().vectors(task, texts).await;
-        let find = |vector: &Option<Vec<f32>>| self.near.find(task, vector.as_ref()?);
-        let mut reviews: Vec<Option<Review>> = vectors.iter().map(find).map(|found| found.map(Ok)).collect();
+        // What an LLM said of exactly this text comes first.
+        let knows = |text: &&str| self.upstreams.iter().any(|upstream| upstream.knows(question, text));
+        let (vectors, found): (Vec<_>, Vec<_>) = self.near.clone().look(task, texts).await.into_iter().unzip();
+        let found = texts.iter().zip(found).map(|(text, found)| found.filter(|_| !knows(text)));
+        let mut reviews: Vec<Option<Review>> = found.map(|found| found.map(Ok)).collect();
         let left: Vec<&str> =
             texts.iter().zip(&reviews).filter(|(_, review)| review.is_none()).map(|(text, _)| *text).collect();
         let (decided, usage) = self.decide(question, &left).await;
@@ -247,11 +258,9 @@ fn screened(job: &Job, text: &str) -> Option<Reviewed> {
 fn elected(outcomes: &[(&Upstream, Outcome)]) -> Review {
     let labels = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()?.label.as_deref());
     let most = labels.clone().find(|label| 2 * labels.clone().filter(|other| other == label).count() > outcomes.len());
-    if most.is_none() && labels.clone().count() * 2 <= outcomes.len() {
-        // Too few answered; the first that failed says why.
-        if let Some((_, Err(error))) = outcomes.iter().find(|(_, outcome)| outcome.is_err()) {
-            return Err(error.clone());
-        }
+    // One that failed could have decided. What the others said is known the next time.
+    if let (None, Some((_, Err(error)))) = (most, outcomes.iter().find(|(_, outcome)| outcome.is_err())) {
+        return Err(error.clone());
     }
     let for_it = |outcome: &Outcome| outcome.as_ref().is_ok_and(|said| most.is_none() || said.label.as_deref() == most);
     let models = outcomes.iter().filter(|(_, outcome)| for_it(outcome));
@@ -268,7 +277,7 @@ async fn confident(
     texts: &[&str],
     samples: u32,
 ) -> (Vec<Outcome>, Usage) {
-    let (mut outcomes, mut usage) = upstream.ask(&Question { confidence: true, ..*question }, texts).await;
+    let (mut outcomes, mut usage) = upstream.ask_surely(question, texts).await;
     let untold =
         |outcome: &Outcome| outcome.as_ref().is_ok_and(|said| said.label.is_some() && said.confidence.is_none());
     let open: Vec<usize> =

@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Requests whose answers are remembered at most.
-const REMEMBERED: usize = 10_000;
+const REMEMBERED: usize = 1_000;
 
 type Slot = Arc<tokio::sync::Mutex<Option<ReviewResponse>>>;
 
@@ -155,7 +155,20 @@ async fn all(
     let (reviews, usage) = panel.review(job, client, items.iter().map(text).collect()).await;
     let known = reviews.iter().flatten().filter(|reviewed| reviewed.said.known).count();
     let whole = reviews.iter().all(Result::is_ok);
-    let answer = answer(panel, items, reviews, usage)?;
+    let (count, cost_usd) = (items.len(), usage.cost_usd);
+    let answer = match answer(panel, items, reviews, usage) {
+        Err(error) if cost_usd > 0.0 => {
+            let (task, code) = (&spec.task.name, error.code);
+            let entry = json!({
+                "event": "failed", "task": task, "client": client, "items": count, "code": code, "cost_usd": cost_usd,
+            });
+            if let Err(error) = panel.store().answered(None, entry).await {
+                tracing::error!("a failure is not kept: {error}");
+            }
+            return Err(error);
+        }
+        answer => answer?,
+    };
     let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
     let entry = json!({
         "event": "review", "task": spec.task.name, "client": client, "model": answer.model, "items": answer.items.len(),
