@@ -218,7 +218,10 @@ async fn the_budget_is_a_cap() {
     assert_eq!(status["review"]["prices"], json!({ "prompt": 1000.0, "completion": 1000.0 }));
     assert!((status["review"]["spent_usd"].as_f64().expect("spent") - spent).abs() < 1e-6);
     // What an estimate goes by is what the upstream is sent.
-    let system = house.stub.log()[0]["body"]["messages"][0]["content"].as_str().expect("a prompt").len();
+    let sent = house.stub.log()[0]["body"]["messages"].clone();
+    let user: Value = serde_json::from_str(sent[1]["content"].as_str().expect("a text")).expect("JSON");
+    let bytes = |text: &Value| text.as_str().expect("text").len();
+    let system = bytes(&sent[0]["content"]) + bytes(&user["reminder"]);
     let tasks = status["tasks"].as_array().expect("tasks");
     let task = tasks.iter().find(|task| task["name"] == "sentiment").expect("the task");
     assert_eq!(task["prompt_bytes"], json!(system));

@@ -82,9 +82,9 @@ function distant() {
   const own = { fetch: fetch as unknown as typeof globalThis.fetch, wait: async () => undefined, cache: cacheOf(new Map()) } as Tools;
   const settle = () => new Promise((resolve) => setTimeout(resolve, 5));
   const answer = async (url: string, response = new Response(bodies.get(url))) => {
-    const resolve = open.get(url);
+    const resolve = await vi.waitUntil(() => open.get(url));
     open.delete(url);
-    resolve?.(response);
+    resolve(response);
     await settle();
   };
   const shard = (at: number) => filesOf(slm)[at]?.url as string;
@@ -96,13 +96,14 @@ test('shards are handed over in order, two on their way at once, beside the toke
   const pushed: number[] = [];
   let told = 0;
   const brought = bringSlm(slm, (bytes) => (told = bytes), async (bytes) => void pushed.push(bytes[0] as number), own);
-  await settle();
+  await vi.waitUntil(() => open.size === 3);
   expect([...open.keys()].sort()).toEqual([shard(0), shard(1), shard(5)]);
   await answer(shard(1)); // out of order: it waits for its turn
   expect(pushed).toEqual([]);
   expect([...open.keys()]).toContain(shard(0));
   expect([...open.keys()]).not.toContain(shard(2));
   await answer(shard(0));
+  await vi.waitUntil(() => pushed.length === 2);
   expect(pushed).toEqual([0, 1]);
   for (const at of [3, 2, 4, 5]) await answer(shard(at));
   expect(await brought).toEqual(tokenizer);
