@@ -1,0 +1,41 @@
+// What differs between the runtimes.
+import type { Glue as GpuGlue } from '../wasm/gpu/autoannotator.factory.js';
+import type { Glue as CpuGlue } from '../wasm/plain/autoannotator.factory.js';
+import type { BuildName, WasmSource } from './api.js';
+
+export type Glue = CpuGlue & Partial<Pick<GpuGlue, 'Gpu'>>;
+
+/** A build: what makes its instances, and its module where the caller gives none. */
+export interface Build {
+  factory(): Promise<{ create: (onTrap: (error: unknown) => void) => Glue }>;
+  module(): Promise<WebAssembly.Module | BufferSource>;
+}
+
+/** A runtime with the builds that an entry of the package has. */
+export interface Runtime {
+  builds: Partial<Record<BuildName, Build>>;
+  /** Reads a file by its address, where `fetch` does not. */
+  open?(address: URL): Promise<Response | undefined>;
+  /** What a relative address is relative to. */
+  base(): string | undefined;
+  /** Whether the models are kept in the Cache API. */
+  cache: boolean;
+  /** Files that are fetched at once. */
+  atOnce: number;
+}
+
+/** Fetches and compiles a module. */
+export async function compile(address: URL | string): Promise<WebAssembly.Module> {
+  const response = await fetch(address);
+  if (!response.ok) throw new Error(`${response.status} for ${String(address)}`);
+  if (response.headers.get('content-type')?.startsWith('application/wasm')) return WebAssembly.compileStreaming(response);
+  return WebAssembly.compile(await response.arrayBuffer());
+}
+
+/** The module of a source. */
+export async function moduleOf(source: WasmSource, runtime: Runtime): Promise<WebAssembly.Module | BufferSource> {
+  if (typeof source !== 'string' && !(source instanceof URL)) return source;
+  const address = new URL(source, runtime.base());
+  const opened = await runtime.open?.(address);
+  return opened ? opened.arrayBuffer() : compile(address);
+}

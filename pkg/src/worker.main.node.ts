@@ -1,0 +1,7 @@
+// What runs in the worker of Node.js, Deno and Bun.
+import { parentPort } from 'node:worker_threads';
+import { Annotator } from './index.node.js';
+import { serve } from './serve.js';
+
+const take = serve({ post: (message) => parentPort?.postMessage(message) }, Annotator);
+parentPort?.on('message', (request) => void take(request));
