@@ -185,23 +185,30 @@ class LocalAnnotator implements Annotator {
     const judged = this.#turn.then(async () => {
       const voters = samples.filter(({ text }) => !BLANK.test(text));
       const votes = await this.#votes(voters.map(({ text }) => text));
-      const byId = new Map(voters.map((sample, at) => [sample, votes[at]]));
-      return samples.map((sample) => this.#verdict(sample, byId.get(sample)));
+      const bySample = new Map(voters.map((sample, at) => [sample, votes[at]]));
+      const all: Judged[] = [];
+      for (const sample of samples) all.push(await this.#verdict(sample, bySample.get(sample)));
+      return all;
     });
     this.#turn = judged.catch(() => undefined);
     return judged;
   }
 
-  #verdict(sample: Sample, votes: Votes | undefined): Judged {
-    const instance = this.#here();
-    const aside = (why: string) => ({ annotation: instance.annotation(sample, [], { status: 'set-aside' as const, why }) });
-    if (votes === undefined) return aside('blank-text: there is nothing but whitespace');
-    if (votes instanceof TrapError) return aside(votes.message);
-    const verdict = instance.verdict(this.#rule, votes);
-    const annotation = instance.annotation(sample, votes, verdict);
-    if (verdict.status !== 'hard' || !this.#settings.reviewer) return { annotation };
-    const { redact, names = [] } = this.#spec.review;
-    return { annotation, sent: (this.#options.redact ?? redact) ? instance.redact(sample.text, names) : sample.text };
+  async #verdict(sample: Sample, votes: Votes | undefined): Promise<Judged> {
+    if (votes === undefined) return aside(sample, 'blank-text: there is nothing but whitespace');
+    if (votes instanceof TrapError) return aside(sample, votes.message);
+    try {
+      const instance = this.#here();
+      const verdict = instance.verdict(this.#rule, votes);
+      const annotation = instance.annotation(sample, votes, verdict);
+      if (verdict.status !== 'hard' || !this.#settings.reviewer) return { annotation };
+      const { redact, names = [] } = this.#spec.review;
+      return { annotation, sent: (this.#options.redact ?? redact) ? instance.redact(sample.text, names) : sample.text };
+    } catch (error) {
+      if (!(error instanceof TrapError)) throw error;
+      await this.#restart(error);
+      return aside(sample, error.message);
+    }
   }
 
   /** The votes by text. After a trap the texts are tried again one by one, in a new instance. */
@@ -276,6 +283,11 @@ class LocalAnnotator implements Annotator {
 
   declare [Symbol.dispose]: () => void;
   declare [Symbol.asyncDispose]: () => Promise<void>;
+}
+
+/** A sample that is not voted on. It is not shown to the instance, which it may have stopped. */
+function aside(sample: Sample, why: string): Judged {
+  return { annotation: { sample, votes: [], verdict: { status: 'set-aside', why }, review: null, label: null, source: null } };
 }
 
 type Votes = Annotation['votes'] | TrapError;
