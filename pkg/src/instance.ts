@@ -16,6 +16,8 @@ export interface FullReview {
   cost_usd: number;
 }
 
+const PIECE = 1 << 20;
+
 type OnGpu = SlmLoader & { finishOn(gpu: Gpu, tokenizer: Uint8Array): Promise<Slm> };
 
 /** The trap of an instance, and whoever waits for an async call that it would leave without an answer. */
@@ -80,7 +82,8 @@ export class Instance {
           continue;
         }
         const taking = loader as SlmLoader;
-        this.#sync(() => taking.push(bytes));
+        // In pieces: each is copied into the module's memory, which only grows.
+        for (let at = 0; at < bytes.length; at += PIECE) this.#sync(() => taking.push(bytes.subarray(at, at + PIECE)));
         if (!last) continue;
         loader = undefined; // `finish` uses it up
         const gpu = this.#gpu;

@@ -1,5 +1,5 @@
 // The folder that `autoannotator pack` writes: an index of SLMs, and the files of each, checked by SHA-256.
-import type { LoadOptions, ModelSource, Progress } from './api.js';
+import type { LoadOptions, Progress } from './api.js';
 import { messageOf, ModelsError, OptionError } from './errors.js';
 import type { Runtime } from './runtime.js';
 
@@ -27,7 +27,7 @@ const TRIES = 3;
 /** A folder of models: what gives its files, and its address if it has one. */
 interface Folder {
   address?: URL;
-  source: ModelSource;
+  source(path: string, init: { signal?: AbortSignal }): Promise<Response | Uint8Array<ArrayBuffer>>;
 }
 
 function folderOf(models: LoadOptions['models'], runtime: Runtime): Folder {
@@ -36,20 +36,22 @@ function folderOf(models: LoadOptions['models'], runtime: Runtime): Folder {
     throw new OptionError('option', "'models' says where the packed models are: an address, a path or a function");
   }
   const address = new URL(String(models).replace(/\/?$/, '/'), runtime.base());
-  const source: ModelSource = async (path, init) => {
+  const source: Folder['source'] = async (path, init) => {
     const file = new URL(path, address);
-    return (await runtime.open?.(file)) ?? fetch(file, path === 'index.json' ? { ...init, cache: 'no-cache' } : init);
+    const read = await runtime.read?.(file);
+    if (read === 'missing') return new Response(null, { status: 404 });
+    return read ?? fetch(file, path === 'index.json' ? { ...init, cache: 'no-cache' } : init);
   };
   return { address, source };
 }
 
 /** Asks for a file; a failure of the network or the server is tried again. */
-async function ask(source: ModelSource, path: string, signal: AbortSignal | undefined): Promise<Response> {
+async function ask({ source }: Folder, path: string, signal: AbortSignal | undefined): Promise<Response | Uint8Array<ArrayBuffer>> {
   for (let attempt = 1; ; attempt++) {
     let why: string;
     try {
       const response = await source(path, signal ? { signal } : {});
-      if (response.ok) return response;
+      if (response instanceof Uint8Array || response.ok) return response;
       if (response.status === 404) {
         throw new ModelsError('models-missing', `there is no ${path} in the folder of models; run \`autoannotator pack\` and serve what it wrote`);
       }
@@ -65,11 +67,12 @@ async function ask(source: ModelSource, path: string, signal: AbortSignal | unde
 }
 
 /** The index. Where there is no network the kept one is taken. */
-async function readIndex({ source, address }: Folder, kept: Cache | undefined, signal: AbortSignal | undefined): Promise<Manifest[]> {
-  const key = new URL('index.json', address ?? 'models:/').href;
+async function readIndex(folder: Folder, kept: Cache | undefined, signal: AbortSignal | undefined): Promise<Manifest[]> {
+  const key = new URL('index.json', folder.address ?? 'models:/').href;
   let response: Response;
   try {
-    response = await ask(source, 'index.json', signal);
+    const answer = await ask(folder, 'index.json', signal);
+    response = answer instanceof Uint8Array ? new Response(answer) : answer;
     await kept?.put(key, response.clone()).catch(() => undefined);
   } catch (error) {
     const before = (error as { code?: string }).code === 'models-download' ? await kept?.match(key) : undefined;
@@ -174,14 +177,14 @@ export class Models {
   async #bring(path: string, file: FileEntry, signal: AbortSignal | undefined): Promise<Uint8Array<ArrayBuffer>> {
     const key = new URL(path, this.#folder.address ?? 'models:/').href;
     const kept = await this.#cache?.match(key);
-    const good = async (response: Response) => {
-      const bytes = await readAll(response, file.bytes);
+    const good = async (answer: Response | Uint8Array<ArrayBuffer>) => {
+      const bytes = answer instanceof Uint8Array ? answer : await readAll(answer, file.bytes);
       return bytes && (await sha256(bytes)) === file.sha256 ? bytes : undefined;
     };
     const known = kept && (await good(kept));
     if (known) return known;
     for (let attempt = 0; attempt < 2; attempt++) {
-      const bytes = await good(await ask(this.#folder.source, path, signal));
+      const bytes = await good(await ask(this.#folder, path, signal));
       if (!bytes) continue;
       const headers = { 'content-length': String(bytes.length) };
       await this.#cache?.put(key, new Response(bytes, { headers })).catch(() => undefined);

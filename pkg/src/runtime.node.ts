@@ -7,16 +7,17 @@ export function node(builds: Runtime['builds']): Runtime {
   return {
     builds,
     base: () => pathToFileURL('./').href,
-    open: async (address) => {
-      if (address.protocol !== 'file:') return undefined;
-      try {
-        return new Response(await readFile(fileURLToPath(address)));
-      } catch (error) {
-        if ((error as { code?: string }).code === 'ENOENT') return new Response(null, { status: 404 });
-        throw error;
-      }
-    },
+    read: (address) => (address.protocol === 'file:' ? read(fileURLToPath(address)) : undefined),
     cache: false,
     atOnce: 2,
   };
+}
+
+async function read(path: string): Promise<Uint8Array<ArrayBuffer> | 'missing'> {
+  try {
+    return await readFile(path);
+  } catch (error) {
+    if ((error as { code?: string }).code === 'ENOENT') return 'missing';
+    throw error;
+  }
 }

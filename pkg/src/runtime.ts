@@ -14,8 +14,8 @@ export interface Build {
 /** A runtime with the builds that an entry of the package has. */
 export interface Runtime {
   builds: Partial<Record<BuildName, Build>>;
-  /** Reads a file by its address, where `fetch` does not. */
-  open?(address: URL): Promise<Response | undefined>;
+  /** Reads a file by its address, where `fetch` does not; `missing` where there is none. */
+  read?(address: URL): Promise<Uint8Array<ArrayBuffer> | 'missing'> | undefined;
   /** What a relative address is relative to. */
   base(): string | undefined;
   /** Whether the models are kept in the Cache API. */
@@ -36,6 +36,7 @@ export async function compile(address: URL | string): Promise<WebAssembly.Module
 export async function moduleOf(source: WasmSource, runtime: Runtime): Promise<WebAssembly.Module | BufferSource> {
   if (typeof source !== 'string' && !(source instanceof URL)) return source;
   const address = new URL(source, runtime.base());
-  const opened = await runtime.open?.(address);
-  return opened ? opened.arrayBuffer() : compile(address);
+  const bytes = await runtime.read?.(address);
+  if (bytes === 'missing') throw new Error(`there is no ${address.href}`);
+  return bytes ?? compile(address);
 }

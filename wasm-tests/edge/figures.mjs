@@ -5,7 +5,7 @@ const file = process.env.AUTOANNOTATOR_FIGURES;
 
 /** All figures that were recorded so far. */
 export function figures() {
-  return file && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8')) : {};
+  return file && existsSync(file) ? JSON.parse(readFileSync(file, 'utf8') || '{}') : {};
 }
 
 /** Keeps figures under a name, where a file for them is named. Tests that record run one after another. */

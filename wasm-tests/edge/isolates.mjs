@@ -9,7 +9,7 @@ import { consumer, env, fileServer, models, root, SLMS } from './kit.mjs';
 Object.assign(process.env, { XDG_CACHE_HOME: env.XDG_CACHE_HOME, XDG_CONFIG_HOME: env.XDG_CONFIG_HOME, WRANGLER_SEND_METRICS: 'false' });
 
 /** The example, bundled as wrangler does: wasm stays a module of its own. */
-async function bundled() {
+async function bundled(from) {
   const out = await consumer('workerd');
   cpSync(path.join(root, 'examples/edge-worker/src'), path.join(out, 'src'), { recursive: true });
   await esbuild.build({
@@ -20,14 +20,15 @@ async function bundled() {
     format: 'esm',
     conditions: ['workerd', 'worker', 'browser'],
     loader: { '.wasm': 'copy' },
+    alias: from === 'autoannotator' ? {} : { autoannotator: from },
     logLevel: 'error',
   });
   return path.join(out, 'built');
 }
 
-/** The example in workerd; `vars` are its settings. */
-export async function workerd(vars = {}) {
-  const built = await bundled();
+/** The example in workerd; `vars` are its settings, `from` the entry of the package in the place of the usual one. */
+export async function workerd(vars = {}, from = 'autoannotator') {
+  const built = await bundled(from);
   const names = readdirSync(built);
   const miniflare = new Miniflare({
     log: new Log(LogLevel.ERROR),
@@ -69,8 +70,8 @@ export function used(pid) {
 }
 
 /** The annotations of texts, asked for in requests of 250. */
-export async function annotateInWorkerd(texts) {
-  const worker = await workerd();
+export async function annotateInWorkerd(texts, from) {
+  const worker = await workerd({}, from);
   try {
     const started = performance.now();
     const cold = await worker.ask('/annotate', { texts: texts.slice(0, 1) });

@@ -15,7 +15,8 @@ export const exec = promisify(execFile);
 export const require = createRequire(import.meta.url);
 
 /** Where `make pull` and `make pack` put what they bring. */
-export const home = process.env.AUTOANNOTATOR_HOME ?? path.join(process.env.XDG_CACHE_HOME ?? path.join(homedir(), '.cache'), 'autoannotator');
+export const userCache = path.join(process.env.XDG_CACHE_HOME || path.join(homedir(), '.cache'), 'autoannotator');
+export const home = process.env.AUTOANNOTATOR_HOME ?? userCache;
 export const models = path.join(home, 'packed');
 export const SLMS = ['sentiment-minilm-l3', 'sentiment-minilm-l6'];
 
