@@ -1,7 +1,7 @@
 // The folder that `autoannotator pack` writes: an index of SLMs, and the files of each, checked by SHA-256.
 import type { LoadOptions, Progress } from './api.js';
 import { messageOf, ModelsError, OptionError } from './errors.js';
-import type { Runtime } from './runtime.js';
+import { addressOf, type Runtime } from './runtime.js';
 
 interface FileEntry {
   name: string;
@@ -35,7 +35,7 @@ function folderOf(models: LoadOptions['models'], runtime: Runtime): Folder {
   if (typeof models !== 'string' && !(models instanceof URL)) {
     throw new OptionError('option', "'models' says where the packed models are: an address, a path or a function");
   }
-  const address = new URL(String(models).replace(/\/?$/, '/'), runtime.base());
+  const address = addressOf(String(models).replace(/\/?$/, '/'), runtime.base());
   const source: Folder['source'] = async (path, init) => {
     const file = new URL(path, address);
     const read = await runtime.read?.(file);

@@ -3,6 +3,7 @@ import { batches, disposable, samplesOf } from './annotator.js';
 import type { Annotation, Annotator, Info, LoadOptions, Text } from './api.js';
 import { DisposedError, fromRecord, messageOf, OptionError, toRecord, WorkerError } from './errors.js';
 import type { Port, Question, Reply, Request, SentOptions } from './messages.js';
+import { addressOf } from './runtime.js';
 
 /** A worker with its channel. */
 export interface Thread extends Port<Request> {
@@ -156,7 +157,7 @@ class RemoteAnnotator implements Annotator {
 /** Options without what cannot be sent, and with whole addresses. */
 function sent(options: LoadOptions, base: string | undefined): SentOptions {
   const { models, reviewer = 'none', signal, onProgress, onReviewError, wasm, ...rest } = options;
-  const whole = (address: string | URL) => new URL(address, base).href;
+  const whole = (address: string | URL) => addressOf(address, base).href;
   const modules = Object.entries(wasm ?? {}).map(([name, source]) => [name, typeof source === 'string' || source instanceof URL ? whole(source) : source]);
   return {
     ...rest,

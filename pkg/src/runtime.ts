@@ -2,6 +2,7 @@
 import type { Glue as GpuGlue } from '../wasm/gpu/autoannotator.factory.js';
 import type { Glue as CpuGlue } from '../wasm/plain/autoannotator.factory.js';
 import type { BuildName, WasmSource } from './api.js';
+import { OptionError } from './errors.js';
 
 export type Glue = CpuGlue & Partial<Pick<GpuGlue, 'Gpu'>>;
 
@@ -24,6 +25,12 @@ export interface Runtime {
   atOnce: number;
 }
 
+/** A whole address. */
+export function addressOf(address: URL | string, base: string | undefined): URL {
+  if (!URL.canParse(address, base)) throw new OptionError('option', `'${String(address)}' is no address here; give a whole one, such as https://models.example/packed/`);
+  return new URL(address, base);
+}
+
 /** Fetches and compiles a module. */
 export async function compile(address: URL | string): Promise<WebAssembly.Module> {
   const response = await fetch(address);
@@ -35,7 +42,7 @@ export async function compile(address: URL | string): Promise<WebAssembly.Module
 /** The module of a source. */
 export async function moduleOf(source: WasmSource, runtime: Runtime): Promise<WebAssembly.Module | BufferSource> {
   if (typeof source !== 'string' && !(source instanceof URL)) return source;
-  const address = new URL(source, runtime.base());
+  const address = addressOf(source, runtime.base());
   const bytes = await runtime.read?.(address);
   if (bytes === 'missing') throw new Error(`there is no ${address.href}`);
   return bytes ?? compile(address);

@@ -8,13 +8,13 @@ import { consumer, env, fileServer, models, root, SLMS } from './kit.mjs';
 
 Object.assign(process.env, { XDG_CACHE_HOME: env.XDG_CACHE_HOME, XDG_CONFIG_HOME: env.XDG_CONFIG_HOME, WRANGLER_SEND_METRICS: 'false' });
 
-/** The example, bundled as wrangler does: wasm stays a module of its own. */
-async function bundled(from) {
+/** A script of a folder, bundled as wrangler does: wasm stays a module of its own. */
+async function bundled(script, source, from) {
   const out = await consumer('workerd');
-  cpSync(path.join(root, 'examples/edge-worker/src'), path.join(out, 'src'), { recursive: true });
+  cpSync(source, path.join(out, 'src'), { recursive: true });
   await esbuild.build({
     absWorkingDir: out,
-    entryPoints: ['src/index.js'],
+    entryPoints: { index: `src/${script}` },
     outdir: 'built',
     bundle: true,
     format: 'esm',
@@ -27,8 +27,13 @@ async function bundled(from) {
 }
 
 /** The example in workerd; `vars` are its settings, `from` the entry of the package in the place of the usual one. */
-export async function workerd(vars = {}, from = 'autoannotator') {
-  const built = await bundled(from);
+export function workerd(vars = {}, from = 'autoannotator') {
+  return inWorkerd('index.js', path.join(root, 'examples/edge-worker/src'), { TASK: 'sentiment', REVIEW_URL: '', ...vars }, from);
+}
+
+/** A script of a folder in workerd, with the models bound as MODELS. */
+export async function inWorkerd(script, source, vars = {}, from = 'autoannotator') {
+  const built = await bundled(script, source, from);
   const names = readdirSync(built);
   const miniflare = new Miniflare({
     log: new Log(LogLevel.ERROR),
@@ -38,7 +43,7 @@ export async function workerd(vars = {}, from = 'autoannotator') {
       ...names.filter((name) => name.endsWith('.wasm')).map((name) => ({ type: 'CompiledWasm', path: path.join(built, name) })),
     ],
     compatibilityDate: '2026-07-01',
-    bindings: { TASK: 'sentiment', REVIEW_URL: '', ...vars },
+    bindings: vars,
     assets: { directory: models, binding: 'MODELS', routerConfig: { has_user_worker: true, invoke_user_worker_ahead_of_assets: true } },
   });
   await miniflare.ready;
