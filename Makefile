@@ -23,9 +23,11 @@ PAGE_SOURCES = $(shell find www -type f -not -path '*/node_modules/*' -not -path
 PORT ?= 8080
 # What the benches install and make of their peers.
 BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
+# What the test of the API installs.
+API := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/api
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate lint deps wasm page binary pull chromium firefox emulator vulkan wrk test-rust test-neon test-wasm test-www test-page test-edge package clean
+.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -35,7 +37,7 @@ help: ## Show this
 run: binary page pull ## Build everything, bring the models and serve the page (PORT=8080)
 	@exec $(BINARY) serve --port $(PORT)
 
-test: test-rust test-neon test-wasm test-www test-page ## Run every test: Rust, the ARM kernels under emulation, the wasm in node, the page's own, the page in Chromium
+test: test-rust test-api test-proxy test-neon test-wasm test-www test-page ## Run every test: Rust, the API against its document, the server behind nginx, the ARM kernels under emulation, the wasm in node, the page's own, the page in Chromium
 
 test-edge: package pull chromium firefox $(BENCH)/venv/.ready $(STAMPS)/npm-edge $(STAMPS)/npm-peer ## Test the npm package in every runtime it is for, and measure it against transformers.js (ROUNDS=3)
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
@@ -123,7 +125,8 @@ $(STAMPS)/npm-bench: wasm-tests/bench/package-lock.json $(STAMPS)/tools
 $(BENCH)/venv/.ready: wasm-tests/bench/requirements.txt | $(STAMPS)/tools
 $(BENCH)/torch/.ready: wasm-tests/bench/requirements-train.txt | $(STAMPS)/tools
 $(BENCH)/litellm/.ready: benches/serve/requirements.txt | $(STAMPS)/tools
-$(BENCH)/venv/.ready $(BENCH)/torch/.ready $(BENCH)/litellm/.ready:
+$(API)/.ready: tests/api/requirements.txt | $(STAMPS)/tools
+$(BENCH)/venv/.ready $(BENCH)/torch/.ready $(BENCH)/litellm/.ready $(API)/.ready:
 	python3 -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@
@@ -159,6 +162,18 @@ pull: binary
 # The GPU engine's tests take any Vulkan adapter; Mesa's in software is one.
 test-rust: pull vulkan
 	if ls $(LAVAPIPE) >/dev/null 2>&1; then export AUTOANNOTATOR_GPU=required; fi; cargo test --release --locked
+
+# The server under the requests that schemathesis makes of its OpenAPI document.
+test-api: $(STAMPS)/tools
+	@if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
+	  echo 'test-api: skipped; Python cannot make a virtual environment (Debian: sudo apt-get install python3-venv)'; exit 0; fi; \
+	$(MAKE) --no-print-directory $(API)/.ready; \
+	SCHEMATHESIS=$(API)/bin/schemathesis cargo test --release --locked --test serve_process -- --ignored document
+
+test-proxy: nginx $(STAMPS)/tools
+	@if ! { command -v nginx && command -v openssl; } >/dev/null; then \
+	  echo 'test-proxy: skipped; it needs nginx and openssl (Debian: sudo apt-get install nginx-light openssl)'; exit 0; fi; \
+	cargo test --release --locked --test serve_process -- --ignored deploy
 
 # On another machine than an ARM one, under emulation. Left out where nothing can be installed.
 ARM := aarch64-unknown-linux-gnu
@@ -202,6 +217,11 @@ wrk:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends wrk; \
 	else \
 	  echo 'bench-serve needs wrk: install it (Debian: sudo apt-get install wrk).'; exit 1; \
+	fi
+
+nginx:
+	@if ! { command -v nginx && command -v openssl; } >/dev/null && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends nginx-light openssl; \
 	fi
 
 LAVAPIPE := /usr/share/vulkan/icd.d/lvp_icd*.json

@@ -5,7 +5,7 @@ mod stub_llm;
 
 use autoannotator::review::client::review_blocking;
 use autoannotator::review::redact::Redactor;
-use autoannotator::serve::config::Config;
+use autoannotator::serve::config::{Config, Limits};
 use autoannotator::serve::{Options, bind, router};
 use autoannotator::{Sample, Task};
 use std::net::{IpAddr, Ipv4Addr};
@@ -39,8 +39,9 @@ fn start() -> (tokio::runtime::Runtime, String, Arc<Stub>, tempfile::TempDir) {
                     pool,
                     rounds: None,
                     tokens: Vec::new(),
-                    requests_per_minute: std::num::NonZeroU32::MAX,
+                    limits: Limits { client: std::num::NonZeroU32::MAX, ..Limits::default() },
                     hosts: Vec::new(),
+                    origins: Vec::new(),
                 },
                 true,
             )

@@ -4,11 +4,10 @@
 mod stub_llm;
 
 use autoannotator::Spec;
-use autoannotator::serve::config::Config;
+use autoannotator::serve::config::{Config, Limits};
 use autoannotator::serve::{Options, bind, rounds, router};
 use serde_json::{Value, json};
 use std::net::{IpAddr, Ipv4Addr};
-use std::num::NonZeroU32;
 use std::sync::Arc;
 use stub_llm::Stub;
 
@@ -60,8 +59,9 @@ async fn house_with(llm: bool, config: &str, no_schema: bool) -> House {
         pool: dir.path().join("pool.db"),
         rounds: None,
         tokens: Vec::new(),
-        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        limits: Limits::default(),
         hosts: Vec::new(),
+        origins: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     let http = reqwest::Client::builder().no_proxy().build().expect("client");
@@ -128,7 +128,7 @@ async fn a_reply_that_is_no_label_is_none() {
     let (status, _, answer) = house.review(&["!unknown", "!garbage", "!500", "!empty", "!hang", "!echo", "love"]).await;
     assert_eq!(status, 200, "{answer}");
     let items = answer["items"].as_array().expect("items");
-    let whys = ["banana", "upstream-garbage", "upstream-status", "reply-empty", "upstream-timeout", "[KEY]"];
+    let whys = ["reply-label", "upstream-garbage", "upstream-status", "reply-empty", "upstream-timeout", "reply-label"];
     for (item, why) in items.iter().zip(whys) {
         assert_eq!(item["label"], Value::Null);
         assert!(item["why"].as_str().expect("why").contains(why), "{item} {why}");
@@ -161,8 +161,9 @@ async fn an_upstream_that_is_not_there_is_an_error() {
         pool: house.dir.path().join("pool.db"),
         rounds: None,
         tokens: Vec::new(),
-        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        limits: Limits::default(),
         hosts: Vec::new(),
+        origins: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     let house = House { url, ..house };
@@ -213,6 +214,14 @@ async fn the_budget_is_a_cap() {
         assert!((left - (2.0 - spent)).abs() < 1e-6 && left >= 0.0);
     }
     assert!(refused && spent > 0.0 && spent <= 2.0, "{spent}");
+    let status: Value = house.get("/v1/status", &[]).await.json().await.expect("JSON");
+    assert_eq!(status["review"]["prices"], json!({ "prompt": 1000.0, "completion": 1000.0 }));
+    assert!((status["review"]["spent_usd"].as_f64().expect("spent") - spent).abs() < 1e-6);
+    // What an estimate goes by is what the upstream is sent.
+    let system = house.stub.log()[0]["body"]["messages"][0]["content"].as_str().expect("a prompt").len();
+    let tasks = status["tasks"].as_array().expect("tasks");
+    let task = tasks.iter().find(|task| task["name"] == "sentiment").expect("the task");
+    assert_eq!(task["prompt_bytes"], json!(system));
 }
 
 impl House {
@@ -229,8 +238,9 @@ impl House {
             pool: self.dir.path().join("pool.db"),
             rounds: None,
             tokens: Vec::new(),
-            requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+            limits: Limits::default(),
             hosts: Vec::new(),
+            origins: Vec::new(),
         };
         let url = spawn(router(options, true).expect("router")).await;
         House {
@@ -334,6 +344,7 @@ async fn without_an_llm_the_person_reviews() {
     assert_eq!((status, &answer["error"]["code"]), (503, &json!("review-unavailable")));
     let status: Value = house.get("/v1/status", &[]).await.json().await.expect("JSON");
     assert_eq!(status["review"]["available"], false);
+    assert_eq!(status["review"]["prices"], Value::Null);
     assert_eq!(status["tasks"].as_array().expect("tasks").len(), 4);
 }
 
@@ -498,8 +509,9 @@ async fn house_with_rounds(pool: usize) -> House {
             files,
         }),
         tokens: Vec::new(),
-        requests_per_minute: NonZeroU32::new(6000).expect("a number"),
+        limits: Limits::default(),
         hosts: Vec::new(),
+        origins: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     House { url, ..house }
@@ -621,7 +633,7 @@ async fn house_with_tokens() -> House {
         hash("secret"),
         hash("boss"),
     );
-    let Config { llm, tokens, requests_per_minute, .. } = Config::read(&file, |_| None).expect("config");
+    let Config { llm, tokens, limits, .. } = Config::read(&file, |_| None).expect("config");
     let options = Options {
         page: house.dir.path().join("page"),
         packed: house.dir.path().join("packed"),
@@ -630,8 +642,9 @@ async fn house_with_tokens() -> House {
         pool: house.dir.path().join("tokens.db"),
         rounds: None,
         tokens,
-        requests_per_minute,
+        limits,
         hosts: vec!["annotate.example.com".into()],
+        origins: Vec::new(),
     };
     let url = spawn(router(options, true).expect("router")).await;
     House { url, ..house }
@@ -666,7 +679,7 @@ async fn only_who_has_a_token_is_let_in() {
         "autoannotator_requests_total{route=\"/v1/review\",status=\"200\"} 1",
         "autoannotator_items_total{outcome=\"labelled\"} 1",
         "autoannotator_tokens_total{kind=\"prompt\"} 100",
-        "autoannotator_upstream_resting 0",
+        "autoannotator_upstream_resting{model=\"stub\"} 0",
     ] {
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
@@ -707,8 +720,9 @@ async fn without_tokens_only_this_machine_is_served() {
         pool: house.dir.path().join("pool.db"),
         rounds: None,
         tokens: Vec::new(),
-        requests_per_minute: NonZeroU32::new(60).expect("a number"),
+        limits: Limits::default(),
         hosts: Vec::new(),
+        origins: Vec::new(),
     };
     let listener = bind(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0).await.expect("a port");
     let problem = autoannotator::serve::serve(listener, options).await.err().map(|error| error.to_string());

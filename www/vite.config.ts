@@ -1,3 +1,6 @@
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import path from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { defineConfig, type Plugin } from 'vite';
 
@@ -26,10 +29,34 @@ function contentSecurityPolicy(): Plugin {
   };
 }
 
+/**
+ * Scripts and styles of the built page are taken only with the hash they were built with (SRI). Workers, wasm and what is
+ * imported later cannot be marked so.
+ */
+function subresourceIntegrity(): Plugin {
+  let out = '';
+  return {
+    name: 'subresource-integrity',
+    apply: 'build',
+    configResolved: (config) => {
+      out = path.resolve(config.root, config.build.outDir);
+    },
+    writeBundle: () => {
+      const file = path.join(out, 'index.html');
+      const loads = /<(script|link)\b([^>]*\b(?:src|href)="(\/assets\/[^"]+)")/g;
+      const marked = readFileSync(file, 'utf8').replace(loads, (_, tag: string, rest: string, url: string) => {
+        const hash = createHash('sha384').update(readFileSync(path.join(out, url))).digest('base64');
+        return `<${tag} integrity="sha384-${hash}"${rest}`;
+      });
+      writeFileSync(file, marked);
+    },
+  };
+}
+
 const server = process.env['AUTOANNOTATOR_URL'] ?? 'http://127.0.0.1:8080';
 
 export default defineConfig({
-  plugins: [contentSecurityPolicy()],
+  plugins: [contentSecurityPolicy(), subresourceIntegrity()],
   resolve: {
     alias: [
       { find: /^#wasm-bg/, replacement: at('../pkg/wasm/plain/autoannotator_bg.wasm') },

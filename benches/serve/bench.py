@@ -4,14 +4,14 @@ The server under test has one core; the stub LLM (50 ms an answer) and the load 
 after another, so that ratios are fair on a noisy machine. All forward the same chat completion, one text of its own in each
 request; ours and LiteLLM check a token and a budget, ours also keeps its ledger and audit log on the disk.
 
-Prints tables and, last, one line of JSON: medians of the rounds' ratios.
+Prints a line a round and, last, one line of JSON: medians of the rounds' ratios. On a machine that others use, only
+ratios mean something.
 """
 
 import argparse
 import contextlib
 import hashlib
 import json
-import math
 import os
 import shutil
 import signal
@@ -40,6 +40,7 @@ TEXT = (
 )
 OURS = """\
 requests_per_minute = 4294967295
+requests_per_minute_per_address = 4294967295
 [llm]
 url = "{stub}"
 model = "bench"
@@ -255,52 +256,55 @@ def measure(bench):
     bench.start_ours()
     bench.start_peers()
     names = ["ours", "cached", "bare"] + (["litellm"] if args.litellm else [])
+    ours = bench.processes["ours"]
 
-    def round(seconds):
-        results, seed = {}, bench.texts()
+    def round(seconds, half=None):
+        """All servers once; at half of what ours takes, the p99 of ours and of the bare one as well."""
+        seed, results = bench.texts(), {}
         for name in names:
             # What `cached` asks is what `ours` was asked just before.
-            known = {"seed": seed, "again": 2000} if name == "cached" else {"seed": seed if name == "ours" else None}
+            known = {"ours": {"seed": seed}, "cached": {"seed": seed, "again": 2000}}.get(name, {})
             results[name] = bench.throughput(name, seconds, **known)
+        half = half or results["ours"]["rate"] / 2
+        for name in ["ours", "bare"]:
+            results[name]["tail"] = bench.latency(name, half, seconds)
         return results
 
-    print(f"{DELAY_MS} ms an answer; requests a second, and microseconds of the server's core for one")
-    print("".join(f"{name:>18}" for name in names) + f"{'our RSS in MB':>16}", flush=True)
-    round(max(2, args.seconds // 2))
-    began = rss_mb(bench.processes["ours"])
+    print(f"{DELAY_MS} ms an answer. Requests a second and microseconds of the server's core for one; then, at half of what ours")
+    print("takes, milliseconds for which p50 and p99 of the requests take longer")
+    titles = [f"{name:>18}" for name in names] + ["     ours p50/p99", "     bare p50/p99", "  our RSS MB"]
+    print("".join(titles), flush=True)
+    half = round(max(2, args.seconds // 2))["ours"]["rate"] / 2
+    began = rss_mb(ours)
     rounds = []
     while len(rounds) < args.rounds or bench.requests < args.requests:
-        results = round(args.seconds)
-        rounds.append({name: result["rate"] for name, result in results.items()})
-        cells = "".join(f"{results[name]['rate']:>10.0f}{results[name]['cpu']:>8.0f}" for name in names)
-        print(f"{cells}{rss_mb(bench.processes['ours']):>16.1f}", flush=True)
-
+        rounds.append(round(args.seconds, half))
+        last = rounds[-1]
+        cells = [f"{last[name]['rate']:>11.0f}{last[name]['cpu']:>7.0f}" for name in names]
+        cells += [f"{last[name]['tail']['p50']:>9.1f}{last[name]['tail']['p99']:>8.1f}" for name in ["ours", "bare"]]
+        print("".join(cells) + f"{rss_mb(ours):>12.1f}", flush=True)
+        half = statistics.median(one["ours"]["rate"] for one in rounds) / 2
+    grown = rss_mb(ours) - began
     headroom = bench.throughput("stub", args.seconds)["rate"]
-    half = statistics.median(one["ours"] for one in rounds) / 2
-    print(f"\nat {half:.0f} requests a second: milliseconds")
-    print(f"{'round':>10}{'server':>10}{'p50':>10}{'p90':>10}{'p99':>10}{'max':>10}")
-    tails = []
-    for number in range(args.rounds):
-        order = ["ours", "bare"] if number % 2 == 0 else ["bare", "ours"]
-        times = {name: bench.latency(name, half, args.seconds) for name in order}
-        tails.append(times["ours"]["p99"] / times["bare"]["p99"])
-        for name in ["ours", "bare"]:
-            print(f"{number + 1:>10}{name:>10}" + "".join(f"{times[name][key]:>10.1f}" for key in ["p50", "p90", "p99", "max"]), flush=True)
-    grown = rss_mb(bench.processes["ours"]) - began
 
-    over = lambda a, b: [one[a] / one[b] for one in rounds]
-    ratios = {"vs_bare_forwarder": over("ours", "bare"), "cached_vs_uncached": over("cached", "ours"), "p99_overhead_vs_bare": tails}
-    if args.litellm:
-        ratios = {"vs_litellm": over("ours", "litellm")} | ratios
+    over = lambda a, b: [one[a]["rate"] / one[b]["rate"] for one in rounds]
+    ratios = {"vs_litellm": over("ours", "litellm")} if args.litellm else {}
+    ratios |= {
+        "vs_bare_forwarder": over("ours", "bare"),
+        "cached_vs_uncached": over("cached", "ours"),
+        "p99_overhead_vs_bare": [one["ours"]["tail"]["p99"] / one["bare"]["tail"]["p99"] for one in rounds],
+    }
     print()
     for name, values in ratios.items():
         print(f"{name:<22}{spread(values)}")
-    best = max(statistics.median(one[name] for one in rounds) for name in ("ours", "bare"))
-    print(f"{'stub alone':<22}{headroom:.0f} requests a second, {headroom / best:.1f} times the fastest forwarding server")
+    best = max(statistics.median(one[name]["rate"] for one in rounds) for name in ["ours", "bare"])
+    print(f"{'stub alone':<22}{headroom:.0f} requests a second, {headroom / best:.1f} times the fastest that forwards")
     if headroom < 2 * best:
         print("generator_headroom is below 2: the load, not the server, may bound the fastest")
     return {name: round_to(statistics.median(values)) for name, values in ratios.items()} | {
-        "rss_growth_mb": round_to(grown), "requests": bench.requests, "failed": bench.failed,
+        "rss_growth_mb": round_to(grown),
+        "requests": bench.requests,
+        "failed": bench.failed,
         "generator_headroom": round_to(headroom / best),
     }
 

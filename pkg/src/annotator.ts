@@ -269,16 +269,21 @@ class LocalAnnotator implements Annotator {
         some.forEach((one, place) => {
           const { sample, votes, verdict } = one.annotation;
           const review = reviews[place];
-          if (review) one.annotation = this.#here().annotation(sample, votes, verdict, review);
+          if (review instanceof Error) this.#tell(review);
+          else if (review) one.annotation = this.#here().annotation(sample, votes, verdict, review);
         });
       } catch (error) {
         signal?.throwIfAborted();
         if (error instanceof DisposedError) throw error;
-        const tell = this.#options.onReviewError ?? ((problem: Error) => console.warn(problem.message));
-        tell(error instanceof Error ? error : new AutoannotatorError('review-reply', messageOf(error)));
+        this.#tell(error instanceof Error ? error : new AutoannotatorError('review-reply', messageOf(error)));
       }
     }
     return judged.map(({ annotation }) => annotation);
+  }
+
+  #tell(error: Error): void {
+    if (this.#options.onReviewError) this.#options.onReviewError(error);
+    else console.warn(error.message);
   }
 
   declare [Symbol.dispose]: () => void;

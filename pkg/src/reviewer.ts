@@ -3,11 +3,14 @@ import type { ReviewEndpoint, Reviewed, ReviewerOption, ReviewItem, Task } from 
 import { messageOf, OptionError, ReviewError } from './errors.js';
 import type { FullReview } from './instance.js';
 
+/** Reviews of items, in order; an error instead where the reviewer was not asked about one, for reasons that pass. */
+export type Reviews = (FullReview | ReviewError)[];
+
 /** Asks for reviews of items, one each, in order. */
 export interface Reviewer {
   /** Items of one request at most. */
   readonly batch: number;
-  review(items: ReviewItem[], task: Task, signal: AbortSignal | undefined): Promise<FullReview[]>;
+  review(items: ReviewItem[], task: Task, signal: AbortSignal | undefined): Promise<Reviews>;
 }
 
 const BATCH = 8;
@@ -74,17 +77,19 @@ class Endpoint implements Reviewer {
     this.batch = batch;
   }
 
-  async review(items: ReviewItem[], task: Task, signal: AbortSignal | undefined): Promise<FullReview[]> {
+  async review(items: ReviewItem[], task: Task, signal: AbortSignal | undefined): Promise<Reviews> {
     // The same key on every try: the server answers what it was asked before without paying again.
     const headers = { ...this.#headers, 'idempotency-key': crypto.randomUUID() };
-    const body = JSON.stringify({ task: task.name, spec: null, items, mode: 'label' });
+    // The ids are the caller's own business, and need not be different.
+    const numbered = items.map(({ text }, at) => ({ id: String(at + 1), text }));
+    const body = JSON.stringify({ task: task.name, spec: null, items: numbered, mode: 'label' });
     let waits = 0;
     let tries = 0;
     for (;;) {
       if (this.#closed) throw this.#closed;
       const answer = await this.#post(headers, body, signal);
       if (answer instanceof Response && answer.ok) {
-        const reviews = readBody(await answer.json().catch(() => undefined), items, task);
+        const reviews = readBody(await answer.json().catch(() => undefined), numbered, task);
         if (reviews) return reviews;
       }
       const { error, seconds } = await problem(answer);
@@ -134,14 +139,20 @@ function retrySeconds(header: string | null, now: number): number {
   return Number.isFinite(seconds) ? Math.min(Math.max(Math.ceil(seconds), 1), 3600) : 10;
 }
 
-function readBody(body: unknown, items: ReviewItem[], task: Task): FullReview[] | undefined {
+/** What the server says of an item that it did not ask the LLM about. */
+const NOT_ASKED = /^(review-budget|review-store|upstream-busy|upstream-unreachable): /;
+
+function readBody(body: unknown, items: ReviewItem[], task: Task): Reviews | undefined {
   const value = body as { items?: unknown; usage?: Record<string, unknown>; model?: unknown } | undefined;
   if (!Array.isArray(value?.items)) return undefined;
   const answers = new Map<unknown, { label?: unknown; why?: unknown }>();
   for (const item of value.items) if (!answers.has(item?.id)) answers.set(item?.id, item);
-  const share = (name: string) => amount(value.usage?.[name]) / items.length;
+  const notAsked = (answer: { label?: unknown; why?: unknown } | undefined) => answer?.label == null && NOT_ASKED.test(String(answer?.why));
+  const asked = items.filter(({ id }) => !notAsked(answers.get(id))).length;
+  const share = (name: string) => amount(value.usage?.[name]) / asked;
   return items.map(({ id }) => {
     const answer = answers.get(id);
+    if (notAsked(answer)) return new ReviewError(String(answer?.why).startsWith('review-budget') ? 'review-budget' : 'review-down', String(answer?.why), true);
     const { label, why } = answer ? labelOf(answer.label, answer.why, task) : { label: null, why: 'the reviewer left it out' };
     return {
       label,

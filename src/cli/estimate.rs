@@ -8,7 +8,7 @@ use crate::hub::Home;
 use crate::review::prompt::Template;
 use crate::sample::Verdict;
 use crate::slm::adapter::sha256_of;
-use crate::spec::{Prices, Spec};
+use crate::spec::{Prices, PromptStyle, Spec};
 use anyhow::{Context, ensure};
 use std::fs::File;
 use std::io::Read;
@@ -16,8 +16,10 @@ use std::path::PathBuf;
 
 /// Bytes of a token of an LLM, about: English in today's vocabularies.
 const BYTES: f64 = 4.0;
-/// Tokens of a reply that is a label in JSON.
+/// Tokens of a reply that is a label in JSON, of a chain of thought before it, and of an id beside it.
 const REPLY: f64 = 10.0;
+const THOUGHT: f64 = 80.0;
+const ID: f64 = 12.0;
 
 /// Says before a run how many rows an LLM would review, and what that would cost
 #[derive(clap::Args)]
@@ -77,7 +79,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     );
     let of = |share: f64| share * count as f64;
     println!("of {count} rows, about {:.0} ({:.0} to {:.0}) would go to the reviewer", of(share), of(from), of(to));
-    let (prompt, reply) = (prompt_tokens(&spec, if hard.is_empty() { &rows } else { &hard }), REPLY);
+    let (prompt, reply) = (prompt_tokens(&spec, if hard.is_empty() { &rows } else { &hard }), reply_tokens(&spec));
     let tokens = |share: f64| of(share) * (prompt + reply);
     println!(
         "about {:.0} tokens a row ({BYTES} bytes a token): {:.0} ({:.0} to {:.0}) in all",
@@ -133,6 +135,11 @@ fn hard(args: &Args, spec: &Spec, rows: &[Row]) -> anyhow::Result<Vec<Row>> {
     let annotations = annotate::annotate(rows, &mut voters, spec.rule)?;
     let is_hard = |verdict: &Verdict| matches!(verdict, Verdict::Hard { .. });
     Ok(rows.iter().zip(&annotations).filter(|(_, one)| is_hard(&one.verdict)).map(|(row, _)| row.clone()).collect())
+}
+
+fn reply_tokens(spec: &Spec) -> f64 {
+    let thinks = spec.review.style == PromptStyle::ChainOfThought;
+    REPLY + if thinks { THOUGHT } else { 0.0 } + if spec.review.batch > 1 { ID } else { 0.0 }
 }
 
 /// Tokens of a row's part of a prompt, on the average.

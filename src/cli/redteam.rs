@@ -20,15 +20,15 @@ Examples:
 
 The file has one JSON object a line: family, task, clean (the text without the attack), label (its label), attack (the whole
 text), target (the label that the attack wants). An attack counts where the LLM labels the clean text right; it has flipped the
-label where the reply is another one. Without the defence the text is pasted into the question, and any reply is taken that
-names a label. The last line is one of JSON.")]
+label where the reply is another one. Without the defence the text is pasted into the question, and nothing says what it is. What
+is spent is in no server's ledger: a budget of the config holds for each run anew. The last line is one of JSON.")]
 pub(super) struct Args {
     /// The attacks
     file: PathBuf,
     /// A TOML file that configures the LLM, as for serve
     #[arg(long)]
     config: Option<PathBuf>,
-    /// Ask about so many attacks at most, an equal part of each family
+    /// Ask about so many attacks, an equal part of each family, but at least one
     #[arg(long)]
     limit: Option<usize>,
 }

@@ -25,8 +25,10 @@ crashes; `autoannotator store` shows it, checks the audit log and makes backups.
 Without an LLM the page's hard samples go to the person.
 
 On another address than a loopback one it asks for tokens: `autoannotator token NAME` makes one and the config file's lines
-for it ([[tokens]]); requests_per_minute (6000) holds for each. Behind a proxy with TLS on the same machine, list the proxy's
-name in hosts. /healthz, /readyz and /metrics are for who runs it.
+for it ([[tokens]]); requests_per_minute (6000) holds for each, requests_per_minute_per_address (12000) and
+unknown_tokens_per_minute (30) for each address. Behind a proxy with TLS on the same machine, list the proxy's name in hosts;
+X-Forwarded-For is then believed. Pages of other sites may use /v1/* where origins lists them. /healthz, /readyz and /metrics
+are for who runs it; GET /v1/openapi.json describes the API.
 
 Where a spec has keep_text = true in [review], POST /v1/pool takes reviewed hard samples of its task into pool.db in the data
 home. When that holds `pool` of the spec's [tune] (2000) unused samples, a round is held beside the serving, and pages take
@@ -93,8 +95,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         pool: home.store(),
         rounds: Some(rounds),
         tokens: config.tokens,
-        requests_per_minute: config.requests_per_minute,
+        limits: config.limits,
         hosts: config.hosts,
+        origins: config.origins,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {

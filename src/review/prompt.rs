@@ -1,5 +1,6 @@
 //! The prompt for hard samples: zero-shot after the paper's, few-shot or with a chain of thought; the samples as data.
 
+use crate::slm::adapter::{hex, sha256_of};
 use crate::spec::{PromptStyle, Spec};
 use crate::task::Label;
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ pub struct Prompt<'a> {
     pub user: String,
     /// The JSON schema of the reply, with the labels enumerated.
     pub schema: Option<Cow<'a, Value>>,
+    /// Its bytes.
+    schema_bytes: usize,
     /// Tokens that the reply may have.
     pub reply_tokens: u64,
 }
@@ -25,7 +28,7 @@ impl Prompt<'_> {
     /// show the schema to its LLM.
     pub fn most_tokens(&self) -> u64 {
         let chat = 64 + 32 * self.examples.len();
-        (self.sent_bytes() + self.schema.as_ref().map_or(0, |schema| schema.to_string().len()) + chat) as u64
+        (self.sent_bytes() + self.schema_bytes + chat) as u64
     }
 
     /// Bytes of what the LLM is told.
@@ -48,6 +51,8 @@ pub struct Template {
     thinks: bool,
     /// Without a slot for the text and a schema for the reply.
     bare: bool,
+    /// A hash of all that is the same in each of its prompts, in hexadecimal.
+    identity: String,
 }
 
 /// The prompt for one text a call, or for several.
@@ -56,6 +61,7 @@ struct Form {
     system: String,
     examples: Vec<[String; 2]>,
     schema: Value,
+    schema_bytes: usize,
 }
 
 impl Template {
@@ -64,9 +70,11 @@ impl Template {
         let names = spec.task.labels.names();
         let thinks = spec.review.style == PromptStyle::ChainOfThought;
         let examples = &spec.review.examples;
-        let form = |many: bool| Form { system: system(spec, many, thinks), examples: Vec::new(), schema: Value::Null };
-        let (mut one, mut many) = (form(false), form(true));
-        one.schema = schema(&names, thinks);
+        let schema = schema(&names, thinks);
+        let schema_bytes = schema.to_string().len();
+        let form =
+            |many, schema| Form { system: system(spec, many, thinks), examples: Vec::new(), schema, schema_bytes };
+        let (mut one, mut many) = (form(false, schema), form(true, Value::Null));
         one.examples = examples
             .iter()
             .map(|example| [json!({ "text": example.text }), json!({ "label": example.label })].map(|turn| slot(&turn)))
@@ -79,7 +87,7 @@ impl Template {
             let [texts, answers]: [Vec<Value>; 2] = [texts.collect(), answers.collect()];
             many.examples = vec![[json!({ "texts": texts }), json!({ "answers": answers })].map(|turn| slot(&turn))];
         }
-        Self { one, many, names, thinks, bare: false }
+        Self { one, many, names, thinks, bare: false, identity: String::new() }.identified()
     }
 
     /// The prompt that has no defence, to measure what the others are worth: the text stands in the question, and nothing
@@ -90,20 +98,26 @@ impl Template {
         template.one.system =
             format!("You label texts. Answer with exactly one of these labels and nothing else: {names}.");
         template.bare = true;
-        template
+        template.identified()
     }
 
-    /// What tells it from other templates: all that is the same in each of its prompts.
-    pub fn identity(&self) -> impl Iterator<Item = &str> {
-        std::iter::once(self.one.system.as_str()).chain(self.one.examples.iter().flatten().map(String::as_str))
+    fn identified(mut self) -> Self {
+        let same = std::iter::once(&self.one.system).chain(self.one.examples.iter().flatten());
+        self.identity = hex(&sha256_of(same.map(String::as_str)));
+        self
+    }
+
+    /// What tells it from other templates: a hash of all that is the same in each of its prompts.
+    pub fn identity(&self) -> &str {
+        &self.identity
     }
 
     /// Asks about one text, which must be redacted where it leaves the device.
     pub fn one(&self, text: &str) -> Prompt<'_> {
-        let Form { system, examples, schema } = &self.one;
+        let Form { system, examples, schema, schema_bytes } = &self.one;
         let user = if self.bare { format!("Input text: '{text}'") } else { slot(&json!({ "text": text })) };
         let schema = (!self.bare).then_some(Cow::Borrowed(schema));
-        Prompt { system, examples, user, schema, reply_tokens: self.reply_tokens(1) }
+        Prompt { system, examples, user, schema, schema_bytes: *schema_bytes, reply_tokens: self.reply_tokens(1) }
     }
 
     /// Asks about several, by ids that no text can know of another.
@@ -119,14 +133,23 @@ impl Template {
         }
         item["required"] = all.as_object().map(|all| all.keys().cloned().collect::<Vec<_>>()).into();
         item["properties"] = all;
-        let schema = Some(Cow::Owned(json!({
+        let schema = json!({
             "type": "object",
             "properties": { "answers": { "type": "array", "items": item } },
             "required": ["answers"],
             "additionalProperties": false,
-        })));
+        });
+        let schema_bytes = schema.to_string().len();
+        let schema = Some(Cow::Owned(schema));
         let user = slot(&json!({ "texts": user }));
-        Prompt { system, examples, user, schema, reply_tokens: self.reply_tokens(texts.len()) }
+        Prompt { system, examples, user, schema, schema_bytes, reply_tokens: self.reply_tokens(texts.len()) }
+    }
+
+    /// Bytes of a call's prompt beside its texts, for each of `texts` that share it.
+    pub fn shared_bytes(&self, texts: usize) -> usize {
+        let Form { system, examples, .. } = if texts > 1 { &self.many } else { &self.one };
+        let turns: usize = examples.iter().flatten().map(String::len).sum();
+        (system.len() + turns).div_ceil(texts.max(1))
     }
 
     fn reply_tokens(&self, texts: usize) -> u64 {
@@ -233,7 +256,7 @@ mod tests {
         let [user, reply] = [user, reply].map(|turn| serde_json::from_str::<Value>(turn).expect("JSON"));
         assert_eq!(user["texts"][1]["id"], reply["answers"][1]["id"]);
         assert_eq!(reply["answers"][1]["label"], "non-toxic");
-        assert_ne!(template.identity().collect::<Vec<_>>(), self::template("").identity().collect::<Vec<_>>());
+        assert_ne!(template.identity(), self::template("").identity());
     }
 
     #[test]

@@ -14,11 +14,9 @@ pub enum ReplyError {
     /// Nothing was said.
     #[error("reply-empty: the reviewer's reply is empty")]
     Empty,
-    /// Something else than one label was said.
-    #[error("reply-label: the reviewer's reply '{excerpt}' is none of the labels: {labels}")]
+    /// Something else than one label was said. It is not repeated: it may hold the text, or what an upstream should not tell.
+    #[error("reply-label: the reviewer's reply is none of the labels: {labels}")]
     NoLabel {
-        /// The beginning of the reply.
-        excerpt: String,
         /// The labels that were asked for.
         labels: String,
     },
@@ -67,7 +65,7 @@ pub fn parse(labels: &LabelSet, reply: &str) -> Result<Found, ReplyError> {
         let whole = |part: &str| Some(Found { label: labels.index(part)?, at: place(reply, part) });
         whole(bare).or_else(|| whole(stripped(bare)))
     };
-    found.ok_or_else(|| ReplyError::NoLabel { excerpt: excerpt(reply), labels: labels.names().join(", ") })
+    found.ok_or_else(|| ReplyError::NoLabel { labels: labels.names().join(", ") })
 }
 
 /// The labels that a reply to several texts names, by the ids that were asked about: `{"answers": [{"id", "label"}]}`.
@@ -119,12 +117,6 @@ fn stripped(reply: &str) -> &str {
     let text = reply.strip_suffix('.').unwrap_or(reply).trim();
     let inner = unquoted(text).and_then(|(start, end)| text.get(start..end)).unwrap_or(text).trim();
     inner.strip_suffix('.').unwrap_or(inner)
-}
-
-/// The first 80 characters, without control characters.
-fn excerpt(reply: &str) -> String {
-    let line: String = reply.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(80).collect();
-    if reply.trim().chars().nth(80).is_some() { format!("{line}…") } else { line }
 }
 
 #[cfg(test)]

@@ -5,6 +5,7 @@
 
 use crate::task::Task;
 use std::collections::HashSet;
+use std::ops::RangeInclusive;
 
 /// Words within which an order and what it is about belong together.
 const NEAR: usize = 10;
@@ -91,16 +92,21 @@ const ORDERS: &[&str] = &[
     "count",
     "counts",
     "consider",
+];
+
+/// The same in other languages, in which a label's name is a foreign word.
+const ELSEWHERE: &[&str] = &[
     "antworte",
     "antworten",
     "antwort",
     "bewerte",
     "klassifiziere",
-    "gib",
+    "kennzeichne",
     "réponds",
     "répondez",
     "réponse",
     "classe",
+    "classez",
     "étiquette",
     "responde",
     "responda",
@@ -108,6 +114,7 @@ const ORDERS: &[&str] = &[
     "resposta",
     "etiqueta",
     "clasifica",
+    "clasifique",
     "classifique",
     "rispondi",
     "risposta",
@@ -123,79 +130,39 @@ const ORDERS: &[&str] = &[
     "метка",
     "标签",
     "回答",
+    "输出",
     "答えて",
+    "ラベル",
     "أجب",
     "उत्तर",
+    "लेबल",
 ];
 
 /// Whom or what such words are about.
 const ABOUT: &[&str] = &[
-    "instruction",
-    "instructions",
-    "prompt",
-    "prompts",
     "rule",
     "rules",
-    "guideline",
-    "guidelines",
     "definition",
     "definitions",
-    "label",
-    "labels",
-    "labeling",
-    "labelling",
-    "classifier",
-    "classification",
-    "classify",
-    "annotator",
-    "annotators",
-    "annotation",
-    "annotate",
-    "reviewer",
-    "moderator",
     "model",
-    "llm",
     "ai",
-    "chatbot",
     "bot",
     "assistant",
-    "json",
-    "dataset",
     "corpus",
     "task",
-    "schema",
     "text",
     "message",
-    "input",
     "sample",
     "item",
     "example",
     "examples",
-    "system",
     "developer",
     "administrator",
     "override",
     "only",
-    "always",
     "exactly",
-    "nothing",
-    "must",
-    "correct",
     "ground",
     "gold",
-    "anweisungen",
-    "regeln",
-    "instructions.",
-    "consignes",
-    "instrucciones",
-    "reglas",
-    "istruzioni",
-    "regole",
-    "instruções",
-    "инструкции",
-    "инструкций",
-    "指令",
-    "指示",
 ];
 
 /// What only somebody who labels texts has to do with.
@@ -322,15 +289,16 @@ pub fn screen(task: &Task, text: &str) -> Option<&'static str> {
             .map(|(at, _)| at)
             .collect()
     };
-    if near(&places(UNDO), &places(UNDONE), 6) {
+    if near(&places(UNDO), &places(UNDONE), 0..=6) {
         return Some("it asks to ignore instructions");
     }
     let (named, orders, work) = (labels.places(&words), places(ORDERS), places(WORK));
-    let told = near(&named, &orders, NEAR) && near(&named, &places(ABOUT), 2 * NEAR);
-    if told || near(&named, &work, 2 * NEAR) || assigned(&plain, &labels) {
+    let told = near(&named, &orders, 1..=NEAR) && near(&named, &places(ABOUT), 1..=2 * NEAR)
+        || near(&named, &places(ELSEWHERE), 0..=6);
+    if told || near(&named, &work, 1..=2 * NEAR) || assigned(&plain, &labels) {
         return Some("it speaks of the labels it could be given");
     }
-    if near(&orders, &work, 6) || near(&places(ROLES), &places(ROLE), 5) {
+    if near(&orders, &work, 1..=6) || near(&places(ROLES), &places(ROLE), 1..=5) {
         return Some("it speaks to somebody who labels it");
     }
     None
@@ -354,8 +322,14 @@ fn holds(set: &HashSet<&str>, word: &str) -> bool {
     !word.is_ascii() && set.iter().any(|one| one.chars().all(|c| c as u32 > 0x2e80) && word.contains(one))
 }
 
-fn near(these: &[usize], those: &[usize], words: usize) -> bool {
-    these.iter().any(|this| those.iter().any(|that| (1..=words).contains(&this.abs_diff(*that))))
+/// Whether one of these stands so many words from one of those, both in order; the same word does not count where both
+/// lists have it.
+fn near(these: &[usize], those: &[usize], words: RangeInclusive<usize>) -> bool {
+    these.iter().any(|this| {
+        let from = those.partition_point(|that| that + words.end() < *this);
+        let within = those.iter().skip(from).take_while(|that| **that <= this + words.end());
+        within.map(|that| this.abs_diff(*that)).any(|distance| words.contains(&distance))
+    })
 }
 
 /// The words that name a task's labels.

@@ -63,10 +63,11 @@ impl Breaker {
     /// Lets a call go, or says how many seconds it has to wait. After a rest one goes ahead, and the others wait for what it
     /// meets with.
     pub(super) fn admit(&self) -> Result<(), u64> {
-        if let Some(seconds) = self.resting() {
-            return Err(seconds);
-        }
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let left = state.1.map(|until| until.saturating_duration_since(Instant::now())).unwrap_or_default();
+        if !left.is_zero() {
+            return Err(left.as_secs() + 1);
+        }
         if state.1.is_some() {
             state.1 = Some(Instant::now() + RESTS_FOR);
         }

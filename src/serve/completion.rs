@@ -2,8 +2,8 @@
 
 use super::upstream::{Question, UpstreamError};
 use crate::review::prompt::Prompt;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::ops::Range;
 
 /// Bytes of an upstream's answer at most.
@@ -37,7 +37,7 @@ struct LogProbs {
 #[derive(Deserialize)]
 struct Token {
     token: String,
-    logprob: f64,
+    logprob: Option<f64>,
 }
 
 #[derive(Deserialize)]
@@ -55,21 +55,23 @@ impl Completion {
     /// Tokens of prompt and reply, where it tells them.
     pub(super) fn tokens(&self) -> Option<(u64, u64)> {
         let tokens = self.usage.as_ref()?;
-        tokens.prompt_tokens.zip(tokens.completion_tokens).filter(|(prompt, _)| *prompt > 0)
+        // More than any call can take is no count.
+        let sound = |(prompt, completion): &(u64, u64)| *prompt > 0 && (*prompt).max(*completion) < 1 << 32;
+        tokens.prompt_tokens.zip(tokens.completion_tokens).filter(sound)
     }
 
     /// The probability of what stands in a byte range of the content: the product over the tokens that reach into it.
     pub(super) fn probability(&self, range: Range<usize>) -> Option<f64> {
         let tokens = self.choices.first()?.logprobs.as_ref()?.content.as_ref()?;
-        let whole: usize = tokens.iter().map(|token| token.token.len()).sum();
-        // Tokens that are not the content's bytes cannot be placed in it; an end token may follow.
-        if whole < self.content().len() {
+        let whole: String = tokens.iter().map(|token| token.token.as_str()).collect();
+        // Tokens that are not the content's cannot be placed in it; an end token may follow.
+        if !whole.starts_with(self.content()) {
             return None;
         }
         let (mut at, mut sum) = (0, 0.0);
         for Token { token, logprob } in tokens {
             if at < range.end && at + token.len() > range.start {
-                sum += logprob;
+                sum += (*logprob)?;
             }
             at += token.len();
         }
@@ -78,26 +80,60 @@ impl Completion {
 }
 
 /// The request.
-pub(super) fn body(model: &str, question: &Question<'_>, prompt: &Prompt<'_>, schema: bool) -> Value {
-    let mut messages = vec![json!({ "role": "system", "content": prompt.system })];
-    for [user, reply] in prompt.examples {
-        messages.push(json!({ "role": "user", "content": user }));
-        messages.push(json!({ "role": "assistant", "content": reply }));
+#[derive(Serialize)]
+pub(super) struct Body<'a> {
+    model: &'a str,
+    temperature: f64,
+    max_tokens: u64,
+    messages: Vec<Turn<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seed: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    logprobs: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response_format: Option<Format<'a>>,
+}
+
+#[derive(Serialize)]
+struct Turn<'a> {
+    role: &'static str,
+    content: &'a str,
+}
+
+#[derive(Serialize)]
+struct Format<'a> {
+    r#type: &'static str,
+    json_schema: Schema<'a>,
+}
+
+#[derive(Serialize)]
+struct Schema<'a> {
+    name: &'static str,
+    strict: bool,
+    schema: &'a Value,
+}
+
+impl<'a> Body<'a> {
+    pub(super) fn new(model: &'a str, question: &Question<'_>, prompt: &'a Prompt<'_>, schema: bool) -> Self {
+        let turn = |role, content| Turn { role, content };
+        let mut messages = vec![turn("system", prompt.system)];
+        for [user, reply] in prompt.examples {
+            messages.extend([turn("user", user), turn("assistant", reply)]);
+        }
+        messages.push(turn("user", &prompt.user));
+        let sampled = question.sample > 0;
+        let schema = prompt.schema.as_deref().filter(|_| schema);
+        let json_schema = |schema| Schema { name: "label", strict: true, schema };
+        Self {
+            model,
+            temperature: if sampled { TEMPERATURE } else { 0.0 },
+            max_tokens: prompt.reply_tokens,
+            messages,
+            seed: sampled.then_some(question.sample),
+            logprobs: question.confidence.then_some(true),
+            response_format: schema.map(|schema| Format { r#type: "json_schema", json_schema: json_schema(schema) }),
+        }
     }
-    messages.push(json!({ "role": "user", "content": prompt.user }));
-    let mut body = json!({ "model": model, "temperature": 0, "max_tokens": prompt.reply_tokens, "messages": messages });
-    if question.sample > 0 {
-        body["temperature"] = TEMPERATURE.into();
-        body["seed"] = question.sample.into();
-    }
-    if question.confidence {
-        body["logprobs"] = true.into();
-    }
-    if let Some(schema) = prompt.schema.as_ref().filter(|_| schema) {
-        let schema = json!({ "name": "label", "strict": true, "schema": schema });
-        body["response_format"] = json!({ "type": "json_schema", "json_schema": schema });
-    }
-    body
 }
 
 /// Reads an answer, as far as one can be long.
@@ -115,8 +151,9 @@ pub(super) async fn read(mut response: reqwest::Response) -> Result<Completion, 
 
 pub(super) fn failed(error: &reqwest::Error) -> UpstreamError {
     match error {
+        // Also where connecting took too long: nothing was sent.
+        error if error.is_connect() || error.is_builder() => UpstreamError::Unreachable,
         error if error.is_timeout() => UpstreamError::Timeout,
-        error if error.is_connect() => UpstreamError::Unreachable,
         error if error.is_decode() => UpstreamError::Garbage,
         _ => UpstreamError::Broken,
     }
@@ -125,6 +162,7 @@ pub(super) fn failed(error: &reqwest::Error) -> UpstreamError {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn completion(tokens: &[(&str, f64)]) -> Completion {
         let content: String = tokens.iter().map(|(token, _)| *token).collect();

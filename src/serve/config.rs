@@ -5,7 +5,7 @@ use super::near::Near;
 use crate::spec::Prices;
 use anyhow::{Context, bail};
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -129,10 +129,30 @@ pub struct Config {
     pub rounds: BTreeMap<String, RoundFiles>,
     /// Who may use the server; with none everybody who reaches it.
     pub tokens: Vec<Token>,
-    /// Requests that a client may make in a minute.
-    pub requests_per_minute: NonZeroU32,
+    /// How often it may be asked.
+    pub limits: Limits,
     /// Names of a proxy before it.
     pub hosts: Vec<String>,
+    /// Origins whose pages may use the API.
+    pub origins: Vec<String>,
+}
+
+/// What may be asked in a minute.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Requests of a client.
+    pub client: NonZeroU32,
+    /// Requests from an address, whoever asks.
+    pub address: NonZeroU32,
+    /// Unknown tokens from an address.
+    pub unknown_tokens: NonZeroU32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        let limit = |count: u32| NonZeroU32::new(count).unwrap_or(NonZeroU32::MIN);
+        Self { client: limit(6000), address: limit(12_000), unknown_tokens: limit(30) }
+    }
 }
 
 impl Config {
@@ -143,7 +163,7 @@ impl Config {
             let line =
                 error.span().map_or(1, |span| file.get(..span.start).map_or(1, |head| head.matches('\n').count() + 1));
             anyhow::anyhow!(
-                "serve-config: line {line}: {}; there are requests_per_minute, hosts, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
+                "serve-config: line {line}: {}; there are requests_per_minute, requests_per_minute_per_address, unknown_tokens_per_minute, hosts, origins, [[tokens]], with name, sha256, scopes, and the tables [llm], with url, key, model, timeout_seconds, \
                  concurrency, queue, prompt_usd_per_million, completion_usd_per_million, total_seconds, budget_usd, task_budget_usd, \
                  client_budget_usd, use, confidence, samples, near, [[llm.more]], further LLMs with the keys up to the prices and key_env, and \
                  [rounds.TASK], with replay, anchor, layers, method, lr, epochs",
@@ -159,12 +179,23 @@ impl Config {
                 );
             }
         }
+        if let Some(wrong) = file.origins.iter().find(|origin| !is_origin(origin)) {
+            bail!(
+                "serve-config: '{wrong}' in origins is no origin; write it as a browser does, such as https://labels.example.com: without a path, a default port or a wildcard"
+            );
+        }
+        let default = Limits::default();
         Ok(Self {
             llm: Llm::from_table(file.llm, env)?,
             rounds: file.rounds,
             tokens: file.tokens,
             hosts: file.hosts,
-            requests_per_minute: file.requests_per_minute.unwrap_or(NonZeroU32::MIN.saturating_add(5999)),
+            origins: file.origins,
+            limits: Limits {
+                client: file.requests_per_minute.unwrap_or(default.client),
+                address: file.requests_per_minute_per_address.unwrap_or(default.address),
+                unknown_tokens: file.unknown_tokens_per_minute.unwrap_or(default.unknown_tokens),
+            },
         })
     }
 }
@@ -179,8 +210,12 @@ struct File {
     #[serde(default)]
     tokens: Vec<Token>,
     requests_per_minute: Option<NonZeroU32>,
+    requests_per_minute_per_address: Option<NonZeroU32>,
+    unknown_tokens_per_minute: Option<NonZeroU32>,
     #[serde(default)]
     hosts: Vec<String>,
+    #[serde(default)]
+    origins: Vec<String>,
 }
 
 #[derive(Deserialize, Default)]
@@ -289,14 +324,28 @@ impl Llm {
             prompt_usd_per_million: table.prompt_usd_per_million,
             completion_usd_per_million: table.completion_usd_per_million,
         };
-        let all = std::iter::once(first).chain(table.more);
+        let all: Vec<More> = std::iter::once(first).chain(table.more).collect();
+        let capped = caps.all.or(caps.task).or(caps.client).is_some();
+        let priced = |one: &More| one.prompt_usd_per_million.is_some() && one.completion_usd_per_million.is_some();
+        if let (true, Some(one)) = (capped, all.iter().find(|one| !priced(one))) {
+            bail!(
+                "serve-config: a budget needs prices; set prompt_usd_per_million and completion_usd_per_million of {}, to 0 where it costs nothing",
+                one.model
+            );
+        }
+        if policy == Policy::Fallback && (table.confidence.is_some() || table.samples.is_some()) {
+            bail!("serve-config: confidence and samples belong to use = \"cascade\"; add that or leave them out");
+        }
         let upstreams: Vec<Upstream> =
-            all.map(|more| Upstream::from_table(more, env)).collect::<anyhow::Result<_>>()?;
+            all.into_iter().map(|more| Upstream::from_table(more, env)).collect::<anyhow::Result<_>>()?;
         let total_seconds = table.total_seconds.unwrap_or(300.0);
         if !(0.05..=3600.0).contains(&total_seconds) {
             bail!("serve-config: total_seconds must be 0.05 to 3600");
         }
-        let capped = caps.all.or(caps.task).or(caps.client).is_some();
+        let names: BTreeSet<_> = upstreams.iter().map(|one| (one.endpoint.as_str(), one.model.as_str())).collect();
+        if names.len() < upstreams.len() {
+            bail!("serve-config: an LLM is listed twice; each of [[llm.more]] must be another");
+        }
         if capped && upstreams.iter().all(|upstream| upstream.prices.usd(1_000_000, 1_000_000) == 0.0) {
             bail!(
                 "serve-config: a budget without prices can never be used up; set prompt_usd_per_million and completion_usd_per_million in [llm]"
@@ -330,6 +379,13 @@ impl Upstream {
             })?),
             None => table.key,
         };
+        let key = key.map(|key| key.trim().to_owned());
+        if key.as_deref().is_some_and(|key| key.is_empty() || key.bytes().any(|byte| !byte.is_ascii_graphic())) {
+            bail!(
+                "serve-config: the key of {} is empty, or holds spaces or control characters; give the bare key",
+                table.model
+            );
+        }
         let upstream = Self {
             endpoint: endpoint(&table.url)?,
             key,
@@ -345,11 +401,21 @@ impl Upstream {
             },
             queue: table.queue.unwrap_or(1000),
         };
-        if !(0.05..=3600.0).contains(&upstream.timeout_seconds) || !(1..=4096).contains(&upstream.concurrency) {
-            bail!("serve-config: timeout_seconds must be 0.05 to 3600 and concurrency 1 to 4096");
+        if !(0.05..=3600.0).contains(&upstream.timeout_seconds)
+            || !(1..=4096).contains(&upstream.concurrency)
+            || upstream.queue == 0
+        {
+            bail!("serve-config: timeout_seconds must be 0.05 to 3600, concurrency 1 to 4096, and queue 1 or more");
         }
         Ok(upstream)
     }
+}
+
+/// Whether it is an origin as a browser sends it.
+fn is_origin(text: &str) -> bool {
+    let url = reqwest::Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"));
+    // To a parser a host may have stars.
+    !text.contains('*') && url.is_some_and(|url| url.origin().ascii_serialization() == text)
 }
 
 /// `http://host`, `http://host/v1` and the full address all mean the same.
@@ -409,7 +475,22 @@ mod tests {
         assert_eq!(llm.policy, Policy::Cascade { confidence: 0.9, samples: 5 });
         assert_eq!((llm.upstreams.len(), llm.upstreams[1].key.as_deref()), (2, Some("k")));
         assert_eq!((shown.tokens.len(), shown.rounds["sentiment"].layers), (1, Some(6)));
-        assert_eq!(shown.requests_per_minute, plain.requests_per_minute);
+        assert_eq!(format!("{:?}", shown.limits), format!("{:?}", plain.limits));
+        assert_eq!(shown.origins, ["https://labels.example.com"]);
+    }
+
+    #[test]
+    fn origins_are_exact() {
+        let read = |origin: &str| Config::read(&format!("origins = [\"{origin}\"]"), |_| None).map(|read| read.origins);
+        for right in ["https://labels.example.com", "http://localhost:5173", "https://labels.example.com:8443"] {
+            assert_eq!(read(right).expect(right), [right]);
+        }
+        for wrong in
+            ["*", "null", "https://*", "labels.example.com", "https://a.example/", "https://a.example:443", "file:///a"]
+        {
+            let problem = read(wrong).err().map(|error| error.to_string()).expect(wrong);
+            assert!(problem.starts_with("serve-config: ") && problem.contains("origins"), "{problem}");
+        }
     }
 
     #[test]
@@ -438,6 +519,13 @@ mod tests {
         assert!(error(&format!("{llm}use = \"majority\"\n{more}{more}{more}")).contains("odd"));
         assert!(error(&format!("{llm}{more}key_env = \"NOT_THERE\"\n")).contains("NOT_THERE"));
         assert!(error(more).contains("no url"));
+        let prices = "prompt_usd_per_million = 1\ncompletion_usd_per_million = 1\nbudget_usd = 1\n";
+        assert!(error(&format!("{llm}{prices}{more}")).contains("prices"), "also of the others");
+        assert!(error(&format!("{llm}[[llm.more]]\nurl = \"http://a\"\nmodel = \"m\"\n")).contains("twice"));
+        assert!(error(&format!("{llm}samples = 3\n")).contains("cascade"));
+        assert!(error(&format!("{llm}queue = 0\n")).contains("queue"));
+        let wrong = error(&format!("{llm}key = \"s3cret\\nx\"\n"));
+        assert!(wrong.contains("bare key") && !wrong.contains("s3cret"), "{wrong}");
         assert!(error(&format!("{llm}total_seconds = 0\n")).contains("total_seconds"));
     }
 }

@@ -1,17 +1,37 @@
 //! Who may ask: on a loopback address only pages that this server served itself, whatever a name server says, under its
-//! own names or those that a proxy before it has.
+//! own names or those that a proxy before it has; and, of the API, pages of the origins that its operator lists.
 
 use super::ApiError;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
+use std::time::Duration;
+use tower_http::cors::CorsLayer;
 
-/// Only what the page needs: its own scripts, wasm, workers and this server.
-const POLICY: &str = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
-     img-src 'self' data: blob:; connect-src 'self' blob:; worker-src 'self' blob:; object-src 'none'; \
-     base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
+/// What every answer carries. The page may load its own scripts, wasm and workers, connect to this server, and use no device.
+const HEADERS: [(&str, &str); 6] = [
+    (
+        "content-security-policy",
+        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data: blob:; \
+         connect-src 'self' blob:; worker-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; \
+         frame-ancestors 'none'",
+    ),
+    (
+        "permissions-policy",
+        "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), \
+         hid=(), magnetometer=(), microphone=(), midi=(), payment=(), serial=(), usb=()",
+    ),
+    ("x-content-type-options", "nosniff"),
+    ("referrer-policy", "no-referrer"),
+    ("cross-origin-opener-policy", "same-origin"),
+    // Also for pages of other origins that may use the API: it does not concern what they fetch by CORS.
+    ("cross-origin-resource-policy", "same-origin"),
+];
+
+/// Behind a proxy with TLS, which the names of `hosts` mean.
+const TRANSPORT: &str = "max-age=31536000";
 
 /// Whether a host name, without its port, means this machine.
 pub(crate) fn loopback_name(host: &str) -> bool {
@@ -30,46 +50,69 @@ fn without_port(host: &str) -> &str {
     }
 }
 
-/// What a request's host may be.
+/// From where may be asked.
 #[derive(Clone)]
 pub(crate) struct Names {
-    /// Only this machine's own names, and these.
+    /// Only under this machine's own names, and these.
     pub(crate) loopback: bool,
     /// The names of a proxy before it.
     pub(crate) hosts: Arc<[String]>,
+    /// Other origins whose pages may use the API.
+    pub(crate) origins: Arc<[String]>,
 }
 
-fn refusal(names: &Names, method: &Method, headers: &HeaderMap) -> Option<ApiError> {
-    let text = |name| headers.get(name).and_then(|value: &HeaderValue| value.to_str().ok());
-    let host = text(header::HOST).unwrap_or_default();
-    let name = without_port(host);
-    if names.loopback && !loopback_name(name) && !names.hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
-        let message = "this server answers only to localhost and 127.0.0.1; open it by that name, or have its operator add the one of a proxy to hosts";
-        return Some(ApiError::new(StatusCode::FORBIDDEN, "host-refused", message));
+impl Names {
+    fn proxy(&self, host: &str) -> bool {
+        self.hosts.iter().any(|known| known.eq_ignore_ascii_case(without_port(host)))
     }
-    let reads = matches!(*method, Method::GET | Method::HEAD);
-    let origin = headers.get(header::ORIGIN).map(|_| text(header::ORIGIN).unwrap_or_default());
-    let own = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(host));
-    if !reads && origin.is_some_and(|origin| !own(origin)) {
-        let message = "the request comes from another site's page; only this server's own page may ask";
-        return Some(ApiError::new(StatusCode::FORBIDDEN, "origin-refused", message));
+
+    fn refusal(&self, request: &Request) -> Option<ApiError> {
+        let headers = request.headers();
+        let host = text(headers, &header::HOST);
+        if self.loopback && !loopback_name(without_port(host)) && !self.proxy(host) {
+            let message = "this server answers only to localhost and 127.0.0.1; open it by that name, or have its operator add the one of a proxy to hosts";
+            return Some(ApiError::new(StatusCode::FORBIDDEN, "host-refused", message));
+        }
+        let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+        let listed =
+            |origin: &str| request.uri().path().starts_with("/v1/") && self.origins.iter().any(|known| known == origin);
+        let own = |origin: &str| origin.split_once("://").is_some_and(|(_, rest)| rest.eq_ignore_ascii_case(host));
+        let origin = headers.contains_key(header::ORIGIN).then(|| text(headers, &header::ORIGIN));
+        if !reads && origin.is_some_and(|origin| !own(origin) && !listed(origin)) {
+            let message = "the request comes from another site's page; only this server's own page may ask, and those that its operator adds to origins";
+            return Some(ApiError::new(StatusCode::FORBIDDEN, "origin-refused", message));
+        }
+        None
     }
-    None
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
+    headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// Refuses foreign hosts and origins, and puts the security headers on every answer.
 pub(crate) async fn guard(State(names): State<Names>, request: Request, next: Next) -> Response {
-    let mut response = match refusal(&names, request.method(), request.headers()) {
+    let proxied = names.proxy(text(request.headers(), &header::HOST));
+    let mut response = match names.refusal(&request) {
         Some(error) => error.into_response(),
         None => next.run(request).await,
     };
-    for (name, value) in [
-        ("content-security-policy", POLICY),
-        ("x-content-type-options", "nosniff"),
-        ("referrer-policy", "no-referrer"),
-        ("cross-origin-resource-policy", "same-origin"),
-    ] {
+    let transport = proxied.then_some(("strict-transport-security", TRANSPORT));
+    for (name, value) in HEADERS.into_iter().chain(transport) {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
     }
     response
+}
+
+/// Tells browsers that pages of these origins may use the API, with a token and never with cookies; none without origins.
+pub(crate) fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origins: Vec<HeaderValue> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
+    (!origins.is_empty()).then(|| {
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::POST, Method::DELETE])
+            .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE, HeaderName::from_static("idempotency-key")])
+            .expose_headers([header::RETRY_AFTER])
+            .max_age(Duration::from_secs(600))
+    })
 }

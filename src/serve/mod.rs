@@ -8,6 +8,7 @@ mod guard;
 pub mod ledger;
 mod metrics;
 pub mod near;
+mod openapi;
 pub mod panel;
 mod pool;
 mod review;
@@ -17,7 +18,7 @@ pub mod upstream;
 
 use crate::review::protocol::{ErrorBody, ErrorDetail, ReviewRequest};
 use crate::slm::adapter::sha256_hex;
-use crate::spec::Spec;
+use crate::spec::{Prices, Spec};
 use crate::task::Task;
 use crate::tune::pool::Pool;
 use anyhow::Context;
@@ -27,7 +28,8 @@ use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
 use std::net::{IpAddr, SocketAddr};
@@ -57,10 +59,12 @@ pub struct Options {
     pub rounds: Option<rounds::Options>,
     /// Who may use it; with none everybody who reaches it.
     pub tokens: Vec<config::Token>,
-    /// Requests that a client may make in a minute.
-    pub requests_per_minute: std::num::NonZeroU32,
+    /// How often it may be asked.
+    pub limits: config::Limits,
     /// Names of a proxy before it, which needs tokens.
     pub hosts: Vec<String>,
+    /// Origins whose pages may use the API, which needs tokens.
+    pub origins: Vec<String>,
 }
 
 /// What the handlers share.
@@ -102,6 +106,34 @@ impl IntoResponse for ApiError {
     }
 }
 
+/// A body that is JSON of this type.
+fn json<T: DeserializeOwned>(headers: &HeaderMap, body: &[u8]) -> Result<T, ApiError> {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json") {
+        let message = "send the request as application/json";
+        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "request-type", message));
+    }
+    serde_json::from_slice(body).map_err(|error| {
+        ApiError::new(
+            StatusCode::BAD_REQUEST,
+            "request-json",
+            format!("not a request of this kind: {}", problem(&error)),
+        )
+    })
+}
+
+/// What is wrong with JSON and where, without the value that is, which may be a text or a secret.
+fn problem(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(", expected ") {
+        Some((found, expected)) => {
+            let kind = found.split(['"', '`']).next().unwrap_or_default().trim_end();
+            format!("{kind}, expected {expected}")
+        }
+        None => text,
+    }
+}
+
 impl Server {
     fn new(options: &mut Options) -> anyhow::Result<Self> {
         let (specs, llm) = (std::mem::take(&mut options.specs), options.llm.take());
@@ -120,7 +152,7 @@ impl Server {
         let pool = kept.then(|| Pool::open(&options.pool)).transpose()?.map(|pool| Arc::new(Mutex::new(pool)));
         let rounds = rounds::Rounds::new(options.rounds.take(), pool.clone(), all.values());
         let tokens = std::mem::take(&mut options.tokens);
-        let access = Arc::new(access::Access::new(tokens, options.requests_per_minute));
+        let access = Arc::new(access::Access::new(tokens, &options.limits, !options.hosts.is_empty()));
         let (record, metrics) = (review::Record::default(), metrics::Metrics::new()?);
         let jobs = all.into_iter().map(|(name, spec)| (name, Arc::new(spec.into()))).collect();
         Ok(Self { jobs, panel, record, pool, rounds, access, metrics })
@@ -154,35 +186,58 @@ impl Server {
     }
 }
 
-async fn status(State(server): State<Arc<Server>>, client: Option<Extension<access::Client>>) -> Json<Value> {
+/// `GET /v1/status`.
+#[derive(Serialize)]
+struct Status {
+    version: &'static str,
+    /// Whether the one who asks has to show a token; they are told no more than that.
+    token_needed: bool,
+    review: ReviewStatus,
+    tasks: Vec<TaskStatus>,
+}
+
+/// The LLM, if there is one.
+#[derive(Serialize, Default)]
+struct ReviewStatus {
+    available: bool,
+    model: Option<String>,
+    /// Of the dearest LLM, or of all together where all are asked; none where there are none.
+    prices: Option<Prices>,
+    remaining_budget_usd: Option<f64>,
+    spent_usd: Option<f64>,
+}
+
+#[derive(Serialize)]
+struct TaskStatus {
+    name: String,
+    labels: Vec<String>,
+    keeps_text: bool,
+    /// Bytes of a call's prompt beside the texts, for each text of a call.
+    prompt_bytes: usize,
+}
+
+async fn status(State(server): State<Arc<Server>>, client: Option<Extension<access::Client>>) -> Json<Status> {
+    let version = env!("CARGO_PKG_VERSION");
     if client.is_none() {
-        let review = json!({ "available": false });
-        return Json(
-            json!({ "version": env!("CARGO_PKG_VERSION"), "token_needed": true, "review": review, "tasks": [] }),
-        );
+        return Json(Status { version, token_needed: true, review: ReviewStatus::default(), tasks: Vec::new() });
     }
     let panel = server.panel.as_deref();
     let ledger = panel.map(panel::Panel::ledger);
-    let prices = panel.and_then(|panel| panel.upstreams().first()).map(|first| first.config().prices);
-    let prices = prices.filter(|prices| prices.usd(1_000_000, 1_000_000) > 0.0);
-    let task = |job: &panel::Job| {
-        json!({
-            "name": job.spec.task.name, "labels": job.spec.task.labels.names(), "keeps_text": job.spec.review.keep_text,
-            "prompt_bytes": job.template.one("").sent_bytes(),
-        })
+    let prices = panel.map(panel::Panel::prices);
+    let review = ReviewStatus {
+        available: panel.is_some(),
+        model: panel.map(panel::Panel::models),
+        prices: prices.filter(|prices| prices.usd(1_000_000, 1_000_000) > 0.0),
+        remaining_budget_usd: ledger.and_then(ledger::Ledger::remaining),
+        spent_usd: ledger.map(ledger::Ledger::spent),
     };
-    Json(json!({
-        "version": env!("CARGO_PKG_VERSION"),
-        "token_needed": false,
-        "review": {
-            "available": panel.is_some(),
-            "model": panel.map(panel::Panel::models),
-            "prices": prices,
-            "remaining_budget_usd": ledger.and_then(ledger::Ledger::remaining),
-            "spent_usd": ledger.map(ledger::Ledger::spent),
-        },
-        "tasks": server.jobs.values().map(|job| task(job)).collect::<Vec<_>>(),
-    }))
+    let task = |job: &Arc<panel::Job>| TaskStatus {
+        name: job.spec.task.name.clone(),
+        labels: job.spec.task.labels.names().to_vec(),
+        keeps_text: job.spec.review.keep_text,
+        prompt_bytes: job.template.shared_bytes(job.spec.review.batch),
+    };
+    Json(Status { version, token_needed: false, review, tasks: server.jobs.values().map(task).collect() })
 }
 
 /// Whether it runs.
@@ -207,11 +262,7 @@ async fn readyz(State(server): State<Arc<Server>>) -> Result<&'static str, ApiEr
 }
 
 async fn no_such_route() -> ApiError {
-    ApiError::new(
-        StatusCode::NOT_FOUND,
-        "not-found",
-        "there is nothing here; there are GET /v1/status, POST /v1/review, POST /v1/pool and GET /v1/rounds",
-    )
+    ApiError::new(StatusCode::NOT_FOUND, "not-found", "there is nothing here; GET /v1/openapi.json tells what there is")
 }
 
 async fn no_such_method() -> ApiError {
@@ -261,25 +312,42 @@ fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<ro
     let server = Arc::new(Server::new(&mut options)?);
     let rounds = server.rounds.clone();
     rounds.watch();
-    let open = Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz)).with_state(server.clone());
-    let api = Router::new()
-        .route("/metrics", get(metrics::metrics))
-        .route("/v1/status", get(status))
-        .route("/v1/review", post(review::review))
-        .route("/v1/pool", post(pool::pool))
-        .route("/v1/rounds", get(rounds::list))
-        .route("/v1/rounds/events", get(rounds::events))
-        .route("/v1/rounds/{task}", post(rounds::start).delete(rounds::stop))
-        .route("/v1/{*rest}", any(no_such_route))
+    // Each of its routers says itself what it takes, so that what it does not take is an error like all others.
+    let guarded = |router: Router<Arc<Server>>| {
+        router
+            .method_not_allowed_fallback(no_such_method)
+            .layer(DefaultBodyLimit::max(MAX_BODY))
+            .route_layer(middleware::from_fn_with_state(server.access.clone(), access::admit))
+            .route_layer(middleware::from_fn_with_state(server.clone(), metrics::count))
+            .with_state(server.clone())
+    };
+    let open =
+        |router: Router<Arc<Server>>| router.method_not_allowed_fallback(no_such_method).with_state(server.clone());
+    let v1 = guarded(
+        Router::new()
+            .route("/v1/status", get(status))
+            .route("/v1/review", post(review::review))
+            .route("/v1/pool", post(pool::pool))
+            .route("/v1/rounds", get(rounds::list))
+            .route("/v1/rounds/events", get(rounds::events))
+            .route("/v1/rounds/{task}", post(rounds::start).delete(rounds::stop))
+            .route("/v1/{*rest}", any(no_such_route)),
+    )
+    .merge(open(Router::new().route("/v1/openapi.json", get(openapi::document))));
+    let v1 = match guard::cors(&options.origins) {
+        Some(cors) => v1.layer(cors),
+        None => v1,
+    };
+    let packed = Router::new()
+        .route("/models/index.json", get(packed_index))
         .method_not_allowed_fallback(no_such_method)
-        .layer(DefaultBodyLimit::max(MAX_BODY))
-        .route_layer(middleware::from_fn_with_state(server.access.clone(), access::admit))
-        .route_layer(middleware::from_fn_with_state(server.clone(), metrics::count))
-        .with_state(server)
-        .merge(open);
+        .with_state(options.packed.clone());
+    let router = v1
+        .merge(guarded(Router::new().route("/metrics", get(metrics::metrics))))
+        .merge(open(Router::new().route("/healthz", get(healthz)).route("/readyz", get(readyz))))
+        .merge(packed)
+        .nest_service("/models", ServeDir::new(&options.packed));
     let index = options.page.join("index.html");
-    let index_json = Router::new().route("/models/index.json", get(packed_index)).with_state(options.packed.clone());
-    let router = api.merge(index_json).nest_service("/models", ServeDir::new(&options.packed));
     let router = if index.is_file() {
         let page = Router::new()
             .nest_service("/assets", ServeDir::new(options.page.join("assets")))
@@ -289,7 +357,7 @@ fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<ro
     } else {
         router.fallback(get(no_page))
     };
-    let names = guard::Names { loopback, hosts: std::mem::take(&mut options.hosts).into() };
+    let names = guard::Names { loopback, hosts: options.hosts.into(), origins: options.origins.into() };
     let router = router.layer(middleware::from_fn(cache)).layer(middleware::from_fn_with_state(names, guard::guard));
     Ok((router, rounds))
 }
@@ -329,21 +397,28 @@ fn lock(pool: &Path) -> anyhow::Result<File> {
 /// Serves until ctrl-c or SIGTERM, then finishes what is in flight.
 pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()> {
     let loopback = listener.local_addr()?.ip().is_loopback();
-    anyhow::ensure!(
-        options.hosts.is_empty() || !options.tokens.is_empty(),
-        "serve-tokens: hosts names a proxy, through which anybody could use the LLM; make a token with `autoannotator token NAME` and put its lines into --config"
-    );
-    anyhow::ensure!(
-        loopback || !options.tokens.is_empty(),
-        "serve-tokens: without tokens anybody who reaches this server could use the LLM; make one with `autoannotator token NAME` and put its lines into --config, or serve on 127.0.0.1"
-    );
+    let open = match () {
+        () if !options.tokens.is_empty() => None,
+        () if !options.hosts.is_empty() => Some("hosts names a proxy, through which anybody could use the LLM"),
+        () if !options.origins.is_empty() => Some("origins lets pages of other sites use the LLM"),
+        () if !loopback => {
+            Some("anybody who reaches this address could use the LLM; serve on 127.0.0.1, or ask for tokens")
+        }
+        () => None,
+    };
+    if let Some(why) = open {
+        anyhow::bail!(
+            "serve-tokens: {why}; make a token with `autoannotator token NAME` and put its lines into --config"
+        );
+    }
     let _lock = lock(&options.pool)?;
     let (router, rounds) = build(options, loopback)?;
     let stop = async move {
         stopped().await;
         rounds.close();
     };
-    axum::serve(listener, router).with_graceful_shutdown(stop).await?;
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
+    axum::serve(listener, service).with_graceful_shutdown(stop).await?;
     Ok(())
 }
 

@@ -25,12 +25,17 @@ impl Embed for Slm {
 
 /// The labelled texts of each task, by their embeddings.
 #[derive(Clone, Default)]
-pub struct Near(Arc<HashMap<String, Mutex<Task>>>);
+pub struct Near(Arc<HashMap<String, Task>>);
 
 struct Task {
-    embedder: Box<dyn Embed>,
+    embedder: Mutex<Box<dyn Embed>>,
     /// The cosine at which two texts are one.
     similarity: f32,
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
     /// A unit vector a text, end to end, and what was said of it.
     vectors: Vec<f32>,
     said: Vec<Reviewed>,
@@ -38,12 +43,19 @@ struct Task {
     next: usize,
 }
 
+impl Known {
+    /// Whether a vector is as long as the others.
+    fn fits(&self, vector: &[f32]) -> bool {
+        !vector.is_empty() && self.vectors.len() == self.said.len() * vector.len()
+    }
+}
+
 impl Near {
     /// With an embedder for each of some tasks; `similarity` is the cosine at which a text is taken for another.
     pub fn new(embedders: impl IntoIterator<Item = (String, Box<dyn Embed>)>, similarity: f64) -> Self {
         let similarity = similarity as f32;
-        let task = |embedder| Task { embedder, similarity, vectors: Vec::new(), said: Vec::new(), next: 0 };
-        Self(Arc::new(embedders.into_iter().map(|(name, embedder)| (name, Mutex::new(task(embedder)))).collect()))
+        let task = |embedder| Task { embedder: Mutex::new(embedder), similarity, known: Mutex::default() };
+        Self(Arc::new(embedders.into_iter().map(|(name, embedder)| (name, task(embedder))).collect()))
     }
 
     /// Whether a task has an embedder.
@@ -51,47 +63,59 @@ impl Near {
         self.0.contains_key(task)
     }
 
-    /// The texts' vectors, computed where it blocks nobody.
-    pub(super) async fn vectors(self, task: &str, texts: &[&str]) -> Vec<Option<Vec<f32>>> {
+    /// The texts' vectors, and what was said of the nearest texts; computed where it blocks nobody.
+    pub(super) async fn look(self, task: &str, texts: &[&str]) -> Vec<(Option<Vec<f32>>, Option<Reviewed>)> {
         let (task, count) = (task.to_owned(), texts.len());
         let texts: Vec<String> = texts.iter().map(|text| (*text).to_owned()).collect();
-        let vectors = move || texts.iter().map(|text| self.vector(&task, text)).collect();
-        tokio::task::spawn_blocking(vectors).await.unwrap_or_else(|_| vec![None; count])
+        let look = move |text: &String| {
+            let vector = self.vector(&task, text);
+            let found = vector.as_ref().and_then(|vector| self.find(&task, vector));
+            (vector, found)
+        };
+        let looked = tokio::task::spawn_blocking(move || texts.iter().map(look).collect()).await;
+        looked.unwrap_or_else(|_| vec![(None, None); count])
     }
 
     /// A text's unit vector, where the task has an embedder and it can be told.
     fn vector(&self, task: &str, text: &str) -> Option<Vec<f32>> {
-        let mut task = self.0.get(task)?.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut vector = task.embedder.embed(text).inspect_err(|error| tracing::warn!("no embedding: {error}")).ok()?;
+        let mut embedder = self.0.get(task)?.embedder.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut vector = embedder.embed(text).inspect_err(|error| tracing::warn!("no embedding: {error}")).ok()?;
         let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
         vector.iter_mut().for_each(|value| *value /= norm);
         (norm > 0.0 && norm.is_finite()).then_some(vector)
     }
 
     /// What was said of the nearest text, if that is near enough.
-    pub(super) fn find(&self, task: &str, vector: &[f32]) -> Option<Reviewed> {
-        let task = self.0.get(task)?.lock().unwrap_or_else(PoisonError::into_inner);
+    fn find(&self, task: &str, vector: &[f32]) -> Option<Reviewed> {
+        let task = self.0.get(task)?;
+        let known = task.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.fits(vector) {
+            return None;
+        }
         let cosine = |other: &[f32]| vector.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
-        let all = task.vectors.chunks_exact(vector.len()).map(cosine).enumerate();
+        let all = known.vectors.chunks_exact(vector.len()).map(cosine).enumerate();
         let (place, best) = all.max_by(|(_, one), (_, other)| one.total_cmp(other))?;
-        (best >= task.similarity).then(|| task.said.get(place).cloned()).flatten()
+        (best >= task.similarity).then(|| known.said.get(place).cloned()).flatten()
     }
 
     /// Remembers what was said of a text.
     pub(super) fn keep(&self, task: &str, vector: &[f32], said: &Reviewed) {
         let Some(task) = self.0.get(task) else { return };
-        let mut task = task.lock().unwrap_or_else(PoisonError::into_inner);
-        if task.said.len() < MOST {
-            task.vectors.extend_from_slice(vector);
-            task.said.push(said.clone());
+        let mut known = task.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if !known.fits(vector) {
             return;
         }
-        let place = task.next;
-        task.next = (place + 1) % MOST;
-        if let Some(old) = task.vectors.get_mut(place * vector.len()..(place + 1) * vector.len()) {
+        if known.said.len() < MOST {
+            known.vectors.extend_from_slice(vector);
+            known.said.push(said.clone());
+            return;
+        }
+        let place = known.next;
+        known.next = (place + 1) % MOST;
+        if let Some(old) = known.vectors.get_mut(place * vector.len()..(place + 1) * vector.len()) {
             old.copy_from_slice(vector);
         }
-        if let Some(old) = task.said.get_mut(place) {
+        if let Some(old) = known.said.get_mut(place) {
             *old = said.clone();
         }
     }

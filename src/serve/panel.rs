@@ -10,12 +10,11 @@ use crate::review::protocol::Usage;
 use crate::review::redact::Redactor;
 use crate::review::screen::screen;
 use crate::slm::adapter::{hex, sha256_of};
-use crate::spec::Spec;
+use crate::spec::{Prices, Spec};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::task::JoinSet;
 
 /// A task as it is reviewed: its spec, and the prompts that follow from it.
 pub struct Job {
@@ -79,6 +78,15 @@ impl Panel {
         self.upstreams.iter().map(|upstream| upstream.config().model.as_str()).collect::<Vec<_>>().join(", ")
     }
 
+    /// What tokens cost at most: those of the dearest LLM, or of all where all are asked.
+    pub fn prices(&self) -> Prices {
+        let all = self.upstreams.iter().map(|upstream| upstream.config().prices);
+        let add =
+            |a: Prices, b: Prices| Prices { prompt: a.prompt + b.prompt, completion: a.completion + b.completion };
+        let dearer = |a: Prices, b: Prices| if b.usd(10, 1) > a.usd(10, 1) { b } else { a };
+        all.reduce(if self.policy == Policy::Majority { add } else { dearer }).unwrap_or_default()
+    }
+
     /// What was spent, and what is left.
     pub fn ledger(&self) -> &Ledger {
         &self.ledger
@@ -107,11 +115,11 @@ impl Panel {
     /// What a client's idempotency key means here: nothing to another client, task or panel.
     pub fn key(&self, client: &str, job: &Job, key: &str) -> String {
         let own = [client, self.identity.as_str(), key];
-        hex(&sha256_of(own.into_iter().chain(job.template.identity())))
+        hex(&sha256_of(own.into_iter().chain([job.template.identity()])))
     }
 
     /// Has redacted texts reviewed, several a call where the spec says so. A review for each, and what all of it cost.
-    pub async fn review(self: &Arc<Self>, job: &Arc<Job>, client: &str, texts: Vec<String>) -> (Vec<Review>, Usage) {
+    pub async fn review(&self, job: &Job, client: &str, texts: Vec<String>) -> (Vec<Review>, Usage) {
         let deadline = Instant::now() + self.total;
         let mut by_text: BTreeMap<String, Review> = BTreeMap::new();
         let mut distinct = Vec::new();
@@ -121,27 +129,30 @@ impl Panel {
                 None => distinct.push(text.clone()),
             }
         }
-        let mut calls = JoinSet::new();
-        for chunk in distinct.chunks(job.spec.review.batch.max(1)) {
-            let (panel, job, client, chunk) = (self.clone(), job.clone(), client.to_owned(), chunk.to_vec());
-            calls.spawn(async move {
-                let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
-                let (spec, template) = (&job.spec, &job.template);
-                let (client, confidence, sample) = (client.as_str(), false, 0);
-                let question = Question { task: &spec.task, template, client, deadline, confidence, sample };
-                let (reviews, usage) = panel.near_or_decided(&question, &texts).await;
-                (chunk.into_iter().zip(reviews).collect::<Vec<_>>(), usage)
-            });
-        }
+        let chunks = distinct.chunks(job.spec.review.batch.max(1));
+        let chunks = chunks.map(|chunk| self.chunk(job, client, deadline, chunk));
         let mut usage = Usage::default();
-        while let Some(done) = calls.join_next().await {
-            if let Ok((reviews, cost)) = done {
-                by_text.extend(reviews);
-                usage.add(&cost);
-            }
+        for (reviews, cost) in join_all(chunks).await {
+            by_text.extend(reviews);
+            usage.add(&cost);
         }
         let broken = || Err(UpstreamError::Broken);
         (texts.iter().map(|text| by_text.get(text).cloned().unwrap_or_else(broken)).collect(), usage)
+    }
+
+    /// The texts of one call.
+    async fn chunk(
+        &self,
+        job: &Job,
+        client: &str,
+        deadline: Instant,
+        chunk: &[String],
+    ) -> (Vec<(String, Review)>, Usage) {
+        let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
+        let (task, template) = (&job.spec.task, &job.template);
+        let question = Question { task, template, client, deadline, confidence: false, sample: 0 };
+        let (reviews, usage) = self.near_or_decided(&question, &texts).await;
+        (chunk.iter().cloned().zip(reviews).collect(), usage)
     }
 
     /// What is nearly the same as what was labelled before is given its label; the rest is decided.
@@ -150,9 +161,11 @@ impl Panel {
         if !self.near.has(task) {
             return self.decide(question, texts).await;
         }
-        let vectors = self.near.clone().vectors(task, texts).await;
-        let find = |vector: &Option<Vec<f32>>| self.near.find(task, vector.as_ref()?);
-        let mut reviews: Vec<Option<Review>> = vectors.iter().map(find).map(|found| found.map(Ok)).collect();
+        // What an LLM said of exactly this text comes first.
+        let knows = |text: &&str| self.upstreams.iter().any(|upstream| upstream.knows(question, text));
+        let (vectors, found): (Vec<_>, Vec<_>) = self.near.clone().look(task, texts).await.into_iter().unzip();
+        let found = texts.iter().zip(found).map(|(text, found)| found.filter(|_| !knows(text)));
+        let mut reviews: Vec<Option<Review>> = found.map(|found| found.map(Ok)).collect();
         let left: Vec<&str> =
             texts.iter().zip(&reviews).filter(|(_, review)| review.is_none()).map(|(text, _)| *text).collect();
         let (decided, usage) = self.decide(question, &left).await;
@@ -245,11 +258,9 @@ fn screened(job: &Job, text: &str) -> Option<Reviewed> {
 fn elected(outcomes: &[(&Upstream, Outcome)]) -> Review {
     let labels = outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().ok()?.label.as_deref());
     let most = labels.clone().find(|label| 2 * labels.clone().filter(|other| other == label).count() > outcomes.len());
-    if most.is_none() && labels.clone().count() * 2 <= outcomes.len() {
-        // Too few answered; the first that failed says why.
-        if let Some((_, Err(error))) = outcomes.iter().find(|(_, outcome)| outcome.is_err()) {
-            return Err(error.clone());
-        }
+    // One that failed could have decided. What the others said is known the next time.
+    if let (None, Some((_, Err(error)))) = (most, outcomes.iter().find(|(_, outcome)| outcome.is_err())) {
+        return Err(error.clone());
     }
     let for_it = |outcome: &Outcome| outcome.as_ref().is_ok_and(|said| most.is_none() || said.label.as_deref() == most);
     let models = outcomes.iter().filter(|(_, outcome)| for_it(outcome));
@@ -266,7 +277,7 @@ async fn confident(
     texts: &[&str],
     samples: u32,
 ) -> (Vec<Outcome>, Usage) {
-    let (mut outcomes, mut usage) = upstream.ask(&Question { confidence: true, ..*question }, texts).await;
+    let (mut outcomes, mut usage) = upstream.ask_surely(question, texts).await;
     let untold =
         |outcome: &Outcome| outcome.as_ref().is_ok_and(|said| said.label.is_some() && said.confidence.is_none());
     let open: Vec<usize> =

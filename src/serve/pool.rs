@@ -5,16 +5,19 @@ use crate::review::protocol::{MAX_POOLED, MAX_TEXT, PoolRequest, PoolResponse};
 use crate::spec::Spec;
 use crate::tune::pool::{Pool, Reviewed};
 use axum::Json;
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::extract::rejection::JsonRejection;
-use axum::http::StatusCode;
+use axum::extract::rejection::BytesRejection;
+use axum::http::{HeaderMap, StatusCode};
 use std::sync::{Arc, Mutex, PoisonError};
 
 pub(super) async fn pool(
     State(server): State<Arc<Server>>,
-    body: Result<Json<PoolRequest>, JsonRejection>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<PoolResponse>, ApiError> {
-    let Json(request) = body.map_err(|error| ApiError::new(error.status(), "request-json", error.body_text()))?;
+    let body = body.map_err(|error| ApiError::new(error.status(), "request-body", error.body_text()))?;
+    let request: PoolRequest = super::json(&headers, &body)?;
     let spec = server.task(&request.task)?.spec.clone();
     let (Some(pool), true) = (&server.pool, spec.review.keep_text) else {
         let message = "this server keeps no texts of this task. The operator can allow it by keep_text = true in [review] of the spec";

@@ -8,7 +8,7 @@ use crate::review::protocol::{MAX_ITEMS, MAX_TEXT, ReviewItem, ReviewRequest, Re
 use axum::body::Bytes;
 use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,7 +16,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Requests whose answers are remembered at most.
-const REMEMBERED: usize = 10_000;
+const REMEMBERED: usize = 1_000;
 
 type Slot = Arc<tokio::sync::Mutex<Option<ReviewResponse>>>;
 
@@ -55,13 +55,7 @@ pub(super) async fn review(
 ) -> Result<Json<ReviewResponse>, ApiError> {
     let bad = |code, message: String| ApiError::new(StatusCode::BAD_REQUEST, code, message);
     let body = body.map_err(|error| ApiError::new(error.status(), "request-body", error.body_text()))?;
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    if !kind.starts_with("application/json") {
-        let message = "send the request as application/json";
-        return Err(ApiError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "request-type", message));
-    }
-    let request: ReviewRequest =
-        serde_json::from_slice(&body).map_err(|error| bad("request-json", format!("not a review request: {error}")))?;
+    let request: ReviewRequest = super::json(&headers, &body)?;
     let job = server.job(&request)?;
     check(&request.items)?;
     let key = match headers.get("idempotency-key").map(|value| value.to_str().unwrap_or_default()) {
@@ -161,7 +155,20 @@ async fn all(
     let (reviews, usage) = panel.review(job, client, items.iter().map(text).collect()).await;
     let known = reviews.iter().flatten().filter(|reviewed| reviewed.said.known).count();
     let whole = reviews.iter().all(Result::is_ok);
-    let answer = answer(panel, items, reviews, usage)?;
+    let (count, cost_usd) = (items.len(), usage.cost_usd);
+    let answer = match answer(panel, items, reviews, usage) {
+        Err(error) if cost_usd > 0.0 => {
+            let (task, code) = (&spec.task.name, error.code);
+            let entry = json!({
+                "event": "failed", "task": task, "client": client, "items": count, "code": code, "cost_usd": cost_usd,
+            });
+            if let Err(error) = panel.store().answered(None, entry).await {
+                tracing::error!("a failure is not kept: {error}");
+            }
+            return Err(error);
+        }
+        answer => answer?,
+    };
     let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
     let entry = json!({
         "event": "review", "task": spec.task.name, "client": client, "model": answer.model, "items": answer.items.len(),

@@ -9,6 +9,7 @@ use crate::tune::event::{ANOTHER_ROUND, Event, Progress};
 use crate::tune::pool::{Pool, now};
 use crate::tune::round::Report;
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::sse::{self, KeepAlive, Sse};
@@ -351,11 +352,18 @@ pub(super) async fn events(
     Sse::new(stream).keep_alive(KeepAlive::default())
 }
 
+/// A task's name in an address; one that is no UTF-8 is no task's.
+fn named(task: Result<Path<String>, PathRejection>) -> Result<String, ApiError> {
+    let unnamed = |_| ApiError::new(StatusCode::NOT_FOUND, "rounds-task", "a task's name is UTF-8, percent-encoded");
+    task.map(|Path(task)| task).map_err(unnamed)
+}
+
 /// `POST /v1/rounds/{task}`: starts a round now.
 pub(super) async fn start(
     State(server): State<Arc<Server>>,
-    Path(task): Path<String>,
+    task: Result<Path<String>, PathRejection>,
 ) -> Result<(StatusCode, Json<TaskRounds>), ApiError> {
+    let task = named(task)?;
     server.rounds.state(&task)?;
     server.rounds.start(&task)?;
     Ok((StatusCode::ACCEPTED, Json(server.rounds.state(&task)?)))
@@ -364,12 +372,30 @@ pub(super) async fn start(
 /// `DELETE /v1/rounds/{task}`: stops the one that runs.
 pub(super) async fn stop(
     State(server): State<Arc<Server>>,
-    Path(task): Path<String>,
+    task: Result<Path<String>, PathRejection>,
 ) -> Result<(StatusCode, Json<TaskRounds>), ApiError> {
+    let task = named(task)?;
     server.rounds.state(&task)?;
     if !server.rounds.stop(&task) {
         let message = format!("no round of the task {task} is running");
         return Err(ApiError::new(StatusCode::CONFLICT, "rounds-idle", message));
     }
     Ok((StatusCode::ACCEPTED, Json(server.rounds.state(&task)?)))
+}
+
+/// Of each type that is told of rounds one with every field, and one with those that are always there.
+#[cfg(test)]
+pub(super) fn examples(report: Report) -> [(&'static str, serde_json::Value, serde_json::Value); 3] {
+    fn json(value: &impl Serialize) -> serde_json::Value {
+        serde_json::to_value(value).expect("JSON")
+    }
+    let running = Running { since: 1, samples: 1, progress: Progress::default(), reports: vec![report.clone()] };
+    let least = Last { outcome: "stopped", at: 1, round: None, problem: None, reports: vec![report] };
+    let last = Last { round: Some(1), problem: Some("p".into()), ..least.clone() };
+    let task = TaskRounds { running: Some(running.clone()), last: Some(last.clone()), ..TaskRounds::default() };
+    [
+        ("Running", json(&running), json(&running)),
+        ("Last", json(&last), json(&least)),
+        ("TaskRounds", json(&task), json(&TaskRounds::default())),
+    ]
 }

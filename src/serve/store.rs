@@ -6,6 +6,7 @@ use crate::tune::pool::now;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
@@ -34,6 +35,8 @@ const TOGETHER: usize = 4096;
 /// From one commit to the next at least: under load, what comes meanwhile shares a commit; a job that comes alone waits for
 /// nothing.
 const PACE: Duration = Duration::from_millis(2);
+/// Labels that are kept in memory: so many that were asked for last, and up to as many before them.
+const RECENT: usize = 4096;
 /// Seconds that answers are remembered.
 const ANSWERS_FOR: u64 = 7 * 24 * 3600;
 
@@ -104,6 +107,33 @@ pub struct Store {
     path: Arc<PathBuf>,
     writer: mpsc::Sender<Box<dyn Job>>,
     reader: Arc<Mutex<Connection>>,
+    recent: Arc<Mutex<Recent>>,
+}
+
+/// Labels that were asked for of late, and when the LLM gave them. They never change, so they need not be read again.
+#[derive(Default)]
+struct Recent {
+    new: HashMap<[u8; 32], (i64, Known)>,
+    old: HashMap<[u8; 32], (i64, Known)>,
+}
+
+impl Recent {
+    fn get(&mut self, hash: &[u8; 32]) -> Option<(i64, Known)> {
+        if let Some(known) = self.new.get(hash) {
+            return Some(known.clone());
+        }
+        let (at, known) = self.old.remove(hash)?;
+        self.keep(*hash, at, known.clone());
+        Some((at, known))
+    }
+
+    /// When the newer half is full, the older one is forgotten.
+    fn keep(&mut self, hash: [u8; 32], at: i64, known: Known) {
+        if self.new.len() >= RECENT {
+            self.old = std::mem::take(&mut self.new);
+        }
+        self.new.insert(hash, (at, known));
+    }
 }
 
 /// A call that was reserved and what it came to.
@@ -170,7 +200,7 @@ impl Store {
         let (writer, jobs) = mpsc::channel::<Box<dyn Job>>();
         std::thread::spawn(move || write(&connection, &jobs));
         let reader = Arc::new(Mutex::new(open().map_err(fail)?));
-        Ok(Self { path: Arc::new(path.to_owned()), writer, reader })
+        Ok(Self { path: Arc::new(path.to_owned()), writer, reader, recent: Arc::default() })
     }
 
     fn fail(&self, problem: impl ToString) -> StoreError {
@@ -234,6 +264,9 @@ impl Store {
         tokens: [u64; 2],
         labels: Vec<([u8; 32], Known)>,
     ) -> Result<(), StoreError> {
+        for (hash, known) in &labels {
+            self.recent.lock().unwrap_or_else(PoisonError::into_inner).keep(*hash, now().cast_signed(), known.clone());
+        }
         self.write(move |connection| {
             let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
             let [prompt, completion] = tokens.map(u64::cast_signed);
@@ -249,14 +282,22 @@ impl Store {
 
     /// What is known of what this is the hash of.
     pub fn review(&self, hash: &[u8; 32]) -> Result<Option<Known>, StoreError> {
-        self.read(|connection| {
+        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let aged = |(at, known): (i64, Known)| Known { age: now().saturating_sub(at.cast_unsigned()), ..known };
+        if let Some(known) = recent().get(hash) {
+            return Ok(Some(aged(known)));
+        }
+        let found = self.read(|connection| {
             let query = "SELECT at, label, confidence FROM review WHERE hash = ?";
             let row = |row: &rusqlite::Row<'_>| {
-                let age = now().saturating_sub(row.get::<_, i64>(0)?.cast_unsigned());
-                Ok(Known { age, label: row.get(1)?, confidence: row.get(2)? })
+                Ok((row.get::<_, i64>(0)?, Known { age: 0, label: row.get(1)?, confidence: row.get(2)? }))
             };
             connection.prepare_cached(query)?.query_row([hash], row).optional()
-        })
+        })?;
+        if let Some((at, known)) = found.as_ref().filter(|(_, known)| known.label.is_some()) {
+            recent().keep(*hash, *at, known.clone());
+        }
+        Ok(found.map(aged))
     }
 
     /// The answer given to an idempotency key, with the hash of the body it answers.
@@ -438,6 +479,44 @@ mod tests {
         std::fs::write(&broken, "no database, but long enough for a header".repeat(30)).expect("writes");
         let message = Store::open(&broken).err().map(|error| error.to_string()).unwrap_or_default();
         assert!(message.starts_with("store-file") && message.contains("backup"), "{message}");
+    }
+
+    #[test]
+    fn a_job_that_fails_undoes_none_that_share_its_commit() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(&folder).expect("opens");
+        let doubled = store.write(|connection| {
+            connection.execute("INSERT INTO audit (at, entry, hash) VALUES (1, 'half', x'00')", [])?;
+            connection.execute("INSERT INTO audit (id, at, entry, hash) VALUES (1, 1, 'twice', x'00')", [])
+        });
+        let entry = |n: u32| store.answered(None, json!({ "n": n }));
+        // Polled together, they are one commit, unless the writer is quick: then the claim holds anyway.
+        let (first, failed, last) = block_on(async { tokio::join!(entry(1), doubled, entry(2)) });
+        first.and(last).expect("written");
+        assert!(failed.is_err());
+        assert_eq!(store.audit().expect("holds together").len(), 2);
+    }
+
+    #[test]
+    fn what_was_asked_for_of_late_is_not_read_again() {
+        let known = |label: Option<&str>| Known { age: 0, label: label.map(str::to_owned), confidence: Some(0.5) };
+        let mut recent = Recent::default();
+        let hash = |n: usize| crate::slm::adapter::sha256_of([n.to_string().as_str()]);
+        for n in 0..3 * RECENT {
+            recent.keep(hash(n), n as i64, known(Some("good")));
+        }
+        assert_eq!(recent.get(&hash(3 * RECENT - 1)), Some((3 * RECENT as i64 - 1, known(Some("good")))));
+        assert_eq!((recent.get(&hash(0)), recent.new.len(), recent.old.len()), (None, RECENT, RECENT));
+        assert!(recent.get(&hash(RECENT)).is_some() && recent.new.len() == 1, "what is old and asked for is new again");
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(&folder).expect("opens");
+        let settle = |label: Option<&str>| store.settle(1, 0, [0; 2], vec![([7; 32], known(label))]);
+        let label = || store.review(&[7; 32]).expect("reads").and_then(|known| known.label);
+        // That there was no label does not last.
+        block_on(settle(None)).expect("settles");
+        assert_eq!(label(), None);
+        block_on(settle(Some("good"))).expect("settles");
+        assert_eq!((label().as_deref(), label().as_deref()), (Some("good"), Some("good")));
     }
 
     #[test]

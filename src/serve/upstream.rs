@@ -2,14 +2,14 @@
 //! texts may repeat the key.
 
 use super::breaker::{Breaker, Place, Turns};
-use super::completion::{Completion, body, failed, read};
+use super::completion::{Body, Completion, failed, read};
 use super::config;
 use super::ledger::{Ledger, Refusal, Reserve};
 use super::store::{Known, Store, StoreError};
 use crate::review::prompt::{Prompt, Template};
 use crate::review::protocol::Usage;
 use crate::review::reply::{self, Found};
-use crate::slm::adapter::{hex, sha256_of};
+use crate::slm::adapter::sha256_of;
 use crate::task::Task;
 use reqwest::header::HeaderMap;
 use std::hash::BuildHasher;
@@ -123,6 +123,8 @@ pub struct Upstream {
     slots: Semaphore,
     /// Whether the upstream takes `response_format`; learnt from its first 400.
     schema: AtomicBool,
+    /// Whether it takes `logprobs`; learnt likewise.
+    logprobs: AtomicBool,
     /// Calls answered, and failed attempts.
     counts: [AtomicU64; 2],
 }
@@ -132,9 +134,10 @@ impl Upstream {
     pub fn new(config: config::Upstream, ledger: Arc<Ledger>, store: Store) -> anyhow::Result<Self> {
         let http = http_client(&config.endpoint, Duration::from_secs_f64(config.timeout_seconds))?;
         let slots = Semaphore::new(config.concurrency);
-        let (breaker, waiting, schema) = (Breaker::default(), AtomicUsize::new(0), AtomicBool::new(true));
+        let (breaker, waiting) = (Breaker::default(), AtomicUsize::new(0));
+        let (schema, logprobs) = (AtomicBool::new(true), AtomicBool::new(true));
         let (turns, counts) = (Turns::default(), Default::default());
-        Ok(Self { http, ledger, store, breaker, waiting, turns, slots, schema, counts, config })
+        Ok(Self { http, ledger, store, breaker, waiting, turns, slots, schema, logprobs, counts, config })
     }
 
     /// What is configured of it.
@@ -152,11 +155,35 @@ impl Upstream {
         self.counts.each_ref().map(|count| count.load(Ordering::Relaxed))
     }
 
+    /// Asks for labels with their probabilities, or without where it takes no `logprobs`.
+    pub async fn ask_surely(&self, question: &Question<'_>, texts: &[&str]) -> (Vec<Outcome>, Usage) {
+        let confidence = self.logprobs.load(Ordering::Relaxed);
+        let (outcomes, mut usage) = self.ask(&Question { confidence, ..*question }, texts).await;
+        let refused = |outcome: &Outcome| matches!(outcome, Err(UpstreamError::Status(400 | 422)));
+        if !confidence || !outcomes.iter().all(refused) {
+            return (outcomes, usage);
+        }
+        let (outcomes, cost) = self.ask(question, texts).await;
+        usage.add(&cost);
+        if outcomes.iter().any(Result::is_ok) {
+            self.logprobs.store(false, Ordering::Relaxed);
+        }
+        (outcomes, usage)
+    }
+
+    /// Whether it has labelled exactly this text.
+    pub fn knows(&self, question: &Question<'_>, text: &str) -> bool {
+        [false, true].into_iter().any(|confidence| {
+            let known = self.known(&self.hash(&Question { confidence, ..*question }, text));
+            matches!(known, Ok(Some(Said { label: Some(_), .. })))
+        })
+    }
+
     /// What its reply to a text is known by.
     fn hash(&self, question: &Question<'_>, text: &str) -> [u8; 32] {
         let how = format!("{} {}", question.sample, question.confidence);
         let own = [self.config.endpoint.as_str(), self.config.model.as_str(), how.as_str()];
-        sha256_of(own.into_iter().chain(question.template.identity()).chain([text]))
+        sha256_of(own.into_iter().chain([question.template.identity(), text]))
     }
 
     /// Has redacted texts, no two the same, labelled in one call, except those whose replies are known; what the reply
@@ -169,7 +196,11 @@ impl Upstream {
         order.sort_unstable();
         let mut held = Vec::with_capacity(order.len());
         for hash in order {
-            held.push(self.turns.take(*hash).lock_owned().await);
+            let turn = tokio::time::timeout_at(question.deadline.into(), self.turns.take(*hash).lock_owned()).await;
+            let Ok(turn) = turn else {
+                return (vec![Err(UpstreamError::Busy { retry_after: QUEUE_WAIT }); texts.len()], Usage::default());
+            };
+            held.push(turn);
         }
         let mut usage = Usage::default();
         let mut outcomes: Vec<Option<Outcome>> = hashes.iter().map(|hash| self.known(hash).transpose()).collect();
@@ -207,7 +238,7 @@ impl Upstream {
         let read = |completion: &Completion| match reply::parse(labels, completion.content()) {
             Ok(found) => vec![Some(said(question, completion, found))],
             Err(error) => {
-                let why = Some(self.without_key(error.to_string()));
+                let why = Some(error.to_string());
                 vec![Some(Said { label: None, why, confidence: None, known: false })]
             }
         };
@@ -223,8 +254,10 @@ impl Upstream {
         asked: &[([u8; 32], &str)],
         usage: &mut Usage,
     ) -> Vec<Option<Outcome>> {
-        // A text can know its own hash, but not another's.
-        let ids: Vec<String> = asked.iter().map(|(hash, _)| hex(hash).chars().take(8).collect()).collect();
+        // Drawn anew for each call, so that no text can know an id; the place in it keeps them apart.
+        let random = std::collections::hash_map::RandomState::new();
+        let id = |at: usize| format!("{:06x}{at:02x}", random.hash_one(at) & 0xff_ffff);
+        let ids: Vec<String> = (0..asked.len()).map(id).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let slots: Vec<(&str, &str)> = ids.iter().zip(asked).map(|(id, (_, text))| (*id, *text)).collect();
         let read = |completion: &Completion| {
@@ -259,9 +292,14 @@ impl Upstream {
         drop(place);
         let mut tried = 1;
         loop {
+            // Nothing is sent any more, so nothing is reserved, and the LLM is not to blame.
+            if Instant::now() >= question.deadline {
+                return Err(UpstreamError::Timeout);
+            }
             self.breaker.admit().map_err(|retry_after| UpstreamError::Busy { retry_after })?;
             let outcome = self.paid(question, prompt, hashes, read, usage).await;
-            self.breaker.note(outcome.as_ref().err());
+            let cut_short = Instant::now() >= question.deadline;
+            self.breaker.note(outcome.as_ref().err().filter(|_| !cut_short));
             self.counts[usize::from(outcome.is_err())].fetch_add(1, Ordering::Relaxed);
             let error = match outcome {
                 Ok(said) => return Ok(said),
@@ -275,13 +313,6 @@ impl Upstream {
             }
             tokio::time::sleep(wait_for).await;
             tried += 1;
-        }
-    }
-
-    fn without_key(&self, text: String) -> String {
-        match self.config.key.as_deref() {
-            Some(key) if !key.is_empty() => text.replace(key, "[KEY]"),
-            _ => text,
         }
     }
 
@@ -337,7 +368,7 @@ impl Upstream {
     }
 
     async fn call(&self, question: &Question<'_>, prompt: &Prompt<'_>) -> Result<Completion, UpstreamError> {
-        let body = |schema: bool| body(&self.config.model, question, prompt, schema);
+        let body = |schema: bool| Body::new(&self.config.model, question, prompt, schema);
         if !self.schema.load(Ordering::Relaxed) {
             return self.post(question, &body(false)).await;
         }
@@ -351,7 +382,7 @@ impl Upstream {
         }
     }
 
-    async fn post(&self, question: &Question<'_>, body: &serde_json::Value) -> Result<Completion, UpstreamError> {
+    async fn post(&self, question: &Question<'_>, body: &Body<'_>) -> Result<Completion, UpstreamError> {
         let left = question.deadline.saturating_duration_since(Instant::now());
         let mut request = self.http.post(self.config.endpoint.clone()).json(body);
         if left < Duration::from_secs_f64(self.config.timeout_seconds) {

@@ -210,7 +210,6 @@ pub fn sha256_hex(bytes: &[u8]) -> String {
 }
 
 /// The SHA-256 over texts, each with its length before it, so that none can borrow from its neighbour.
-#[cfg(feature = "native")]
 pub(crate) fn sha256_of<'a>(texts: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
     let mut hash = Sha256::new();
     for text in texts {

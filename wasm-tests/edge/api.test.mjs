@@ -201,7 +201,7 @@ describe('the interface', { skip: noModels }, () => {
     assert.equal(desk.seen[1].headers.authorization, 'Bearer sesame');
     const { task, items } = JSON.parse(desk.seen[1].body);
     assert.equal(task, 'sentiment');
-    assert.deepEqual(items.map(({ id }) => id), ['5']);
+    assert.deepEqual(items.map(({ id }) => id), ['1'], 'the ids stay here');
     assert.ok(!items[0].text.includes('me@example.com') && !items[0].text.includes('@someone') && items[0].text.includes('rocket'), items[0].text);
     annotator.dispose();
     desk.stop();
@@ -246,6 +246,20 @@ describe('the interface', { skip: noModels }, () => {
     assert.equal(new Set(weak.seen.map(({ headers }) => headers['idempotency-key'])).size, 1);
     patient.dispose();
     weak.stop();
+  });
+
+  test('what the server did not ask its LLM about stays without a review, and is told', async () => {
+    const items = (why) => ({ status: 200, body: JSON.stringify({ items: [{ id: '1', label: null, why }], usage: {}, model: 'stub' }) });
+    const said = ['review-budget: used up', 'it will not say'];
+    const desk = await reviewer((number) => items(said[number - 1]));
+    const problems = [];
+    const annotator = await load({ reviewer: desk.url, onReviewError: (problem) => problems.push([problem.name, problem.code]) });
+    assert.equal((await all(annotator, [HARD]))[0].review, null);
+    assert.deepEqual(problems, [['ReviewError', 'review-budget']]);
+    const [later] = await all(annotator, [HARD]);
+    assert.deepEqual([later.label, later.review.label, later.review.why], [null, null, said[1]]);
+    annotator.dispose();
+    desk.stop();
   });
 
   test('a trap spoils one instance: another takes over, and the text that does it again is set aside', async () => {

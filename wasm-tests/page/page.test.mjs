@@ -118,6 +118,14 @@ async function shared(page, texts) {
   assert.ok(idle <= 0.35 * wall, `a worker had nothing to do for the last ${idle.toFixed(0)} of ${wall.toFixed(0)} ms`);
 }
 
+/** Looks at what is to be sent, and lets it and all that follows be sent. */
+async function agree(page) {
+  await page.click('.send-bar button.primary', { timeout: LONG });
+  await page.check('dialog.send input[name=freely]');
+  await page.click('dialog.send button.primary');
+  await page.waitForSelector('dialog.send', { state: 'hidden' });
+}
+
 /** Waits until the LLM was asked about everything it is to be asked about. */
 async function reviewed(page) {
   await page.waitForFunction(() => /decided\.$/.test(document.querySelector('#who-title ~ p')?.textContent?.trim() ?? ''), undefined, { timeout: LONG });
@@ -197,6 +205,7 @@ test('the LLM sees the hard rows only, redacted; what it cannot label comes to t
   await choose(page, SAMPLE, { reviewer: 'llm' });
   await page.waitForSelector('.sent-rows mark');
   await start(page);
+  await agree(page);
   await done(page);
   await reviewed(page);
   const rows = lines(await exported(page));
@@ -309,7 +318,7 @@ async function a11y(page) {
   const axe = await readFile(require.resolve('axe-core/axe.min.js'), 'utf8');
   for (const colorScheme of ['light', 'dark']) {
     await page.emulateMedia({ colorScheme });
-    for (const view of ['overview', 'review', 'results']) {
+    for (const view of ['overview', 'review', 'results', 'sent']) {
       await page.click(`#tab-${view}`);
       await page.waitForTimeout(500);
       if (view === 'results') await page.click('.item .expand');
@@ -321,7 +330,7 @@ async function a11y(page) {
     }
   }
   await page.setViewportSize({ width: 360, height: 740 });
-  for (const view of ['overview', 'review', 'results']) {
+  for (const view of ['overview', 'review', 'results', 'sent']) {
     await page.click(`#tab-${view}`);
     await page.waitForTimeout(300);
     assert.ok((await page.evaluate(() => document.documentElement.scrollWidth)) <= 360, `${view} is wider than a phone`);
@@ -363,12 +372,13 @@ test('a spoilt file, a broken download and a dead worker are told, and the run g
   await done(page);
   front.fault = (request) => (request.url === '/v1/review' ? { status: 500, body: 'oh no' } : undefined);
   await page.click('button:text("Send the hard rows to the LLM")');
+  await page.click('dialog.send button.primary');
   await notice(page, 'reviewer-down');
   assert.match(await page.textContent('[data-code="reviewer-down"]'), /500.*wait in your queue/);
   let calls = 0;
   front.fault = (request) => (request.url === '/v1/review' && calls++ === 0 ? { status: 429, headers: { 'retry-after': '2' } } : undefined);
   await page.click('[data-code="reviewer-down"] button');
-  await page.waitForFunction(() => document.querySelector('#who-title ~ p')?.textContent?.includes('asks to wait'));
+  await page.waitForSelector('[data-state=waiting] .countdown');
   await reviewed(page);
   const rows = lines(await exported(page));
   assert.ok(rows.some((row) => row.source === 'llm'));

@@ -114,6 +114,7 @@ test('a running tab takes a new version over between two blocks and loses no row
   assert.equal(JSON.parse(posted[0].postData()).annotations.length, 3);
   // What the page is told comes a moment after what was asked here.
   await page.waitForSelector('.hand-in:has-text("3 handed in")', { timeout: 30_000 });
+  assert.equal(await page.textContent('#tab-sent'), 'Sent (3)', 'what is handed in has left the device too');
   await page.waitForSelector('.hand-in:has-text("better")', { timeout: 30_000 });
 
   const now = await versions();

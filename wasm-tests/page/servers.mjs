@@ -130,3 +130,34 @@ export async function proxy(target) {
     stop: () => server.close(),
   };
 }
+
+/**
+ * A browser's only way out: a proxy for all hosts that records every request, whoever in the browser makes it, and lets
+ * through those to `target`. What is encrypted it refuses.
+ */
+export async function gateway(target) {
+  const seen = [];
+  const { host } = new URL(target);
+  const server = http.createServer(async (request, response) => {
+    const body = await bodyOf(request);
+    seen.push({ method: request.method, url: request.url, headers: request.headers, body: body.toString() });
+    const url = new URL(request.url);
+    if (url.host !== host) {
+      response.writeHead(403).end();
+      return;
+    }
+    const onward = http.request(url, { method: request.method, headers: request.headers }, (answer) => {
+      response.writeHead(answer.statusCode, answer.headers);
+      answer.pipe(response);
+    });
+    onward.on('error', () => response.destroy());
+    response.on('close', () => onward.destroy());
+    onward.end(body);
+  });
+  server.on('connect', (request, socket) => {
+    seen.push({ method: 'CONNECT', url: request.url, headers: request.headers, body: '' });
+    socket.end('HTTP/1.1 403 Forbidden\r\n\r\n');
+  });
+  const port = await listen(server);
+  return { url: `http://127.0.0.1:${port}`, seen, stop: () => server.close() };
+}

@@ -13,12 +13,26 @@ test('labels are taken as they are; anything else is no label, with its reason',
     remaining_budget_usd: 4,
   });
   if (outcome.kind !== 'answered') throw new Error(outcome.kind);
-  expect(outcome.reviews.map((review) => review.label)).toEqual(['positive', null, null]);
+  expect(outcome.reviews.map((review) => review?.label)).toEqual(['positive', null, null]);
   expect(outcome.reviews[1]?.why).toContain('Banana');
   expect(outcome.reviews[2]?.why).toContain('left it out');
   expect(outcome.reviews[0]?.cost_usd).toBeCloseTo(0.1);
   expect(outcome.spend).toEqual({ prompt_tokens: 30, completion_tokens: 6, cost_usd: 0.3 });
   expect(outcome.remaining).toBe(4);
+});
+
+test('a sample that the LLM was not asked about stays open, and costs nothing', () => {
+  const refused = (why: string) => answer(200, { items: [{ id: '1', label: 'positive' }, { id: '2', label: null, why }, { id: '3', label: null, why: 'it said nothing' }], usage: { cost_usd: 0.2 } });
+  for (const code of ['review-budget', 'review-store', 'upstream-busy', 'upstream-unreachable']) {
+    const outcome = refused(`${code}: not now`);
+    if (outcome.kind !== 'answered') throw new Error(outcome.kind);
+    expect(outcome.reviews.map((review) => review?.label)).toEqual(['positive', undefined, null]);
+    expect(outcome.reviews[0]?.cost_usd).toBeCloseTo(0.1);
+  }
+  const failed = refused('upstream-timeout: the LLM gave no answer in time');
+  expect(failed.kind === 'answered' && failed.reviews[1]?.label).toBe(null);
+  const none = answer(200, { items: ['1', '2', '3'].map((id) => ({ id, label: null, why: 'review-budget: used up' })) });
+  expect(none).toMatchObject({ kind: 'down', again: true });
 });
 
 test('a label twice is the first one', () => {
@@ -35,6 +49,7 @@ test.each([
   [401, 'no', { kind: 'down', again: false }],
   [500, '', { kind: 'down', again: true }],
   [502, { error: { code: 'upstream', message: 'the model is away' } }, { kind: 'down', again: true, why: 'the model is away' }],
+  [402, { error: { code: 'review-budget', message: 'a budget is used up' } }, { kind: 'budget', why: 'a budget is used up' }],
   [400, { error: 'bad' }, { kind: 'down', again: false, why: 'bad' }],
   [200, '<html>', { kind: 'down', again: true }],
   [200, '', { kind: 'down', again: true }],

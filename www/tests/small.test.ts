@@ -80,11 +80,15 @@ test('a pool has a worker a core, and its copies stay within a quarter of the me
 test('an unreadable status means no reviewer', () => {
   for (const value of [null, {}, [], 'x', { review: false }, { review: null }, { review: { available: 'yes' } }]) expect(readStatus(value).reviewer).toBe(false);
   const status = { review: { available: true, model: 'm', remaining_budget_usd: 2 } };
-  expect(readStatus(status)).toEqual({ reviewer: true, model: 'm', remaining: 2, keepsText: [], asksToken: false });
+  expect(readStatus(status)).toMatchObject({ reviewer: true, model: 'm', remaining: 2, spent: undefined, prices: undefined, promptBytes: {}, keepsText: [], asksToken: false });
   expect(readStatus({ token_needed: true }).asksToken).toBe(true);
   const tasks = [{ name: 'a', keeps_text: true }, { name: 'b', keeps_text: false }, { name: 'c', keeps_text: 'true' }, { keeps_text: true }];
   expect(readStatus({ ...status, tasks }).keepsText).toEqual(['a']);
   expect(readStatus({ tasks: 'x' }).keepsText).toEqual([]);
+  const money = (review: unknown, tasks?: unknown) => readStatus({ review, tasks });
+  expect(money({ spent_usd: 0.5, prices: { prompt: 0.15, completion: 0.6 } })).toMatchObject({ spent: 0.5, prices: { prompt: 0.15, completion: 0.6 } });
+  for (const prices of [null, 'x', { prompt: 1 }, { prompt: -1, completion: 1 }, { prompt: '1', completion: 1 }]) expect(money({ prices }).prices).toBeUndefined();
+  expect(money({}, [{ name: 'a', prompt_bytes: 700 }, { name: 'b', prompt_bytes: 'many' }, null, { prompt_bytes: 3 }]).promptBytes).toEqual({ a: 700 });
 });
 
 test('every label has keys of its own', () => {

@@ -1,5 +1,6 @@
 // The server's API, with the token that it may ask for. The token is kept for this tab alone.
 import { signal } from '@preact/signals';
+import { PageError } from './rpc';
 
 const KEY = 'autoannotator-token';
 
@@ -10,8 +11,16 @@ export function keepToken(given: string): void {
   sessionStorage.setItem(KEY, token.value);
 }
 
+let sealed = false;
+
+/** With `true` no request may carry anything from here on. */
+export function seal(on: boolean): void {
+  sealed = on;
+}
+
 /** A request to the server. */
-export function ask(path: string, init: RequestInit = {}): Promise<Response> {
+export async function ask(path: string, init: RequestInit = {}): Promise<Response> {
+  if (sealed && init.body != null) throw new PageError('never-send', 'this run never sends anything; start over to change that');
   const headers = new Headers(init.headers);
   if (token.value !== '') headers.set('authorization', `Bearer ${token.value}`);
   return fetch(path, { ...init, headers });

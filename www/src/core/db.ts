@@ -1,6 +1,6 @@
 // Everything that survives a reload.
 import { type DBSchema, type IDBPDatabase, openDB } from 'idb';
-import type { LlmBatch, Project, ResultBlock, RowBlock, StoredReview } from './types';
+import type { Departure, LlmBatch, Project, ResultBlock, RowBlock, StoredReview } from './types';
 
 interface Schema extends DBSchema {
   /** The data set and its run, under the key `current`; the file itself under `file` until the run starts. */
@@ -10,6 +10,8 @@ interface Schema extends DBSchema {
   results: { key: number; value: ResultBlock };
   reviews: { key: number; value: StoredReview };
   batches: { key: string; value: LlmBatch };
+  /** Everything of the file that left the device, in order; starting over does not make it unsent. */
+  departures: { key: number; value: Departure };
   /** What was measured on this device: texts a second of an SLM, the hard share of a task. */
   measured: { key: string; value: number };
 }
@@ -20,14 +22,22 @@ let opened: Promise<Db> | undefined;
 
 /** The page's database; one connection a thread. */
 export function db(): Promise<Db> {
-  opened ??= openDB<Schema>('autoannotator', 1, {
-    upgrade(base) {
+  opened ??= openDB<Schema>('autoannotator', 2, {
+    upgrade(base, before) {
+      if (before > 0) {
+        // Batches were kept without their texts.
+        base.deleteObjectStore('batches');
+        base.createObjectStore('batches', { keyPath: 'key' });
+        base.createObjectStore('departures', { autoIncrement: true });
+        return;
+      }
       base.createObjectStore('project');
       base.createObjectStore('file');
       base.createObjectStore('rows', { keyPath: 'block' });
       base.createObjectStore('results', { keyPath: 'block' });
       base.createObjectStore('reviews', { keyPath: 'row' });
       base.createObjectStore('batches', { keyPath: 'key' });
+      base.createObjectStore('departures', { autoIncrement: true });
       base.createObjectStore('measured');
     },
     // Another tab wants to upgrade: let it.
@@ -42,12 +52,12 @@ export function db(): Promise<Db> {
 /** Forgets the data set and everything said of it; what was measured stays. */
 export async function clearProject(): Promise<void> {
   const base = await db();
-  const stores = ['project', 'file', 'rows', 'results', 'reviews', 'batches'] as const;
+  const stores = ['project', 'file', 'rows', 'results', 'reviews', 'batches', 'departures'] as const;
   const change = base.transaction(stores, 'readwrite');
   await Promise.all([...stores.map((store) => change.objectStore(store).clear()), change.done]);
 }
 
-/** Forgets votes and reviews, keeps the rows. */
+/** Forgets votes and reviews, keeps the rows and what was sent. */
 export async function clearResults(): Promise<void> {
   const base = await db();
   const stores = ['results', 'reviews', 'batches'] as const;

@@ -63,6 +63,12 @@ export function count(value: number): string {
   return value.toLocaleString('en-US');
 }
 
+/** US dollars as a person says them. */
+export function dollars(amount: number): string {
+  if (amount === 0) return '$0';
+  return amount < 0.0001 ? 'under $0.0001' : `$${amount.toFixed(amount < 0.1 ? 4 : 2)}`;
+}
+
 /** A share as a percentage. */
 export function percent(part: number, whole: number, digits = 1): string {
   return whole === 0 ? '–' : `${((100 * part) / whole).toFixed(digits)} %`;

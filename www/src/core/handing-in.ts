@@ -2,16 +2,15 @@
 import { signal } from '@preact/signals';
 import { ask } from './api';
 import { db } from './db';
+import { MOST_BYTES } from './llm';
 import { annotationOf } from './results';
 import type { Session } from './session';
-import { ASIDE, BLOCK, type Annotation, type Project, type StoredReview } from './types';
+import { ASIDE, BLOCK, type Annotation, type Item, type Project, type StoredReview } from './types';
 
 /** Samples of one request. */
 const BATCH = 32;
 /** Milliseconds after a review in which another may follow. */
 const PAUSE = 5000;
-/** Bytes of a text that the server takes at most. */
-const MOST_BYTES = 32 * 1024;
 /** Milliseconds after which the server is tried again. */
 const AGAIN = 30_000;
 
@@ -22,6 +21,7 @@ export class HandingIn {
   readonly #session: Session;
   #timer: ReturnType<typeof setTimeout> | undefined;
   #busy = false;
+  readonly #recorded = new Set<string>();
 
   constructor(session: Session) {
     this.#session = session;
@@ -30,7 +30,7 @@ export class HandingIn {
   /** Whether the server would keep reviewed texts of the file's task. */
   get offered(): boolean {
     const project = this.#session.project.value;
-    return project !== null && this.#session.server.value.keepsText.includes(project.task);
+    return project !== null && project.reviewTo !== 'never' && this.#session.server.value.keepsText.includes(project.task);
   }
 
   /** Looks, in a moment, whether there is something to hand in. */
@@ -65,8 +65,11 @@ export class HandingIn {
     const open = all.filter((stored) => stored.handedIn !== stored.review.label).slice(0, BATCH);
     this.count.value = all.filter((stored) => stored.handedIn !== undefined).length;
     if (open.length === 0) return false;
-    const annotations = (await Promise.all(open.map((stored) => this.#annotation(stored, project)))).filter((one) => one !== undefined);
-    if (annotations.length > 0) await send(project.task, annotations);
+    const annotations = (await Promise.all(open.map((stored) => this.#annotation(stored, project)))).flatMap((one, at) => (one ? [{ row: open[at]?.row ?? 0, ...one }] : []));
+    if (annotations.length > 0) {
+      await this.#record(project, annotations.map(({ row, sample }) => ({ row, id: sample.id, text: sample.text })));
+      await send(project.task, annotations.map(({ row: _, ...annotation }) => annotation));
+    }
     const change = (await db()).transaction('reviews', 'readwrite');
     for (const { row, review } of open) {
       const now = await change.store.get(row);
@@ -74,6 +77,16 @@ export class HandingIn {
     }
     await change.done;
     return true;
+  }
+
+  /** Writes down what leaves the device; what is tried again is written down once. */
+  async #record(project: Project, items: Item[]): Promise<void> {
+    const keyOf = ({ row, text }: Item) => `${project.created} ${row} ${text}`;
+    const fresh = items.filter((item) => !this.#recorded.has(keyOf(item)));
+    if (fresh.length === 0) return;
+    await (await db()).put('departures', { at: Date.now(), to: 'pool', items: fresh });
+    for (const item of fresh) this.#recorded.add(keyOf(item));
+    await this.#session.reviewing.countDeparted();
   }
 
   /** A reviewed sample with its text redacted; nothing else of the row goes along. */

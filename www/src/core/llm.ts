@@ -3,17 +3,23 @@ import type { Review } from './types';
 
 /** Samples of one request. */
 export const BATCH = 8;
+/** Bytes of a text that the server takes at most. */
+export const MOST_BYTES = 32 * 1024;
 
 /** What a request came to. */
 export type Outcome =
   | {
       kind: 'answered';
-      /** A review for every sample that was asked about, in order; its label is null where none was usable. */
-      reviews: Review[];
+      /**
+       * A review for every sample that was asked about, in order; its label is null where none was usable. None for a
+       * sample that the LLM was not asked about, because it was busy or the budget was used up.
+       */
+      reviews: (Review | undefined)[];
       spend: { prompt_tokens: number; completion_tokens: number; cost_usd: number };
       remaining: number | null;
     }
   | { kind: 'wait'; seconds: number; why: string }
+  | { kind: 'budget'; why: string }
   | { kind: 'down'; why: string; again: boolean };
 
 /** An answer of `/v1/review`, as it came off the wire. */
@@ -37,6 +43,7 @@ export function readAnswer(answer: Answer, ids: string[], labels: string[], now:
   if (answer.status === 429) {
     return { kind: 'wait', seconds: retrySeconds(answer.retryAfter, now), why: said ?? 'the reviewer asks to slow down' };
   }
+  if (answer.status === 402) return { kind: 'budget', why: said ?? 'the budget is used up' };
   if (answer.status === 401 || answer.status === 403) {
     return { kind: 'down', again: false, why: said ?? "the reviewer refused the server's key; check AUTOANNOTATOR_LLM_KEY on the server" };
   }
@@ -78,8 +85,14 @@ function readBody(body: string, ids: string[], labels: string[]): Outcome | unde
   };
   const model = typeof value['model'] === 'string' ? value['model'] : 'llm';
   const remaining = typeof value['remaining_budget_usd'] === 'number' ? value['remaining_budget_usd'] : null;
-  const reviews = ids.map((id) => reviewOf(answers.get(id), labels, model, spend, ids.length));
-  return { kind: 'answered', reviews, spend, remaining };
+  const asked = ids.filter((id) => !wasNotAsked(answers.get(id))).length;
+  const reviews = ids.map((id) => (wasNotAsked(answers.get(id)) ? undefined : reviewOf(answers.get(id), labels, model, spend, asked)));
+  return asked === 0 ? undefined : { kind: 'answered', reviews, spend, remaining };
+}
+
+/** Whether the server says of a sample that it did not ask the LLM about it, and that this may change. */
+function wasNotAsked(entry: Record<string, unknown> | undefined): boolean {
+  return entry?.['label'] == null && /^(review-budget|review-store|upstream-busy|upstream-unreachable): /.test(String(entry?.['why']));
 }
 
 function reviewOf(

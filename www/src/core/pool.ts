@@ -119,9 +119,18 @@ export class Pool {
 
   /** Texts a second of SLM `slm` on these texts, in a worker that holds it. */
   async measure(slm: number, texts: string[]): Promise<number> {
+    return this.#holder(slm).call<number>('measure', { slm, texts });
+  }
+
+  /** What SLM `slm` says of these texts, besides any run. */
+  async probe(slm: number, texts: string[]): Promise<Vote[]> {
+    return this.#holder(slm).call<Vote[]>('probe', { slm, texts });
+  }
+
+  #holder(slm: number): Remote {
     const remote = this.#remotes[this.#scheduler.holder(slm) ?? -1];
     if (!remote) throw new PageError('slm-not-loaded', 'the model is not loaded; press retry');
-    return remote.call<number>('measure', { slm, texts });
+    return remote;
   }
 
   /** Texts a second of each SLM over what it voted on, where that is enough to tell. */

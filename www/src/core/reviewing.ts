@@ -3,14 +3,14 @@ import { signal } from '@preact/signals';
 import { ask } from './api';
 import type { Columns } from './columns';
 import { db } from './db';
-import { BATCH, readAnswer, type Outcome } from './llm';
+import { BATCH, MOST_BYTES, readAnswer, type Outcome } from './llm';
 import { messageOf } from './rpc';
 import type { Session } from './session';
-import { type LlmBatch, NONE, type Project, type Review, type StoredReview } from './types';
+import { type Item, type LlmBatch, NONE, type Project, type Review, type StoredReview } from './types';
 
-/** Where the LLM reviewer stands. */
+/** Where the LLM reviewer stands; with `budget` it can be asked no more because its budget is used up. */
 export interface LlmState {
-  state: 'off' | 'idle' | 'asking' | 'waiting' | 'down';
+  state: 'off' | 'idle' | 'asking' | 'waiting' | 'down' | 'budget';
   why: string;
   /** Milliseconds since 1970 until which it waits. */
   until: number;
@@ -19,6 +19,10 @@ export interface LlmState {
 const ME = 'autoannotator-me';
 
 const TRIES = 3;
+/** Texts that the person is shown together at most before they are sent. */
+const LOOK = 2000;
+/** Texts redacted in one go. */
+const REDACT = 256;
 
 /** Who reviews, if they said so; remembered in this browser. */
 export const me = signal(globalThis.localStorage?.getItem(ME) ?? '');
@@ -34,8 +38,10 @@ export class Reviewing {
   readonly skipped = signal<ReadonlySet<number>>(new Set());
   /** How many reviews can be undone. */
   readonly undoable = signal(0);
-  /** Texts sent so far, as they were sent; the newest last. */
-  readonly sent = signal<{ id: string; text: string }[]>([]);
+  /** How many texts of the file have left the device, for whatever purpose. */
+  readonly departed = signal(0);
+  /** Whether the person looks at what is about to be sent. */
+  readonly looking = signal(false);
 
   readonly #session: Session;
   #undo: StoredReview[] = [];
@@ -56,8 +62,15 @@ export class Reviewing {
     this.#undo = stored.filter((entry) => entry.review.by.kind === 'human').sort((a, b) => a.at - b.at);
     this.undoable.value = this.#undo.length;
     const batches = await (await db()).getAll('batches');
-    this.#open = batches.filter((batch) => !batch.done);
-    this.#asked = new Set(this.#open.flatMap((batch) => batch.rows));
+    this.#open = batches.filter((batch) => batch.state !== 'done');
+    this.#asked = new Set(this.#open.flatMap(rowsOf));
+    await this.countDeparted();
+  }
+
+  /** Counts what has left the device. */
+  async countDeparted(): Promise<void> {
+    const departures = await (await db()).getAll('departures');
+    this.departed.value = departures.reduce((sum, departure) => sum + departure.items.length, 0);
   }
 
   forget(): void {
@@ -69,7 +82,7 @@ export class Reviewing {
     this.#open = [];
     this.skipped.value = new Set();
     this.undoable.value = 0;
-    this.sent.value = [];
+    this.looking.value = false;
     this.llm.value = { state: 'off', why: '', until: 0 };
   }
 
@@ -78,8 +91,10 @@ export class Reviewing {
   /** Whether a row waits for the person, not for the LLM. */
   isForPerson(row: number, columns: Columns): boolean {
     if (!columns.isOpen(row)) return false;
-    if (this.#session.project.value?.reviewTo !== 'llm') return true;
-    return columns.llmFailed[row] === 1 || this.llm.value.state === 'down' || this.llm.value.state === 'off';
+    const project = this.#session.project.value;
+    if (project?.reviewTo !== 'llm' || columns.llmFailed[row] === 1) return true;
+    const { state } = this.llm.value;
+    return (state !== 'asking' && state !== 'idle') || !(project.sendFreely === true || this.#asked.has(row));
   }
 
   /** How many rows wait for the person. */
@@ -143,6 +158,81 @@ export class Reviewing {
 
   // ---- the LLM ----
 
+  /** Whether a row would go to the LLM, but for the person's leave. */
+  #isUnsent(row: number, columns: Columns): boolean {
+    return columns.isOpen(row) && columns.llmFailed[row] === 0 && !this.#asked.has(row);
+  }
+
+  /** How many rows wait for the person's leave to be sent. */
+  unsent(columns: Columns): number {
+    const project = this.#session.project.value;
+    if (project?.reviewTo !== 'llm' || project.sendFreely === true) return 0;
+    let rows = 0;
+    for (let row = 0; row < columns.rows; row++) if (this.#isUnsent(row, columns)) rows += 1;
+    return rows;
+  }
+
+  /** The texts that wait for the person's leave, exactly as they would be sent: the first of them, where they are many. */
+  async look(columns: Columns): Promise<Item[]> {
+    return this.#fitting(await this.#items(this.#unsentRows(columns, LOOK)), columns);
+  }
+
+  /** The texts that the server takes; what is too long for it is for the person. */
+  #fitting(items: Item[], columns: Columns): Item[] {
+    const encoder = new TextEncoder();
+    const fits = ({ text }: Item) => encoder.encode(text).length <= MOST_BYTES;
+    for (const item of items) if (!fits(item)) columns.llmFailed[item.row] = 1;
+    this.#session.changed();
+    return items.filter(fits);
+  }
+
+  #unsentRows(columns: Columns, most: number): number[] {
+    const rows: number[] = [];
+    for (let row = 0; row < columns.rows && rows.length < most; row++) if (this.#isUnsent(row, columns)) rows.push(row);
+    return rows;
+  }
+
+  async #items(rows: number[]): Promise<Item[]> {
+    const items: Item[] = [];
+    for (let at = 0; at < rows.length; at += REDACT) {
+      const some = rows.slice(at, at + REDACT);
+      const stored = await Promise.all(some.map((row) => this.#session.row(row)));
+      const redacted = await this.#session.redact(stored.map((row) => row?.text ?? ''));
+      items.push(...some.map((row, place) => ({ row, id: stored[place]?.id ?? '', text: redacted[place]?.text ?? '' })));
+    }
+    return items;
+  }
+
+  /** The person has seen these texts and lets them be sent; with `freely` also all that become hard later in this run. */
+  async send(items: Item[], freely: boolean): Promise<void> {
+    const project = this.#session.project.value;
+    if (project?.reviewTo !== 'llm') return;
+    if (freely) await this.#session.save({ ...project, sendFreely: true });
+    const batches: LlmBatch[] = [];
+    for (let at = 0; at < items.length; at += BATCH) batches.push({ key: crypto.randomUUID(), items: items.slice(at, at + BATCH), state: 'new' });
+    await this.#keep(batches);
+    this.#session.changed();
+    this.wake();
+  }
+
+  async #keep(batches: LlmBatch[]): Promise<void> {
+    const change = (await db()).transaction('batches', 'readwrite');
+    await Promise.all([...batches.map((batch) => change.store.put(batch)), change.done]);
+    this.#open.push(...batches);
+    for (const row of batches.flatMap(rowsOf)) this.#asked.add(row);
+  }
+
+  /** Takes back the leave to send what was not sent yet, or was refused. */
+  async withdraw(): Promise<void> {
+    const back = this.#open.filter((batch) => batch.state !== 'asked');
+    this.#open = this.#open.filter((batch) => !back.includes(batch));
+    const change = (await db()).transaction('batches', 'readwrite');
+    await Promise.all([...back.map((batch) => change.store.delete(batch.key)), change.done]);
+    for (const row of back.flatMap(rowsOf)) this.#asked.delete(row);
+    this.looking.value = false;
+    this.#session.changed();
+  }
+
   /** Looks whether there is something to ask the LLM. */
   wake(): void {
     const project = this.#session.project.value;
@@ -152,34 +242,52 @@ export class Reviewing {
       this.llm.value = { state: 'off', why: '', until: 0 };
       return;
     }
-    if (project.state === 'ready' || !this.#session.columns.value || this.llm.value.state === 'down') return;
-    if (this.llm.value.state === 'off') this.llm.value = { state: 'idle', why: '', until: 0 };
-    this.#loop ??= this.#work().finally(() => {
+    const { state } = this.llm.value;
+    if (project.state === 'ready' || !this.#session.columns.value || state === 'down' || state === 'budget') return;
+    if (state === 'off') this.llm.value = { state: 'idle', why: '', until: 0 };
+    if (this.#loop) return;
+    if (this.#open.length > 0) this.llm.value = { state: 'asking', why: '', until: 0 };
+    const cut = this.#cut.signal;
+    const loop = this.#work(cut).finally(() => {
+      if (this.#loop !== loop) return;
       this.#loop = undefined;
+      if (cut.aborted) this.wake(); // the LLM may have been chosen again meanwhile
     });
+    this.#loop = loop;
   }
 
   /** The person asks to try the LLM again. */
   retry(): void {
     this.#session.dismiss('reviewer-down');
     this.llm.value = { state: 'idle', why: '', until: 0 };
+    this.#session.changed();
     this.wake();
   }
 
-  async #work(): Promise<void> {
-    const cut = this.#cut.signal;
+  async #work(cut: AbortSignal): Promise<void> {
     for (;;) {
       const batch = await this.#nextBatch();
       if (!batch || cut.aborted) break;
       const outcome = await this.#ask(batch, cut).catch((error: unknown): Outcome => ({ kind: 'down', again: false, why: messageOf(error) }));
       if (cut.aborted) return;
-      if (outcome.kind !== 'answered') {
-        this.#down(outcome.why);
-        return;
-      }
-      await this.#take(batch, outcome);
+      if (outcome.kind === 'answered') await this.#take(batch, outcome);
+      else if (outcome.kind === 'wait') await this.#wait(outcome, cut);
+      else return outcome.kind === 'budget' ? this.#broke(outcome.why) : this.#down(outcome.why);
     }
-    if (!cut.aborted && this.llm.value.state !== 'down') this.llm.value = { state: 'idle', why: '', until: 0 };
+    if (!cut.aborted) this.llm.value = { state: 'idle', why: '', until: 0 };
+  }
+
+  /** Waits as long as the LLM asks to; the person can decide these rows meanwhile. */
+  async #wait({ why, seconds }: Outcome & { kind: 'wait' }, cut: AbortSignal): Promise<void> {
+    this.llm.value = { state: 'waiting', why, until: Date.now() + seconds * 1000 };
+    this.#session.changed();
+    await sleep(seconds * 1000, cut);
+  }
+
+  async #broke(why: string): Promise<void> {
+    this.llm.value = { state: 'budget', why, until: 0 };
+    this.#session.changed();
+    await this.#session.updateServer(); // it knows what was spent
   }
 
   #down(why: string): void {
@@ -193,49 +301,70 @@ export class Reviewing {
     this.#session.changed();
   }
 
-  /** A batch left open by a reload, or a new one of rows nobody was asked about. */
+  /** The next of the batches that may be sent; where the person need not be asked, also new ones. */
   async #nextBatch(): Promise<LlmBatch | undefined> {
-    const left = this.#open[0];
-    if (left) return left;
-    const columns = this.#session.columns.value;
-    if (!columns) return undefined;
-    const rows: number[] = [];
-    for (let row = 0; row < columns.rows && rows.length < BATCH; row++) {
-      if (columns.isOpen(row) && columns.llmFailed[row] === 0 && !this.#asked.has(row)) rows.push(row);
+    for (let batch = this.#open[0]; batch; batch = this.#open[0]) {
+      const left = await this.#stillOpen(batch);
+      if (left) return left;
     }
-    const running = this.#session.project.value?.state === 'running';
-    if (rows.length === 0 || (running && rows.length < BATCH)) return undefined; // while it runs, wait for a full batch
-    const batch: LlmBatch = { key: crypto.randomUUID(), rows, done: false };
-    await (await db()).put('batches', batch);
-    for (const row of rows) this.#asked.add(row);
-    this.#open.push(batch);
+    const columns = this.#session.columns.value;
+    const project = this.#session.project.value;
+    if (!columns || project?.sendFreely !== true) return undefined;
+    const rows = this.#unsentRows(columns, BATCH);
+    if (rows.length === 0 || (project.state === 'running' && rows.length < BATCH)) return undefined; // while it runs, wait for a full batch
+    const items = this.#fitting(await this.#items(rows), columns);
+    if (items.length === 0) return this.#nextBatch();
+    const batch: LlmBatch = { key: crypto.randomUUID(), items, state: 'new' };
+    await this.#keep([batch]);
     return batch;
+  }
+
+  /** The batch without the rows that the person decided before it was answered; none where no row is left. */
+  async #stillOpen(batch: LlmBatch): Promise<LlmBatch | undefined> {
+    const columns = this.#session.columns.value;
+    if (batch.state === 'asked' || !columns) return batch; // its answer may be paid for
+    const items = batch.items.filter((item) => columns.isOpen(item.row));
+    return items.length === batch.items.length ? batch : this.#replace(batch, items);
+  }
+
+  /** The rest of a batch under a key of its own. */
+  async #replace(batch: LlmBatch, items: Item[]): Promise<LlmBatch | undefined> {
+    const rest: LlmBatch | undefined = items.length > 0 ? { key: crypto.randomUUID(), items, state: batch.state } : undefined;
+    const change = (await db()).transaction('batches', 'readwrite');
+    await Promise.all([change.store.delete(batch.key), rest && change.store.put(rest), change.done]);
+    this.#open = this.#open.flatMap((one) => (one.key === batch.key ? (rest ?? []) : one));
+    const kept = new Set(items.map((item) => item.row));
+    for (const row of rowsOf(batch)) if (!kept.has(row)) this.#asked.delete(row);
+    return rest;
+  }
+
+  /** Writes down how a batch stands; what leaves the device for the first time is written down before it does. */
+  async #mark(batch: LlmBatch, state: LlmBatch['state']): Promise<void> {
+    const change = (await db()).transaction(['batches', 'departures'], 'readwrite');
+    const leaves = batch.state === 'new' && state === 'asked';
+    const writes: Promise<unknown>[] = [change.objectStore('batches').put({ ...batch, state })];
+    if (leaves) writes.push(change.objectStore('departures').put({ at: Date.now(), to: 'llm', items: batch.items }));
+    await Promise.all([...writes, change.done]);
+    batch.state = state;
+    if (leaves) this.departed.value += batch.items.length;
   }
 
   async #ask(batch: LlmBatch, cut: AbortSignal): Promise<Outcome> {
     const project = this.#session.project.value;
     if (!project) return { kind: 'down', again: false, why: 'no data set is open' };
-    const rows = await Promise.all(batch.rows.map((row) => this.#session.row(row)));
-    const redacted = await this.#session.redact(rows.map((row) => row?.text ?? ''));
-    const items = rows.map((row, at) => ({ id: row?.id ?? '', text: redacted[at]?.text ?? '' }));
-    const body = JSON.stringify(requestBody(project, items));
+    const body = JSON.stringify(requestBody(project, batch.items));
+    this.llm.value = { state: 'asking', why: '', until: 0 };
     for (let attempt = 1; ; attempt++) {
-      this.llm.value = { state: 'asking', why: '', until: 0 };
-      const outcome = await this.#post(batch, body, items.map((item) => item.id), project.labels, cut);
-      if (outcome.kind === 'answered') {
-        this.sent.value = [...this.sent.value, ...items].slice(-200);
-        return outcome;
-      }
-      if (cut.aborted) return outcome;
-      if (outcome.kind === 'wait') {
-        this.llm.value = { state: 'waiting', why: outcome.why, until: Date.now() + outcome.seconds * 1000 };
-        await sleep(outcome.seconds * 1000, cut);
-        if (attempt < 20) continue;
-      }
-      if (outcome.kind === 'down' && outcome.again && attempt < TRIES) {
+      if (batch.state !== 'asked' && this.#open.includes(batch)) await this.#mark(batch, 'asked');
+      if (cut.aborted || batch.state !== 'asked') return { kind: 'down', again: false, why: 'it was stopped' };
+      const outcome = await this.#post(batch, body, batch.items.map((item) => item.id), project.labels, cut);
+      if (cut.aborted || outcome.kind === 'answered') return outcome;
+      if (outcome.kind === 'down' && outcome.again) {
+        if (attempt >= TRIES) return outcome;
         await sleep(1000 * 2 ** (attempt - 1), cut);
         continue;
       }
+      await this.#mark(batch, 'refused');
       return outcome;
     }
   }
@@ -261,16 +390,21 @@ export class Reviewing {
     const change = base.transaction(['reviews', 'batches'], 'readwrite');
     const reviews = change.objectStore('reviews');
     const fresh: [number, Review][] = [];
-    for (const [at, row] of batch.rows.entries()) {
+    for (const [at, { row }] of batch.items.entries()) {
       const review = outcome.reviews[at];
-      if (!review || (await reviews.get(row))) continue; // a person was faster
+      if (!review || (await reviews.get(row))) continue; // not asked about, or a person was faster
       await reviews.put({ row, review, at: Date.now() });
       fresh.push([row, review]);
     }
-    await change.objectStore('batches').put({ ...batch, done: true });
+    const left = batch.items.filter((_, at) => outcome.reviews[at] === undefined);
+    if (left.length === 0) await change.objectStore('batches').put({ ...batch, state: 'done' });
     await change.done;
-    this.#open = this.#open.filter((open) => open.key !== batch.key);
-    for (const row of batch.rows) this.#asked.delete(row);
+    if (left.length === 0) {
+      this.#open = this.#open.filter((open) => open.key !== batch.key);
+      for (const row of rowsOf(batch)) this.#asked.delete(row);
+    } else {
+      await this.#replace({ ...batch, state: 'refused' }, left);
+    }
     for (const [row, review] of fresh) await this.#show(row, review);
     await this.#spend(outcome);
   }
@@ -278,9 +412,10 @@ export class Reviewing {
   async #spend(outcome: Outcome & { kind: 'answered' }): Promise<void> {
     const { project, server } = this.#session;
     if (!project.value) return;
-    const { calls, prompt_tokens, completion_tokens, cost_usd } = project.value.spend;
+    const { calls, reviews, prompt_tokens, completion_tokens, cost_usd } = project.value.spend;
     const spend = {
       calls: calls + 1,
+      reviews: reviews + outcome.reviews.filter((review) => review !== undefined).length,
       prompt_tokens: prompt_tokens + outcome.spend.prompt_tokens,
       completion_tokens: completion_tokens + outcome.spend.completion_tokens,
       cost_usd: cost_usd + outcome.spend.cost_usd,
@@ -290,8 +425,12 @@ export class Reviewing {
   }
 }
 
-function requestBody(project: Project, items: { id: string; text: string }[]) {
-  return { task: project.task, spec: null, items, mode: 'label' };
+function requestBody(project: Project, items: Item[]) {
+  return { task: project.task, spec: null, items: items.map(({ id, text }) => ({ id, text })), mode: 'label' };
+}
+
+function rowsOf(batch: LlmBatch): number[] {
+  return batch.items.map((item) => item.row);
 }
 
 function sleep(ms: number, cut: AbortSignal): Promise<void> {

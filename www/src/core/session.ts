@@ -1,12 +1,13 @@
 // The page's state and what can be done with it. Components read the signals and call the methods.
 import { type Signal, signal } from '@preact/signals';
-import { ask, keepToken } from './api';
+import { ask, keepToken, seal } from './api';
 import { Columns } from './columns';
 import { clearProject, clearResults, db } from './db';
 import { type Device, type DeviceChoice, findGpu, type Found, isGpuFailure } from './device';
 import { cachedBytes, bytesOf, fetchIndex, roomProblem } from './download';
 import { estimateSeconds, Pace, thin } from './estimate';
 import { HandingIn } from './handing-in';
+import { drawn, hardRows, mean, type Prices, type Range, reviews, tokensByBytes, tokensByUse, type Tokens, tokensOf } from './money';
 import { type Loading, Pool, workersOf } from './pool';
 import { Reviewing } from './reviewing';
 import { codeOf, messageOf, PageError, Remote } from './rpc';
@@ -26,6 +27,7 @@ import {
   type Row,
   type RowBlock,
   type SlmManifest,
+  type Spend,
   type StoredReview,
   type Vote,
 } from './types';
@@ -81,10 +83,28 @@ export interface ServerStatus {
   reviewer: boolean;
   model: string | undefined;
   remaining: number | undefined;
+  /** US dollars spent so far, by everybody. */
+  spent: number | undefined;
+  /** None where the server was told none. */
+  prices: Prices | undefined;
+  /** Bytes of each task's prompt, without a text. */
+  promptBytes: Record<string, number>;
   keepsText: string[];
   /** The server wants a token before it reviews or keeps anything. */
   asksToken: boolean;
 }
+
+/** What is known of a server that does not say anything. */
+const UNKNOWN: ServerStatus = { reviewer: false, model: undefined, remaining: undefined, spent: undefined, prices: undefined, promptBytes: {}, keepsText: [], asksToken: false };
+
+const NOTHING_SPENT: Spend = { calls: 0, reviews: 0, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 };
+
+/** Texts that are voted on for an estimate: the most, how many together, and the least however long they take. */
+const PROBE = 192;
+const PROBE_STEP = 16;
+const PROBE_LEAST = 64;
+/** Milliseconds after which enough of them were voted on. */
+const PROBE_MS = 10_000;
 
 /** Milliseconds between two looks for new versions during a run. */
 const LOOK_EVERY = 10_000;
@@ -98,7 +118,7 @@ export class Session {
   readonly plan = signal<Plan | null>(null);
   readonly preview = signal<Preview[]>([]);
   readonly head = signal<Row[]>([]);
-  readonly server = signal<ServerStatus>({ reviewer: false, model: undefined, remaining: undefined, keepsText: [], asksToken: false });
+  readonly server = signal<ServerStatus>(UNKNOWN);
   readonly loads = signal<Loading[]>([]);
   /** The wasm build that votes. */
   readonly build = signal<Build>(relaxedSimd() ? 'relaxed' : 'plain');
@@ -109,6 +129,8 @@ export class Session {
   readonly tick = signal(0);
   readonly rate = signal<number | undefined>(undefined);
   readonly measuring = signal(false);
+  /** Texts that were voted on for an estimate that is being made. */
+  readonly probed = signal(0);
   readonly exporting = signal(false);
   readonly reviewing = new Reviewing(this);
   readonly handingIn = new HandingIn(this);
@@ -174,7 +196,8 @@ export class Session {
       this.phase.value = 'empty';
       return;
     }
-    this.project.value = project;
+    this.#show({ ...project, spend: { ...NOTHING_SPENT, ...project.spend } });
+    await this.reviewing.countDeparted();
     this.handingIn.wake();
     if (project.state === 'ready') {
       await this.#toPlan();
@@ -209,7 +232,7 @@ export class Session {
       const response = await ask('/v1/status', { cache: 'no-store' });
       this.server.value = readStatus(await response.json());
     } catch {
-      this.server.value = { reviewer: false, model: undefined, remaining: undefined, keepsText: [], asksToken: false };
+      this.server.value = UNKNOWN;
     }
   }
 
@@ -226,7 +249,8 @@ export class Session {
       await clearProject();
       await this.#keepFile(file);
       this.head.value = head.rows;
-      await this.#import(file, file.name, { format: head.format, textColumn: head.textColumn, ...(encoding ? { encoding } : {}) }, this.project.value?.task ?? 'sentiment');
+      this.reviewing.departed.value = 0;
+      await this.#import(file, file.name, { format: head.format, textColumn: head.textColumn, ...(encoding ? { encoding } : {}) }, { task: this.project.value?.task ?? 'sentiment', reviewTo: 'person' });
     } catch (error) {
       await clearProject().catch(() => undefined);
       this.project.value = null;
@@ -245,7 +269,7 @@ export class Session {
     }
   }
 
-  async #import(file: Blob, name: string, how: { format: Format; textColumn: string; encoding?: string }, task: string): Promise<void> {
+  async #import(file: Blob, name: string, how: { format: Format; textColumn: string; encoding?: string }, chosen: Pick<Project, 'task' | 'reviewTo' | 'audit' | 'handIn'>): Promise<void> {
     this.#cache.clear();
     const read = await this.desk().call<Imported>(
       'import',
@@ -260,15 +284,14 @@ export class Session {
       created: Date.now(),
       ...how,
       ...read,
-      task,
+      ...chosen,
       labels: [],
       slms: [],
       rule: 'unanimous',
-      reviewTo: 'person',
       state: 'ready',
       seconds: 0,
       timeline: [],
-      spend: { calls: 0, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 },
+      spend: NOTHING_SPENT,
     };
     await this.save(project);
     await this.#toPlan();
@@ -288,7 +311,8 @@ export class Session {
     try {
       const how = { format: project.format, textColumn: project.textColumn, ...(project.encoding ? { encoding: project.encoding } : {}), ...change };
       this.head.value = [];
-      await this.#import(file, project.name, how, project.task);
+      const { task, reviewTo, audit, handIn } = project;
+      await this.#import(file, project.name, how, { task, reviewTo, ...(audit === undefined ? {} : { audit }), ...(handIn === undefined ? {} : { handIn }) });
     } catch (error) {
       this.phase.value = 'plan';
       this.fail(error);
@@ -334,10 +358,21 @@ export class Session {
     this.handingIn.wake();
   }
 
+  /** Who decides the hard samples. A run that never sends anything keeps to that until it is started over. */
   async chooseReviewer(reviewTo: ReviewTo): Promise<void> {
-    if (!this.project.value) return;
-    await this.save({ ...this.project.value, reviewTo });
+    const project = this.project.value;
+    if (!project || (project.reviewTo === 'never' && project.state !== 'ready')) return;
+    await this.save({ ...project, reviewTo, sendFreely: false, handIn: reviewTo !== 'never' && project.handIn === true });
     this.reviewing.wake();
+    if (reviewTo !== 'llm') await this.reviewing.withdraw();
+  }
+
+  /** Hard samples are shown to the person again before they are sent. */
+  async askAgain(): Promise<void> {
+    const project = this.project.value;
+    if (!project) return;
+    await this.save({ ...project, sendFreely: false });
+    this.changed();
   }
 
   // ---- the plan ----
@@ -396,19 +431,94 @@ export class Session {
     return settle(device, `measured: ${(most / least).toFixed(1)} times as fast as the ${device === 'gpu' ? 'CPU' : `GPU (${found.name})`}`);
   }
 
-  /** Brings the models and measures them on a few rows of the file, so that the plan can say how long it will take. */
+  /**
+   * Brings the models and has them vote on some rows of the file, so that the plan can say how long it will take, how many
+   * rows will be hard and what an LLM would cost.
+   */
   async measure(): Promise<void> {
     const plan = this.plan.value;
     if (!plan || this.measuring.value) return;
     this.measuring.value = true;
     try {
       await this.#measure(plan.choice);
+      await this.#probe();
     } catch (error) {
       this.#stopPool();
+      if (codeOf(error) === 'worker-stopped') return; // the file was closed meanwhile
       this.fail(error, { label: 'Retry', run: () => void this.measure() });
     } finally {
       this.measuring.value = false;
     }
+  }
+
+  async #measureAlone(choice: Choice): Promise<void> {
+    this.measuring.value = true;
+    try {
+      await this.#measure(choice);
+    } finally {
+      this.measuring.value = false;
+    }
+  }
+
+  /** Votes on rows drawn from all of the file, and keeps what they showed with the project. */
+  async #probe(): Promise<void> {
+    const plan = this.plan.value;
+    const project = this.project.value;
+    if (!plan || !project) return;
+    const { slms } = plan.choice;
+    const pool = await this.#hire(slms, this.computing.value.device);
+    await pool.ready;
+    const rows = await Promise.all(drawn(project.rows, PROBE, Math.random).map((row) => this.row(row)));
+    const texts = rows.flatMap((row) => (row && row.setAside === undefined ? [row.text] : []));
+    const judged: { hard: boolean; bytes: number }[] = [];
+    const start = performance.now();
+    this.probed.value = 0;
+    for (let at = 0; at < texts.length && (at < PROBE_LEAST || performance.now() - start < PROBE_MS); at += PROBE_STEP) {
+      const some = texts.slice(at, at + PROBE_STEP);
+      const votes = await Promise.all(slms.map((_, slm) => pool.probe(slm, some)));
+      judged.push(...(await this.desk().call<typeof judged>('judge', { texts: some, votes, rule: plan.rule })));
+      this.probed.value = judged.length;
+    }
+    const hard = judged.filter((one) => one.hard);
+    const sizes = (hard.length < 8 ? judged : hard).map((one) => one.bytes);
+    const probe = { key: probeKey(project, plan), texts: judged.length, hard: hard.length, bytes: mean(sizes) };
+    if (this.project.value?.created === project.created) await this.save({ ...this.project.value, probe });
+  }
+
+  /** What will be hard and what reviewing it takes, before the run; none without a probe of this task with these models. */
+  expected(project: Project): { hard: Range; reviews: Range; tokens: Tokens | undefined } | undefined {
+    const { plan, server } = this;
+    const probe = project.probe;
+    if (!plan.value || !probe || probe.texts === 0 || probe.key !== probeKey(project, plan.value)) return undefined;
+    const rows = project.rows - project.aside;
+    const hard = hardRows(probe.hard, probe.texts, rows);
+    const many = reviews(hard, rows, project.audit ?? 0);
+    const promptBytes = server.value.promptBytes[project.task];
+    const labels = plan.value.labels.map((label) => label.name);
+    const tokens = promptBytes === undefined ? undefined : tokensOf(many, tokensByBytes(promptBytes, probe.bytes, labels));
+    return { hard, reviews: many, tokens };
+  }
+
+  /** What these texts will take, by what the run's reviews took so far or, before there are enough, by their bytes. */
+  expectedFor(texts: string[], project: Project): Tokens | undefined {
+    const promptBytes = this.server.value.promptBytes[project.task];
+    const encoder = new TextEncoder();
+    const exact = (value: number): Range => ({ low: value, middle: value, high: value });
+    const bytes = texts.reduce((sum, text) => sum + encoder.encode(text).length, 0) / Math.max(1, texts.length);
+    const one = usedBy(project) ?? (promptBytes === undefined ? undefined : tokensByBytes(promptBytes, exact(bytes), project.labels));
+    return one && tokensOf(exact(texts.length), one);
+  }
+
+  /** What the reviews that are still to come will take; none before enough were answered. */
+  expectedYet(project: Project, columns: Columns): Tokens | undefined {
+    const one = usedBy(project);
+    if (!one) return undefined;
+    const [pending = 0, accepted = 0, hard = 0] = columns.byVerdict;
+    const all = reviews(hardRows(hard, accepted + hard, accepted + hard + pending), accepted + hard + pending, project.audit ?? 0);
+    const settled = reviews({ low: hard, middle: hard, high: hard }, accepted + hard, project.audit ?? 0).middle;
+    const open = columns.waiting;
+    const yet = (some: number) => open + Math.max(0, some - settled);
+    return tokensOf({ low: yet(all.low), middle: yet(all.middle), high: yet(all.high) }, one);
   }
 
   /** Measures the models on what the choice of device leaves open, and makes the plan anew. */
@@ -466,7 +576,7 @@ export class Session {
     let plan = this.plan.value;
     if (!plan) return;
     if (before.state === 'ready' && !this.#decide(plan.choice, before, await this.#findGpu())) {
-      await this.measure();
+      await this.#measureAlone(plan.choice);
       plan = this.plan.value ?? plan;
     }
     const { device } = this.computing.value;
@@ -675,7 +785,7 @@ export class Session {
     this.#cache.clear();
     this.columns.value = null;
     this.plan.value = null;
-    await this.save({ ...project, state: 'ready', slms: [], labels: [], seconds: 0, timeline: [], spend: { calls: 0, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 } });
+    await this.save({ ...project, state: 'ready', slms: [], labels: [], seconds: 0, timeline: [], spend: NOTHING_SPENT, sendFreely: false });
     await this.#toPlan();
   }
 
@@ -688,6 +798,8 @@ export class Session {
     await clearProject();
     this.#cache.clear();
     this.project.value = null;
+    seal(false);
+    this.reviewing.departed.value = 0;
     this.columns.value = null;
     this.plan.value = null;
     this.head.value = [];
@@ -845,8 +957,14 @@ export class Session {
   }
 
   async save(project: Project): Promise<void> {
-    this.project.value = project;
+    this.#show(project);
     await (await db()).put('project', project, 'current');
+  }
+
+  /** The project as it is now; whether anything may be sent hangs on it. */
+  #show(project: Project): void {
+    seal(project.reviewTo === 'never');
+    this.project.value = project;
   }
 
   /** The token that the server asks for. */
@@ -947,6 +1065,15 @@ function secondsOn(device: Device, choice: Choice, project: Project): number | u
   return estimateSeconds(project.rows - project.aside, rates, workersOf(navigator.hardwareConcurrency, device));
 }
 
+/** What a probe holds for: the rows are the project's own. */
+function probeKey(project: Project, plan: Plan): string {
+  return `${project.task} ${plan.choice.slms.map((slm) => slm.version).join(' ')}`;
+}
+
+function usedBy({ spend }: Project): Tokens | undefined {
+  return tokensByUse({ reviews: spend.reviews, prompt: spend.prompt_tokens, completion: spend.completion_tokens });
+}
+
 function planProblem(slms: SlmManifest[], task: string, wanted: string[]): string | undefined {
   if (slms.length === 0) return `The server has no models for ${task} yet. Run \`autoannotator pack\` on it, then press retry.`;
   const missing = wanted.filter((id) => !slms.some((slm) => slm.id === id));
@@ -988,15 +1115,36 @@ export function readStatus(value: unknown): ServerStatus {
     reviewer: review['available'] === true,
     model: typeof model === 'string' ? model : undefined,
     remaining: typeof remaining === 'number' ? remaining : undefined,
+    spent: amount(review['spent_usd']),
+    prices: readPrices(review['prices']),
+    promptBytes: readPromptBytes(value),
     keepsText: keeping(value),
     asksToken: (value as { token_needed?: unknown } | null)?.token_needed === true,
   };
 }
 
-function keeping(value: unknown): string[] {
+function amount(value: unknown): number | undefined {
+  return typeof value === 'number' && Number.isFinite(value) && value >= 0 ? value : undefined;
+}
+
+function readPrices(value: unknown): Prices | undefined {
+  const prices = value as { prompt?: unknown; completion?: unknown } | null | undefined;
+  const [prompt, completion] = [amount(prices?.prompt), amount(prices?.completion)];
+  return prompt === undefined || completion === undefined ? undefined : { prompt, completion };
+}
+
+/** The tasks of a status that have a name. */
+function tasksOf(value: unknown): { name: string; keeps_text?: unknown; prompt_bytes?: unknown }[] {
   const tasks = (value as { tasks?: unknown } | null)?.tasks;
-  const all = (Array.isArray(tasks) ? tasks : []) as { name?: unknown; keeps_text?: unknown }[];
-  return all.flatMap((task) => (task.keeps_text === true && typeof task.name === 'string' ? [task.name] : []));
+  return (Array.isArray(tasks) ? tasks : []).filter((task: { name?: unknown } | null) => typeof task?.name === 'string');
+}
+
+function readPromptBytes(value: unknown): Record<string, number> {
+  return Object.fromEntries(tasksOf(value).flatMap((task) => (amount(task.prompt_bytes) === undefined ? [] : [[task.name, amount(task.prompt_bytes) ?? 0]])));
+}
+
+function keeping(value: unknown): string[] {
+  return tasksOf(value).flatMap((task) => (task.keeps_text === true ? [task.name] : []));
 }
 
 /** Whether this is the only tab with the page open: two would write over each other. With `wait`, answers once it is. */

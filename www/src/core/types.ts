@@ -1,6 +1,7 @@
 // The records of the page. Those that cross into wasm or to the server keep the names the crate gives them.
 
 import type { DeviceChoice } from './device';
+import type { Probe } from './money';
 
 /** What one SLM says of one text. */
 export interface Vote {
@@ -111,18 +112,34 @@ export interface StoredReview {
   handedIn?: string;
 }
 
-/** A batch that was, or is about to be, sent to the LLM. Its key stays the same over reloads, so it is paid once. */
+/** A text that leaves the device, as it does. */
+export interface Item {
+  row: number;
+  id: string;
+  text: string;
+}
+
+/** Texts that the person let be sent to the LLM. The key stays the same over reloads, so it is paid once. */
 export interface LlmBatch {
   key: string;
-  rows: number[];
-  done: boolean;
+  items: Item[];
+  /** `new`: nothing was sent yet; `asked`: it was, and may have been answered; `refused`: it was, and was not. */
+  state: 'new' | 'asked' | 'refused' | 'done';
+}
+
+/** Texts that left the device. */
+export interface Departure {
+  at: number;
+  /** The LLM, or the pool that the server trains the models on. */
+  to: 'llm' | 'pool';
+  items: Item[];
 }
 
 /** What the person chose: 8-bit integer weights, or the reference in 32-bit floating point. */
 export type Precision = 'int8' | 'f32';
 
-/** Who decides the hard samples. */
-export type ReviewTo = 'person' | 'llm';
+/** Who decides the hard samples. `never`: the person does, and nothing is sent in this run, whatever is pressed. */
+export type ReviewTo = 'never' | 'person' | 'llm';
 
 /** Which SLM voted, pinned when the run starts. */
 export interface PinnedSlm {
@@ -156,6 +173,10 @@ export interface Project {
   slms: PinnedSlm[];
   rule: string;
   reviewTo: ReviewTo;
+  /** The person wants hard samples of this run to be sent without being asked again. */
+  sendFreely?: boolean;
+  /** What the votes on some of the texts showed, before the run. */
+  probe?: Probe;
   /** The share of accepted rows that is reviewed all the same; none means none of them. */
   audit?: number;
   /** Whether the person lets the server keep reviewed texts, to train the models on them. */
@@ -170,7 +191,17 @@ export interface Project {
   /** [seconds, accepted, hard] over time. */
   timeline: [number, number, number][];
   /** US dollars and tokens over all of the LLM's replies. */
-  spend: { calls: number; prompt_tokens: number; completion_tokens: number; cost_usd: number };
+  spend: Spend;
+}
+
+/** What the LLM's replies took. */
+export interface Spend {
+  calls: number;
+  /** Samples that it was asked about. */
+  reviews: number;
+  prompt_tokens: number;
+  completion_tokens: number;
+  cost_usd: number;
 }
 
 /** Rows a block holds: the unit of work, of storage and of resuming. */

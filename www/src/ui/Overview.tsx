@@ -1,6 +1,6 @@
-import { useEffect, useState } from 'preact/hooks';
 import type { Columns } from '../core/columns';
-import { count, duration, percent } from '../core/estimate';
+import { count, dollars, duration, percent } from '../core/estimate';
+import { countWords, dollarsOf, projected, rangeWords, total } from '../core/money';
 import type { Session } from '../core/session';
 import type { Project } from '../core/types';
 import { Chart } from './Chart';
@@ -8,7 +8,6 @@ import { AuditWords } from './Audit';
 import { HandInChoice } from './HandIn';
 import { Loads } from './Loads';
 import { short, Stat, tone } from './parts';
-import { Placeholders } from './Plan';
 
 interface CardProps {
   session: Session;
@@ -28,7 +27,7 @@ export function Overview({ session, project, columns, onReview }: Props) {
   const waiting = session.reviewing.count(columns);
   return (
     <div class="overview">
-      {project.state === 'done' && waiting > 0 && (
+      {project.state === 'done' && waiting > 0 && session.reviewing.unsent(columns) === 0 && (
         <section class="card next">
           <p>
             <strong>{count(waiting)} rows wait for you.</strong> One key a row.
@@ -64,10 +63,6 @@ export function Overview({ session, project, columns, onReview }: Props) {
       </div>
     </div>
   );
-}
-
-function dollars(amount: number): string {
-  return amount === 0 ? '$0' : `$${amount.toFixed(amount < 0.1 ? 4 : 2)}`;
 }
 
 function sources(columns: Columns): string {
@@ -154,65 +149,78 @@ function Agreement({ session, project, columns }: CardProps) {
 function Reviewer({ session, project, columns }: CardProps) {
   void session.tick.value;
   const server = session.server.value;
-  const llm = session.reviewing.llm.value;
-  const sent = session.reviewing.sent.value;
+  const reviewing = session.reviewing;
+  const llm = reviewing.llm.value;
   const to = project.reviewTo;
   return (
     <section class="card" aria-labelledby="who-title">
-      <h2 id="who-title">Hard rows go to {to === 'llm' ? 'the LLM' : 'you'}</h2>
+      <h2 id="who-title">Hard rows {to === 'llm' ? 'go to the LLM' : to === 'never' ? 'stay here, for you' : 'go to you'}</h2>
       <p>
         {count(columns.reviewed)} of {count(columns.byVerdict[2] ?? 0)} are decided.
-        {to === 'llm' && <LlmWords llm={llm} />}
+        {to === 'llm' && llmWords(llm)}
       </p>
       <AuditWords columns={columns} />
+      {to === 'llm' && <MoneyWords session={session} project={project} columns={columns} />}
+      {to === 'never' && <p class="quiet small">You chose that nothing is ever sent. Start over to choose otherwise.</p>}
       {to === 'person' && server.reviewer && columns.waiting > 0 && (
         <>
           <p class="quiet small">
-            {server.model ?? 'The LLM'} can take them: {count(columns.waiting)} texts would be sent to it, redacted, through your server.
+            {server.model ?? 'The LLM'} can take them: you see every text as it would be sent, redacted, and agree before it goes.
           </p>
-          <button type="button" onClick={() => void session.chooseReviewer('llm')}>
-            Send the hard rows to the LLM
-          </button>
+          <div class="row">
+            <button type="button" onClick={() => void session.chooseReviewer('llm').then(() => (reviewing.looking.value = true))}>
+              Send the hard rows to the LLM…
+            </button>
+            <button type="button" onClick={() => void session.chooseReviewer('never')}>
+              Never send in this run
+            </button>
+          </div>
         </>
       )}
       {to === 'llm' && (
         <div class="row">
           <button type="button" onClick={() => void session.chooseReviewer('person')}>
-            Stop sending, I decide
+            {project.spend.calls > 0 ? 'Stop sending, I decide' : 'Do not send, I decide'}
           </button>
+          {project.sendFreely === true && (
+            <button type="button" onClick={() => void session.askAgain()}>
+              Show me texts before they go
+            </button>
+          )}
           {llm.state === 'down' && (
-            <button type="button" onClick={() => session.reviewing.retry()}>
+            <button type="button" onClick={() => reviewing.retry()}>
               Ask the LLM again
             </button>
           )}
         </div>
       )}
       <HandInChoice session={session} project={project} />
-      {sent.length > 0 && (
-        <details>
-          <summary>What was sent last ({count(sent.length)} texts)</summary>
-          <ul class="sent-rows">
-            {sent.slice(-12).reverse().map((row) => (
-              <li key={row.id}>
-                <code>{row.id}</code> <Placeholders text={row.text} />
-              </li>
-            ))}
-          </ul>
-        </details>
-      )}
     </section>
   );
 }
 
-function LlmWords({ llm }: { llm: { state: string; why: string; until: number } }) {
-  const [, again] = useState(0);
-  useEffect(() => {
-    if (llm.state !== 'waiting') return undefined;
-    const timer = setInterval(() => again((n) => n + 1), 1000);
-    return () => clearInterval(timer);
-  }, [llm.state]);
-  if (llm.state === 'asking') return <> Asking…</>;
-  if (llm.state === 'waiting') return <> It asks to wait {duration(Math.max(0, (llm.until - Date.now()) / 1000))} ({llm.why}).</>;
-  if (llm.state === 'down') return <> It does not answer: {llm.why}.</>;
-  return null;
+/** What was spent, and what there will be in all. */
+function MoneyWords({ session, project, columns }: CardProps) {
+  const { prices } = session.server.value;
+  const { reviews, prompt_tokens, completion_tokens, cost_usd } = project.spend;
+  if (reviews === 0) return null;
+  const more = session.expectedYet(project, columns);
+  const all = more && {
+    prompt: projected(prompt_tokens, more.prompt),
+    completion: projected(completion_tokens, more.completion),
+  };
+  const spent = `${count(reviews)} reviews so far: ${prices ? `${dollars(cost_usd)}, ` : ''}${count(prompt_tokens + completion_tokens)} tokens.`;
+  return (
+    <p class="quiet small" data-estimate="so-far">
+      {spent} {all && `The whole run: ${prices && more ? `${rangeWords(projected(cost_usd, dollarsOf(more, prices)), dollars)}, ` : ''}${countWords(total(all))} tokens.`}
+    </p>
+  );
+}
+
+function llmWords({ state, why }: { state: string; why: string }): string {
+  if (state === 'asking') return ' Asking…';
+  if (state === 'waiting') return ' The LLM asks to wait.';
+  if (state === 'budget') return ' The budget is used up.';
+  if (state === 'down') return ` The LLM does not answer: ${why}.`;
+  return '';
 }

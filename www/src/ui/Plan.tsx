@@ -1,12 +1,13 @@
 import { token } from '../core/api';
-import { bytes, count, duration, percent } from '../core/estimate';
+import { bytes, count, dollars, duration, percent } from '../core/estimate';
+import { costWords, countWords, dollarsOf } from '../core/money';
 import type { Choice, Session } from '../core/session';
 import type { Project, ReviewTo } from '../core/types';
 import { cell } from '../core/guess';
 import { AuditChoice } from './Audit';
 import { HandInChoice } from './HandIn';
 import { Loads } from './Loads';
-import { ComputesOn, plain } from './parts';
+import { ComputesOn, Placeholders, plain } from './parts';
 
 const TASKS = [
   { name: 'sentiment', title: 'Sentiment', about: 'negative, neutral or positive' },
@@ -109,31 +110,32 @@ function TaskCard({ session, project }: { session: Session; project: Project }) 
 
 function ReviewerCard({ session, project }: { session: Session; project: Project }) {
   const server = session.server.value;
-  const choose = (to: ReviewTo) => () => void session.chooseReviewer(to);
+  const handsIn = project.handIn === true && session.handingIn.offered;
+  const choice = (value: ReviewTo, title: string, about: string, off = false) => (
+    <label class={`choice ${off ? 'off' : ''}`}>
+      <input type="radio" name="reviewer" value={value} disabled={off} checked={project.reviewTo === value} onChange={() => void session.chooseReviewer(value)} />
+      <span>
+        <strong>{title}</strong>
+        <span class="quiet">{about}</span>
+      </span>
+    </label>
+  );
   return (
     <section class="card" aria-labelledby="reviewer-title">
       <h2 id="reviewer-title">
         <span class="step">3</span> Who decides the hard rows
       </h2>
-      <div class="choices" role="radiogroup" aria-labelledby="reviewer-title">
-        <label class="choice">
-          <input type="radio" name="reviewer" value="person" checked={project.reviewTo === 'person'} onChange={choose('person')} />
-          <span>
-            <strong>I do</strong>
-            <span class="quiet">With the keyboard, one row after the other.{!(project.handIn && session.handingIn.offered) && ' Nothing leaves this device.'}</span>
-          </span>
-        </label>
-        <label class={`choice ${server.reviewer ? '' : 'off'}`}>
-          <input type="radio" name="reviewer" value="llm" disabled={!server.reviewer} checked={project.reviewTo === 'llm'} onChange={choose('llm')} />
-          <span>
-            <strong>An LLM{server.model ? `: ${server.model}` : ''}</strong>
-            <span class="quiet">
-              {server.reviewer
-                ? `The hard rows${project.audit ? ', and those to be checked,' : ', and only they,'} are sent to it through your server, redacted. What it cannot label comes back to you.`
-                : 'This server has no LLM. Set AUTOANNOTATOR_LLM_URL, start it again and reload.'}
-            </span>
-          </span>
-        </label>
+      <div class="choices stacked" role="radiogroup" aria-labelledby="reviewer-title">
+        {choice('never', 'I do, and never send anything', 'Every hard row stays on this device and waits for you. In this run nothing can be sent, whatever is pressed later.')}
+        {choice('person', server.reviewer ? 'I do, and may ask the LLM later' : 'I do', `With the keyboard, one row after the other. ${handsIn ? '' : 'Nothing leaves this device'}${!handsIn && server.reviewer ? ' unless you say so then.' : handsIn ? '' : '.'}`)}
+        {choice(
+          'llm',
+          `An LLM${server.model ? `: ${server.model}` : ''}`,
+          server.reviewer
+            ? `The hard rows${project.audit ? ', and those to be checked,' : ', and only they,'} go to it through your server, redacted, once you have seen them and agreed. What it cannot label comes back to you.`
+            : 'This server has no LLM. Set AUTOANNOTATOR_LLM_URL, start it again and reload.',
+          !server.reviewer,
+        )}
       </div>
       {(server.asksToken || token.value !== '') && <TokenField session={session} />}
       {project.reviewTo === 'llm' && <Sent session={session} />}
@@ -155,13 +157,13 @@ function TokenField({ session }: { session: Session }) {
   );
 }
 
-/** Exactly what would be sent. */
+/** What would be sent, by the example of some rows. */
 function Sent({ session }: { session: Session }) {
   return (
     <div class="sent">
       <h3>What would be sent</h3>
       <p class="quiet small">
-        For each such row its number and its text, eight at a time, never the other columns. E-mail addresses, phone and card numbers, @handles and URLs with credentials are replaced first. If these rows turn out to be such, this leaves the device:
+        Of each hard row its number and its text, never the other columns. What could name a person is replaced first. Nothing goes before you have seen every text and agreed. If these rows turn out to be hard, this would be sent:
       </p>
       <ul class="sent-rows">
         {session.preview.value.map((row) => (
@@ -171,16 +173,6 @@ function Sent({ session }: { session: Session }) {
         ))}
       </ul>
     </div>
-  );
-}
-
-/** A redacted text with its placeholders marked. */
-export function Placeholders({ text }: { text: string }) {
-  const parts = text.split(/(\[[A-Z][A-Z_]*(?:[_ -]?\d+)?\]|<[A-Z][A-Z_]*(?:[_ -]?\d+)?>)/);
-  return (
-    <span>
-      {parts.map((part, index) => (index % 2 === 1 ? <mark key={index}>{part}</mark> : part))}
-    </span>
   );
 }
 
@@ -237,8 +229,16 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
         </div>
         <div>
           <dt>Hard rows</dt>
-          <dd>{plan?.hardShare === undefined ? 'unknown until started' : `about ${count(Math.round(plan.hardShare * texts))} (${percent(plan.hardShare, 1, 0)} in your last run)`}</dd>
+          <dd data-estimate="hard">{hardWords(session, project, plan?.hardShare, texts)}</dd>
         </div>
+        {project.reviewTo === 'llm' && (
+          <div>
+            <dt>LLM</dt>
+            <dd data-estimate="cost">
+              <Cost session={session} project={project} />
+            </dd>
+          </div>
+        )}
         <div>
           <dt>Leaves the device</dt>
           <dd>{leaves(session, project)}</dd>
@@ -254,9 +254,9 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
         <button type="button" class="primary big" disabled={!choice || choice.slms.length === 0 || session.measuring.value || texts === 0} onClick={() => void session.start()}>
           {choice && choice.download > 0 ? `Download ${bytes(choice.download)} and start` : 'Start'}
         </button>
-        {choice && choice.slms.length > 0 && session.estimate(choice, project) === undefined && (
+        {choice && choice.slms.length > 0 && texts > 0 && (session.estimate(choice, project) === undefined || session.expected(project) === undefined) && (
           <button type="button" disabled={session.measuring.value} onClick={() => void session.measure()}>
-            {session.measuring.value ? 'Measuring…' : 'Only measure the time'}
+            {session.measuring.value ? `Estimating…${session.probed.value > 0 ? ` ${count(session.probed.value)} texts` : ''}` : 'Estimate first'}
           </button>
         )}
       </div>
@@ -265,9 +265,36 @@ function WhatCard({ session, project }: { session: Session; project: Project }) 
   );
 }
 
+/** How many rows will be hard, as far as that is known. */
+function hardWords(session: Session, project: Project, share: number | undefined, texts: number): string {
+  const expected = session.expected(project);
+  if (expected) return `${countWords(expected.hard)}, by the votes on ${count(project.probe?.texts ?? 0)} of your texts`;
+  return share === undefined ? 'known once estimated' : `about ${count(Math.round(share * texts))} (${percent(share, 1, 0)} in your last run)`;
+}
+
+/** What the LLM will take, in tokens and, where the server knows prices, in dollars. */
+function Cost({ session, project }: { session: Session; project: Project }) {
+  const { prices, remaining } = session.server.value;
+  const expected = session.expected(project);
+  const left = remaining === undefined ? '' : ` ${dollars(remaining)} is left of the server's budget.`;
+  if (!expected?.tokens) return <>known once estimated.{left}</>;
+  const most = prices ? dollarsOf(expected.tokens, prices).high : 0;
+  return (
+    <>
+      {costWords(expected.tokens, prices)}
+      <span class="quiet small block">
+        for {countWords(expected.reviews)} reviews.{!prices && ' The server knows no prices.'}
+        {left}
+      </span>
+      {remaining !== undefined && most > remaining && <span class="small block short">The budget may not be enough. Rows that it does not cover wait for you.</span>}
+    </>
+  );
+}
+
 function leaves(session: Session, project: Project): string {
+  if (project.reviewTo === 'never') return 'nothing in this run';
   const parts = [
-    ...(project.reviewTo === 'llm' ? [`the hard rows${project.audit ? ` and ${percent(project.audit, 1, 0)} of the others` : ''}, redacted, to the LLM`] : []),
+    ...(project.reviewTo === 'llm' ? [`the hard rows${project.audit ? ` and ${percent(project.audit, 1, 0)} of the others` : ''}, redacted, to the LLM, when you agree`] : []),
     ...(project.handIn && session.handingIn.offered ? ['the reviewed rows, redacted, to the server, which keeps them'] : []),
   ];
   return parts.length === 0 ? 'nothing' : parts.join('; ');

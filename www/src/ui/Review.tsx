@@ -6,8 +6,7 @@ import { votesOf } from '../core/results';
 import type { Session } from '../core/session';
 import { BLOCK, type Project, type Review, type Vote } from '../core/types';
 import { keysOf } from './keys';
-import { Chip, ReviewText, tone, Votes } from './parts';
-import { Placeholders } from './Plan';
+import { Chip, Placeholders, ReviewText, tone, Votes } from './parts';
 
 interface Shown {
   row: number;

@@ -6,8 +6,9 @@ import { Overview } from './Overview';
 import { ComputesOn } from './parts';
 import { ResultsView } from './Results';
 import { ReviewView } from './Review';
+import { SendBar, SendDialog, SentView } from './Send';
 
-const TABS = ['overview', 'review', 'results'] as const;
+const TABS = ['overview', 'review', 'results', 'sent'] as const;
 type Tab = (typeof TABS)[number];
 
 function tabOf(hash: string): Tab {
@@ -28,7 +29,7 @@ export function Work({ session }: { session: Session }) {
   const columns = session.columns.value;
   if (!project || !columns) return <p class="quiet center">Preparing the run…</p>;
   const waiting = session.reviewing.count(columns);
-  const names: Record<Tab, string> = { overview: 'Overview', review: `Review (${count(waiting)})`, results: 'Results' };
+  const names: Record<Tab, string> = { overview: 'Overview', review: `Review (${count(waiting)})`, results: 'Results', sent: `Sent (${count(session.reviewing.departed.value)})` };
   const go = (next: Tab) => {
     history.replaceState(null, '', `#${next}`);
     setTab(next);
@@ -44,6 +45,8 @@ export function Work({ session }: { session: Session }) {
   return (
     <>
       <RunBar session={session} project={project} />
+      <SendBar session={session} project={project} columns={columns} />
+      <SendDialog session={session} project={project} columns={columns} />
       <div ref={strip} class="tabs" role="tablist" aria-label="Views" onKeyDown={onKey}>
         {TABS.map((name) => (
           <button key={name} id={`tab-${name}`} type="button" role="tab" aria-selected={tab === name} aria-controls={`panel-${name}`} tabIndex={tab === name ? 0 : -1} onClick={() => go(name)}>
@@ -55,6 +58,7 @@ export function Work({ session }: { session: Session }) {
         {tab === 'overview' && <Overview session={session} project={project} columns={columns} onReview={() => go('review')} />}
         {tab === 'review' && <ReviewView session={session} project={project} columns={columns} />}
         {tab === 'results' && <ResultsView session={session} project={project} columns={columns} />}
+        {tab === 'sent' && <SentView session={session} project={project} columns={columns} />}
       </div>
     </>
   );
@@ -124,6 +128,11 @@ function RunBar({ session, project }: { session: Session; project: Project }) {
         <li class="agree">agreement {percent(accepted, accepted + hard)}</li>
       </ul>
       <ComputesOn session={session} />
+      {project.reviewTo === 'never' && (
+        <p class="small never">
+          <strong>Never send:</strong> nothing of this file leaves this device in this run. Hard rows wait for you.
+        </p>
+      )}
       <dialog ref={dialog} aria-labelledby="over-title">
         <h2 id="over-title">Start over?</h2>
         <p>All votes and reviews of this file are deleted; the file stays. Export first if you want to keep them.</p>

@@ -1,5 +1,6 @@
 // Small pieces that several views share.
 import type { ComponentChildren } from 'preact';
+import { cutAtPlaceholders } from '../core/placeholders';
 import { workersOf } from '../core/pool';
 import type { Session } from '../core/session';
 import type { Review, Verdict, Vote } from '../core/types';
@@ -125,6 +126,11 @@ export function Notices({ session }: { session: Session }) {
       ))}
     </div>
   );
+}
+
+/** A redacted text with its placeholders marked. */
+export function Placeholders({ text }: { text: string }) {
+  return <span>{cutAtPlaceholders(text).map((part, at) => (at % 2 === 1 ? <mark key={at}>{part}</mark> : part))}</span>;
 }
 
 export function Cross() {

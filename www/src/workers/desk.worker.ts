@@ -202,6 +202,16 @@ serve({
     return result;
   },
 
+  /** For each text whether the votes leave it hard, and how many bytes would be sent of it. `votes`: SLM by SLM. */
+  async judge({ texts, votes, rule }: { texts: string[]; votes: Vote[][]; rule: string }): Promise<{ hard: boolean; bytes: number }[]> {
+    await wasm();
+    const encoder = new TextEncoder();
+    return texts.map((text, at) => {
+      const ballot = votes.flatMap((own) => own[at] ?? []);
+      return { hard: verdict(rule, ballot).status === 'hard', bytes: encoder.encode(redact(text).text).length };
+    });
+  },
+
   async redact({ texts }: { texts: string[] }) {
     await wasm();
     return texts.map((text) => redact(text));

@@ -67,6 +67,11 @@ serve({
     return (texts.length * 1000) / Math.max(1, ms);
   },
 
+  /** Votes on the given texts. */
+  async probe({ slm, texts }: { slm: number; texts: string[] }): Promise<Vote[]> {
+    return (await vote(loaded(slm), texts)).votes;
+  },
+
   /** Votes on rows of a block, those set aside left out. */
   async vote({ slm, block, from, to }: Task): Promise<Voted> {
     const model = loaded(slm);
