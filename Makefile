@@ -43,7 +43,7 @@ test-edge: package pull chromium firefox $(BENCH)/venv/.ready $(STAMPS)/npm-edge
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	export AUTOANNOTATOR_BINARY=$(BINARY) AUTOANNOTATOR_FIGURES="$$(mktemp)"; \
 	trap 'rm -f "$$AUTOANNOTATOR_FIGURES"' EXIT; \
-	npm --prefix wasm-tests/edge test && node wasm-tests/edge/bench.mjs
+	(cd wasm-tests/edge && node --test --test-concurrency=1 *.test.mjs) && node wasm-tests/edge/bench.mjs
 
 bench: ## Run the benches
 	cargo bench --locked
