@@ -27,7 +27,7 @@ BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
 API := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/api
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate lint deps wasm page binary pull chromium emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page clean
+.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -38,6 +38,12 @@ run: binary page pull ## Build everything, bring the models and serve the page (
 	@exec $(BINARY) serve --port $(PORT)
 
 test: test-rust test-api test-proxy test-neon test-wasm test-www test-page ## Run every test: Rust, the API against its document, the server behind nginx, the ARM kernels under emulation, the wasm in node, the page's own, the page in Chromium
+
+test-edge: package pull chromium firefox $(BENCH)/venv/.ready $(STAMPS)/npm-edge $(STAMPS)/npm-peer ## Test the npm package in every runtime it is for, and measure it against transformers.js (ROUNDS=3)
+	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
+	export AUTOANNOTATOR_BINARY=$(BINARY) AUTOANNOTATOR_FIGURES="$$(mktemp)"; \
+	trap 'rm -f "$$AUTOANNOTATOR_FIGURES"' EXIT; \
+	(cd wasm-tests/edge && node --test --test-concurrency=1 *.test.mjs) && node wasm-tests/edge/bench.mjs
 
 bench: ## Run the benches
 	cargo bench --locked
@@ -70,7 +76,7 @@ evaluate: pull ## Run the paper's protocol on labelled sets (DATA=FOLDER; QUICK=
 	cargo xtask evaluate --binary $(BINARY) --data "$(DATA)" --out $(TARGET)/evaluate $(if $(QUICK),--quick) \
 	  $(if $(wildcard $(DATA)/../llm/replies),--replies $(DATA)/../llm/replies) $(ARGS)
 
-lint: page ## Check format, lints, documentation, licences and types
+lint: page $(STAMPS)/npm-pkg ## Check format, lints, documentation, licences and types
 	cargo fmt --all --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo xtask clippy-wasm
@@ -78,11 +84,12 @@ lint: page ## Check format, lints, documentation, licences and types
 	cargo xtask licences
 	@if command -v cargo-deny >/dev/null; then cargo deny check; else echo 'cargo-deny is not installed: its advisories are not checked'; fi
 	npm --prefix www run check
+	npm --prefix pkg run check
 	@echo 'lint: passed'
 
 clean: ## Remove what was built (not the cache of models)
 	cargo clean
-	rm -rf $(STAMPS) pkg/wasm www/dist {www,xtask,wasm-tests,wasm-tests/bench}/node_modules
+	rm -rf $(STAMPS) pkg/wasm pkg/dist www/dist {www,xtask,pkg,wasm-tests,wasm-tests/bench,wasm-tests/edge,wasm-tests/edge/peer}/node_modules
 
 # --- parts ---
 
@@ -102,6 +109,14 @@ $(STAMPS)/tools: rust-toolchain.toml
 $(STAMPS)/npm-%: %/package-lock.json $(STAMPS)/tools
 	cd $* && $(NPM)
 	@mkdir -p $(STAMPS) && touch $@
+
+$(STAMPS)/npm-edge: wasm-tests/edge/package-lock.json $(STAMPS)/tools
+	cd wasm-tests/edge && $(NPM)
+	@touch $@
+
+$(STAMPS)/npm-peer: wasm-tests/edge/peer/package-lock.json $(STAMPS)/tools
+	cd wasm-tests/edge/peer && $(NPM) --ignore-scripts
+	@touch $@
 
 $(STAMPS)/npm-bench: wasm-tests/bench/package-lock.json $(STAMPS)/tools
 	cd wasm-tests/bench && $(NPM) --ignore-scripts
@@ -123,6 +138,10 @@ wasm: $(STAMPS)/tools $(STAMPS)/npm-xtask
 WASM := pkg/wasm/plain/autoannotator_bg.wasm pkg/wasm/relaxed/autoannotator_bg.wasm pkg/wasm/gpu/autoannotator_bg.wasm
 
 $(WASM): wasm ;
+
+# The npm package, built; `npm pack` in pkg/ makes its tarball.
+package: $(WASM) $(STAMPS)/npm-pkg
+	npm --prefix pkg run build
 
 page: www/dist/index.html
 
@@ -183,6 +202,13 @@ chromium:
 	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends chromium; \
 	else \
 	  echo 'The page test needs Chromium: install it (Debian: sudo apt-get install chromium) or set CHROMIUM to its path.'; exit 1; \
+	fi
+
+# Left out where it cannot be installed: the tests say so.
+firefox:
+	@if command -v firefox-esr "$${FIREFOX:-}" >/dev/null; then exit 0; fi; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	  apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends firefox-esr; \
 	fi
 
 wrk:

@@ -3,6 +3,7 @@
 
 mod builds;
 mod evaluate;
+mod factory;
 mod licences;
 mod wasm;
 

@@ -1,5 +1,6 @@
-//! From the crate to `pkg/wasm/<variant>/autoannotator{.js,.d.ts,_bg.wasm}`.
+//! From the crate to `pkg/wasm/<variant>/autoannotator{.js,.d.ts,.factory.js,.factory.d.ts,_bg.wasm}`.
 
+use crate::factory;
 use anyhow::{Context, Result, ensure};
 use sha2::{Digest, Sha256};
 use std::fs;
@@ -184,6 +185,7 @@ fn key(raw: &Path, wasm_opt: &Path, variant: &Variant) -> Result<String> {
     hash.update(fs::read(raw).with_context(|| format!("{} was not built", raw.display()))?);
     hash.update(fs::read(&package).with_context(|| format!("{} cannot be read", package.display()))?);
     hash.update(include_str!("../Cargo.toml"));
+    hash.update(include_str!("factory.rs"));
     hash.update(variant.opt_flags().join(" "));
     Ok(hash.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect())
 }
@@ -195,7 +197,11 @@ fn bind(raw: &Path, out: &Path) -> Result<()> {
         .typescript(true)
         .omit_default_module_path(false)
         .generate(out)
-        .context("wasm-bindgen failed")
+        .context("wasm-bindgen failed")?;
+    let glue = fs::read_to_string(out.join(format!("{NAME}.js")))?;
+    fs::write(out.join(format!("{NAME}.factory.js")), factory::factory(&glue)?)?;
+    fs::write(out.join(format!("{NAME}.factory.d.ts")), factory::TYPES)?;
+    Ok(())
 }
 
 fn optimise(wasm_opt: &Path, module: &Path, variant: &Variant) -> Result<()> {

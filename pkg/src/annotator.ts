@@ -1,0 +1,336 @@
+// The annotator: votes batch by batch, asks the reviewer about what is hard, gives everything in order.
+import type { Annotation, Annotator, BuildName, Info, LoadOptions, Rule, Sample, Spec, Text } from './api.js';
+import { AutoannotatorError, DisposedError, messageOf, OptionError, TrapError, WasmError } from './errors.js';
+import { relaxedSimd, simd } from './features.js';
+import { Instance } from './instance.js';
+import { Models } from './models.js';
+import { type Reviewer, reviewerOf } from './reviewer.js';
+import type { Runtime } from './runtime.js';
+
+const BATCH = 16;
+/** Batches whose reviews are under way at once. */
+const REVIEWING = 4;
+/** Instances that may trap one after another without a text voted on in between. */
+const MAX_TRAPS = 5;
+/** What Rust's `trim` takes for whitespace. */
+const BLANK = /^\p{White_Space}*$/u;
+
+/** Loads the models in a runtime and gives what votes with them. */
+export async function load(options: LoadOptions, runtime: Runtime): Promise<Annotator> {
+  const settings = settingsOf(options);
+  if (!simd()) throw new WasmError('wasm-simd', 'this engine has no WebAssembly SIMD, without which the models do not run; use a current one');
+  const device = options.device ?? 'auto';
+  if (device === 'gpu') return LocalAnnotator.start(options, settings, runtime, 'gpu');
+  if (device === 'auto' && (await hardwareGpu(runtime))) return faster(options, settings, runtime);
+  return LocalAnnotator.start(options, settings, runtime, cpuBuild(options, runtime));
+}
+
+interface Settings {
+  batch: number;
+  reviewer: Reviewer | undefined;
+}
+
+function settingsOf({ device = 'auto', batch = BATCH, rule, reviewer, task, spec }: LoadOptions): Settings {
+  if (!['auto', 'cpu', 'gpu'].includes(device)) throw new OptionError('option', `'device' is auto, cpu or gpu, not '${device}'`);
+  if (rule !== undefined && rule !== 'unanimous' && rule !== 'majority') throw new OptionError('option', `'rule' is unanimous or majority, not '${String(rule)}'`);
+  if (!(Number.isInteger(batch) && batch >= 1)) throw new OptionError('option', "'batch' is a number of texts, 1 or more");
+  if ((task === undefined) === (spec === undefined)) throw new OptionError('option', "say either 'task' or 'spec'");
+  return { batch, reviewer: reviewerOf(reviewer) };
+}
+
+/** The build for the CPU: the fastest of those there are. */
+function cpuBuild({ wasm, device }: LoadOptions, { builds }: Runtime): BuildName {
+  const here = (build: BuildName) => builds[build] !== undefined && (wasm === undefined || wasm[build] !== undefined);
+  if (here('relaxed') && (relaxedSimd() || !here('plain'))) return 'relaxed';
+  if (here('plain')) return 'plain';
+  // The GPU's build has the CPU's kernels too.
+  if (here('gpu') && device !== 'gpu') return 'gpu';
+  throw new WasmError('wasm-load', `there is no build for the CPU here, only ${Object.keys(wasm ?? builds).join(', ')}`);
+}
+
+/** Whether there is a GPU that is none in software. */
+async function hardwareGpu({ builds }: Runtime): Promise<boolean> {
+  type Adapter = { info?: { vendor?: string; architecture?: string; description?: string; isFallbackAdapter?: boolean } };
+  const { gpu } = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(): Promise<Adapter | null> } };
+  if (!builds.gpu || !gpu) return false;
+  const adapter = await gpu.requestAdapter().catch(() => null);
+  const { vendor, architecture, description, isFallbackAdapter } = adapter?.info ?? { isFallbackAdapter: true };
+  return adapter !== null && !isFallbackAdapter && !/swiftshader|llvmpipe|basic render/i.test(`${vendor} ${architecture} ${description}`);
+}
+
+/** Loads on both devices and keeps the faster. */
+async function faster(options: LoadOptions, settings: Settings, runtime: Runtime): Promise<Annotator> {
+  const onCpu = await LocalAnnotator.start(options, settings, runtime, cpuBuild(options, runtime));
+  let onGpu: LocalAnnotator;
+  try {
+    onGpu = await LocalAnnotator.start(options, settings, runtime, 'gpu');
+  } catch (error) {
+    options.signal?.throwIfAborted();
+    if (error instanceof TrapError || (error as { code?: string }).code?.startsWith('slm-') || error instanceof WasmError) return onCpu;
+    onCpu.dispose();
+    throw error;
+  }
+  const [cpu, gpu] = [await onCpu.time(), await onGpu.time()];
+  (gpu < cpu ? onCpu : onGpu).dispose();
+  return gpu < cpu ? onGpu : onCpu;
+}
+
+/** A sample with its votes, or the trap at which it was given up. */
+interface Judged {
+  annotation: Annotation;
+  /** The text as a reviewer may see it. */
+  sent?: string;
+}
+
+class LocalAnnotator implements Annotator {
+  readonly #options: LoadOptions;
+  readonly #settings: Settings;
+  readonly #runtime: Runtime;
+  readonly #spec: Spec;
+  readonly #rule: Rule;
+  readonly #models: Models;
+  #build: BuildName;
+  /** None once it was disposed of, or while another is being made. */
+  #instance: Instance | undefined;
+  #disposed = false;
+  #restarts = 0;
+  /** The last call into the instance: one at a time. */
+  #turn: Promise<unknown> = Promise.resolve();
+
+  private constructor(options: LoadOptions, settings: Settings, runtime: Runtime, spec: Spec, models: Models, instance: Instance) {
+    this.#options = options;
+    this.#settings = settings;
+    this.#runtime = runtime;
+    this.#spec = spec;
+    this.#rule = options.rule ?? spec.rule;
+    this.#models = models;
+    this.#build = instance.build;
+    this.#instance = instance;
+    disposable(this);
+  }
+
+  static async start(options: LoadOptions, settings: Settings, runtime: Runtime, build: BuildName): Promise<LocalAnnotator> {
+    const { signal, onProgress } = options;
+    signal?.throwIfAborted();
+    const instance = await Instance.start(build, runtime, options.wasm?.[build]);
+    try {
+      const spec = instance.spec(options);
+      const models = await Models.find(options, options.slms ?? spec.slms, spec.task, runtime);
+      await instance.load(models, options.device === 'cpu', signal, onProgress);
+      onProgress?.({ status: 'ready', loaded: models.total, total: models.total });
+      return new LocalAnnotator(options, settings, runtime, spec, models, instance);
+    } catch (error) {
+      instance.free();
+      throw error;
+    }
+  }
+
+  async info(): Promise<Info> {
+    const instance = this.#here();
+    return {
+      spec: this.#spec,
+      slms: this.#models.slms.map(({ id, version, precision }) => ({ id, version, precision })),
+      device: instance.device,
+      build: this.#build,
+      memoryBytes: instance.memoryBytes,
+      restarts: this.#restarts,
+    };
+  }
+
+  async *annotate(texts: Iterable<Text> | AsyncIterable<Text>, { signal }: { signal?: AbortSignal } = {}): AsyncGenerator<Annotation, void, undefined> {
+    this.#here();
+    const open: { batch: Promise<Annotation[]>; done: boolean }[] = [];
+    const next = () => (open.shift() as (typeof open)[number]).batch;
+    for await (const samples of batches(samplesOf(texts), this.#settings.batch)) {
+      signal?.throwIfAborted();
+      const judged = await this.#judge(samples);
+      const entry = { batch: this.#review(judged, signal), done: false };
+      entry.batch.then(
+        () => (entry.done = true),
+        () => (entry.done = true),
+      );
+      open.push(entry);
+      await breath(); // the page, or other requests, come first
+      while (open.length > REVIEWING || open[0]?.done) yield* await next();
+    }
+    while (open.length > 0) yield* await next();
+  }
+
+  /** Milliseconds for a few texts, after as many to warm up. */
+  async time(): Promise<number> {
+    const texts = Array.from({ length: 16 }, (_, at) => `a text of some words, to see how long it takes ${'and so on '.repeat(at % 4)}`);
+    const instance = this.#here();
+    await instance.vote(texts);
+    const start = performance.now();
+    await instance.vote(texts);
+    return performance.now() - start;
+  }
+
+  dispose(): void {
+    this.#disposed = true;
+    const instance = this.#instance;
+    this.#instance = undefined;
+    // A call may be under way on a GPU; freed after it.
+    void this.#turn.finally(() => instance?.free());
+  }
+
+  #here(): Instance {
+    if (this.#disposed) throw new DisposedError();
+    if (!this.#instance) throw new TrapError('no other instance could be started');
+    return this.#instance;
+  }
+
+  /** Votes on samples once earlier calls are done. */
+  #judge(samples: Sample[]): Promise<Judged[]> {
+    const judged = this.#turn.then(async () => {
+      const voters = samples.filter(({ text }) => !BLANK.test(text));
+      const votes = await this.#votes(voters.map(({ text }) => text));
+      const bySample = new Map(voters.map((sample, at) => [sample, votes[at]]));
+      const all: Judged[] = [];
+      for (const sample of samples) all.push(await this.#verdict(sample, bySample.get(sample)));
+      return all;
+    });
+    this.#turn = judged.catch(() => undefined);
+    return judged;
+  }
+
+  async #verdict(sample: Sample, votes: Votes | undefined): Promise<Judged> {
+    if (votes === undefined) return aside(sample, 'blank-text: there is nothing but whitespace');
+    if (votes instanceof TrapError) return aside(sample, votes.message);
+    try {
+      const instance = this.#here();
+      const verdict = instance.verdict(this.#rule, votes);
+      const annotation = instance.annotation(sample, votes, verdict);
+      if (verdict.status !== 'hard' || !this.#settings.reviewer) return { annotation };
+      const { redact, names = [] } = this.#spec.review;
+      return { annotation, sent: (this.#options.redact ?? redact) ? instance.redact(sample.text, names) : sample.text };
+    } catch (error) {
+      if (!(error instanceof TrapError)) throw error;
+      await this.#restart(error);
+      return aside(sample, error.message);
+    }
+  }
+
+  /** The votes by text. After a trap the texts are tried again one by one, in a new instance. */
+  async #votes(texts: string[]): Promise<Votes[]> {
+    if (texts.length === 0) return [];
+    try {
+      return await this.#here().vote(texts);
+    } catch (error) {
+      if (!this.#spoilt(error)) throw error;
+      await this.#restart(error);
+    }
+    const all: Votes[] = [];
+    let traps = 0;
+    for (const text of texts) {
+      try {
+        all.push(...(await this.#here().vote([text])));
+        traps = 0;
+      } catch (error) {
+        if (!this.#spoilt(error) || ++traps === MAX_TRAPS) throw error;
+        all.push(error instanceof TrapError ? error : new TrapError(error));
+        await this.#restart(error);
+      }
+    }
+    return all;
+  }
+
+  /** Whether an error leaves the instance, or its GPU, of no more use. */
+  #spoilt(error: unknown): boolean {
+    return error instanceof TrapError || (error as { code?: unknown }).code === 'slm-gpu';
+  }
+
+  /** Another instance in the old one's place; on the CPU where the GPU failed. */
+  async #restart(why: unknown): Promise<void> {
+    if (this.#disposed) throw new DisposedError();
+    this.#instance = undefined; // lets the old memory go before the new one is filled
+    this.#restarts += 1;
+    const { wasm } = this.#options;
+    const onCpu = !(why instanceof TrapError);
+    if (onCpu) this.#build = cpuBuild({ ...this.#options, device: 'cpu' }, this.#runtime);
+    const instance = await Instance.start(this.#build, this.#runtime, wasm?.[this.#build]);
+    await instance.load(this.#models, onCpu || this.#options.device === 'cpu', undefined);
+    if (this.#disposed) {
+      instance.free();
+      throw new DisposedError();
+    }
+    this.#instance = instance;
+  }
+
+  /** Asks the reviewer about those that are hard. Without an answer they stay without a review. */
+  async #review(judged: Judged[], signal: AbortSignal | undefined): Promise<Annotation[]> {
+    const { reviewer } = this.#settings;
+    const hard = reviewer ? judged.filter(({ sent }) => sent !== undefined) : [];
+    for (let at = 0; reviewer && at < hard.length; at += reviewer.batch) {
+      const some = hard.slice(at, at + reviewer.batch);
+      const items = some.map(({ annotation, sent }) => ({ id: annotation.sample.id, text: sent as string }));
+      try {
+        const reviews = await reviewer.review(items, this.#spec.task, signal);
+        some.forEach((one, place) => {
+          const { sample, votes, verdict } = one.annotation;
+          const review = reviews[place];
+          if (review instanceof Error) this.#tell(review);
+          else if (review) one.annotation = this.#here().annotation(sample, votes, verdict, review);
+        });
+      } catch (error) {
+        signal?.throwIfAborted();
+        if (error instanceof DisposedError) throw error;
+        this.#tell(error instanceof Error ? error : new AutoannotatorError('review-reply', messageOf(error)));
+      }
+    }
+    return judged.map(({ annotation }) => annotation);
+  }
+
+  #tell(error: Error): void {
+    if (this.#options.onReviewError) this.#options.onReviewError(error);
+    else console.warn(error.message);
+  }
+
+  declare [Symbol.dispose]: () => void;
+  declare [Symbol.asyncDispose]: () => Promise<void>;
+}
+
+/** A sample that is not voted on. It is not shown to the instance, which it may have stopped. */
+function aside(sample: Sample, why: string): Judged {
+  return { annotation: { sample, votes: [], verdict: { status: 'set-aside', why }, review: null, label: null, source: null } };
+}
+
+type Votes = Annotation['votes'] | TrapError;
+
+/** Gives `using` its method where the runtime has the symbols. */
+export function disposable(annotator: { dispose(): void }): void {
+  if (Symbol.dispose) Object.defineProperty(annotator, Symbol.dispose, { value: () => annotator.dispose() });
+  if (Symbol.asyncDispose) Object.defineProperty(annotator, Symbol.asyncDispose, { value: async () => annotator.dispose() });
+}
+
+/** Texts with ids: their own, or their 1-based numbers. */
+export async function* samplesOf(texts: Iterable<Text> | AsyncIterable<Text>): AsyncGenerator<Sample> {
+  if (typeof texts === 'string' || texts === null || typeof texts !== 'object') {
+    throw new OptionError('option', 'annotate takes an array, or anything else that gives texts one after another');
+  }
+  let number = 0;
+  for await (const text of texts) {
+    number += 1;
+    const sample = typeof text === 'string' ? { id: String(number), text } : text;
+    if (typeof sample?.text !== 'string' || typeof sample.id !== 'string') {
+      throw new OptionError('option', `text ${number} is neither a string nor { id, text } with strings`);
+    }
+    yield { id: sample.id, text: sample.text };
+  }
+}
+
+/** Arrays of `size` items, the last one shorter. */
+export async function* batches<T>(items: AsyncIterable<T>, size: number): AsyncGenerator<T[]> {
+  let batch: T[] = [];
+  for await (const item of items) {
+    batch.push(item);
+    if (batch.length < size) continue;
+    yield batch;
+    batch = [];
+  }
+  if (batch.length > 0) yield batch;
+}
+
+function breath(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve));
+}

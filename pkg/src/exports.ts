@@ -1,0 +1,12 @@
+// What every entry of the package exports beside its `Annotator`.
+export type * from './api.js';
+export {
+  AutoannotatorError,
+  DisposedError,
+  ModelsError,
+  OptionError,
+  ReviewError,
+  TrapError,
+  WasmError,
+  WorkerError,
+} from './errors.js';

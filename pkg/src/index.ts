@@ -1,0 +1,11 @@
+import { load } from './annotator.js';
+import type { AnnotatorLoader } from './api.js';
+import { gpu } from './build.gpu.js';
+import { plain } from './build.plain.js';
+import { relaxed } from './build.relaxed.js';
+import { browser } from './runtime.browser.js';
+
+export * from './exports.js';
+
+export const Annotator: AnnotatorLoader = { load: (options) => load(options, browser({ plain, relaxed, gpu })) };
+export type Annotator = import('./api.js').Annotator;

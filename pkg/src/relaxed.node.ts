@@ -1,0 +1,9 @@
+import { load } from './annotator.js';
+import type { AnnotatorLoader } from './api.js';
+import { relaxed } from './build.relaxed.node.js';
+import { node } from './runtime.node.js';
+
+export * from './exports.js';
+
+export const Annotator: AnnotatorLoader = { load: (options) => load(options, node({ relaxed })) };
+export type Annotator = import('./api.js').Annotator;

@@ -1,0 +1,9 @@
+import { load } from './annotator.js';
+import type { AnnotatorLoader } from './api.js';
+import { relaxed } from './build.relaxed.workerd.js';
+import { workerd } from './runtime.workerd.js';
+
+export * from './exports.js';
+
+export const Annotator: AnnotatorLoader = { load: (options) => load(options, workerd({ relaxed })) };
+export type Annotator = import('./api.js').Annotator;

@@ -1,0 +1,206 @@
+// The package in browsers: a page, a dedicated worker, a service worker; and built by bundlers, three lines each.
+import assert from 'node:assert/strict';
+import { existsSync } from 'node:fs';
+import { cp, mkdir, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { promisify } from 'node:util';
+import * as esbuild from 'esbuild';
+import { chromium } from 'playwright-core';
+import puppeteer from 'puppeteer-core';
+import * as vite from 'vite';
+import webpack from 'webpack';
+import { record } from './figures.mjs';
+import { consumer, entry, fileServer, folder, here, mismatches, models, native, noModels, noTexts, SLMS, texts } from './kit.mjs';
+
+const ARGS = ['--headless=new', '--no-sandbox', '--enable-unsafe-webgpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
+const FIREFOX = process.env.FIREFOX ?? '/usr/bin/firefox-esr';
+const COUNT = 500;
+
+/** The three lines, of an entry of the package. */
+const three = (from, more = '') => `import { Annotator } from '${from}';
+const annotator = await Annotator.load({ task: 'sentiment', models: '/models/', slms: ['sentiment-minilm-l3']${more} });
+for await (const { label } of annotator.annotate(['I love this film'])) document.title = label;
+`;
+const page = (script) => `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><title>-</title>${script}`;
+
+describe('in browsers', { skip: noModels }, () => {
+  let browser;
+
+  before(async () => {
+    browser = await chromium.launch({ executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium', args: ARGS });
+  });
+  after(() => browser?.close());
+
+  async function opened(url) {
+    const tab = await browser.newPage();
+    const problems = [];
+    tab.on('pageerror', (error) => problems.push(error.stack));
+    tab.on('console', (message) => message.type() === 'error' && problems.push(message.text()));
+    await tab.goto(url);
+    return { tab, problems };
+  }
+
+  /** Opens what was built, and waits for the label. */
+  async function shows(built, more = {}) {
+    const served = await fileServer({ '/models/': models, ...more, '/': built });
+    let tab;
+    try {
+      let problems;
+      ({ tab, problems } = await opened(served.url));
+      const title = async () => (await tab.waitForFunction(() => document.title !== '-', undefined, { timeout: 30_000 }), tab.title());
+      assert.equal(await title().catch((error) => `${error.message}: ${problems.join('\n')}`), 'positive');
+      return served.seen.map(({ url }) => url);
+    } finally {
+      await tab?.close();
+      served.stop();
+    }
+  }
+
+  test('a plain script', async () => {
+    const out = await consumer('plain');
+    await writeFile(path.join(out, 'index.html'), page(`<script type="module">${three('./node_modules/autoannotator/dist/index.js')}</script>`));
+    const seen = await shows(out);
+    assert.deepEqual(seen.filter((url) => url.endsWith('.wasm')).map((url) => url.split('/').at(-2)), ['relaxed'], 'one module is fetched');
+  });
+
+  for (const from of ['autoannotator', 'autoannotator/worker']) {
+    test(`Vite: ${from}`, async () => {
+      const out = await consumer('vite');
+      await writeFile(path.join(out, 'index.html'), page('<script type="module" src="./main.js"></script>'));
+      await writeFile(path.join(out, 'main.js'), three(from));
+      await vite.build({ root: out, logLevel: 'error', build: { target: 'es2022' } });
+      await shows(path.join(out, 'dist'));
+    });
+
+    test(`webpack: ${from}`, async () => {
+      const out = await consumer('webpack');
+      await mkdir(path.join(out, 'dist'));
+      await writeFile(path.join(out, 'dist/index.html'), page('<script type="module" src="./main.js"></script>'));
+      await writeFile(path.join(out, 'main.js'), three(from));
+      const compiler = webpack({ mode: 'production', context: out, entry: './main.js', output: { path: path.join(out, 'dist'), publicPath: 'auto' }, performance: { hints: false } });
+      const stats = await promisify(compiler.run.bind(compiler))();
+      assert.deepEqual(stats.toJson({ all: false, errors: true, warnings: true }), { ...stats.toJson({ all: false, errors: true, warnings: true }), errors: [], warnings: [] });
+      await shows(path.join(out, 'dist'));
+    });
+  }
+
+  const esbuilt = async (source, options) => {
+    const out = await consumer('esbuild');
+    await writeFile(path.join(out, 'main.js'), source);
+    const { warnings } = await esbuild.build({ absWorkingDir: out, entryPoints: ['main.js'], bundle: true, format: 'esm', target: 'es2022', minify: true, logLevel: 'error', ...options });
+    assert.deepEqual(warnings, []);
+    return out;
+  };
+
+  test('esbuild: modules by the file loader', async () => {
+    const source = `import plain from 'autoannotator/plain.wasm';\nimport relaxed from 'autoannotator/relaxed.wasm';\n${three('autoannotator', ', wasm: { plain, relaxed }')}`;
+    const out = await esbuilt(source, { outdir: 'dist', loader: { '.wasm': 'file' } });
+    await writeFile(path.join(out, 'dist/index.html'), page('<script type="module" src="./main.js"></script>'));
+    await shows(path.join(out, 'dist'));
+  });
+
+  test('esbuild: modules copied to where the package looks for them', async () => {
+    const out = await esbuilt(three('autoannotator'), { outdir: 'dist/js' });
+    await cp(path.join(out, 'node_modules/autoannotator/wasm'), path.join(out, 'dist/wasm'), { recursive: true });
+    await writeFile(path.join(out, 'dist/index.html'), page('<script type="module" src="./js/main.js"></script>'));
+    await shows(path.join(out, 'dist'));
+  });
+
+  test('a second visit is answered from the cache, the index too where there is no network', async () => {
+    const out = await consumer('again');
+    await writeFile(path.join(out, 'index.html'), page(''));
+    let offline = false;
+    const away = (url) => offline && url.includes('/models/');
+    const served = await fileServer({ '/models/': models, '/': out });
+    const { tab } = await opened(served.url);
+    await tab.route('**/models/**', (route) => (away(route.request().url()) ? route.abort() : route.continue()));
+    const visit = () =>
+      tab.evaluate(async () => {
+        const { Annotator } = await import('/node_modules/autoannotator/dist/index.js');
+        const annotator = await Annotator.load({ task: 'sentiment', models: '/models', slms: ['sentiment-minilm-l3'] });
+        for await (const { label } of annotator.annotate(['I love this film'])) return label;
+      });
+    try {
+      assert.equal(await visit(), 'positive');
+      const before = served.seen.filter(({ url }) => url.endsWith('.bin')).length;
+      assert.equal(before, 1);
+      offline = true;
+      assert.equal(await visit(), 'positive');
+      assert.equal(served.seen.filter(({ url }) => url.endsWith('.bin')).length, 1);
+    } finally {
+      await tab.close();
+      served.stop();
+    }
+  });
+
+  describe('the same verdicts', { skip: noTexts }, () => {
+    let served;
+    let some;
+    let bits;
+    let reference;
+    const job = (from) => ({ entry: `/node_modules/autoannotator/dist/${from}.js`, texts: some, options: { models: '/models/', slms: SLMS, device: 'cpu' } });
+
+    before(async () => {
+      some = await texts(COUNT);
+      reference = await native(some);
+      const { Annotator } = await entry('simd.node');
+      const annotator = await Annotator.load({ task: 'sentiment', slms: SLMS, models, device: 'cpu' });
+      bits = [];
+      for await (const annotation of annotator.annotate(some)) bits.push(annotation);
+      annotator.dispose();
+      const out = await consumer('pages');
+      served = await fileServer({ '/models/': models, '/node_modules/': path.join(out, 'node_modules'), '/': path.join(here, 'pages') });
+    });
+    after(() => served?.stop());
+
+    function check(name, found, exact) {
+      assert.equal(found.error, undefined, found.error);
+      if (exact) assert.deepEqual(found.annotations, bits, `${name}: other bits than in Node.js`);
+      const { clear, near } = mismatches(found.annotations, reference);
+      console.log(`${name}: ${clear.length} verdicts of ${COUNT} differ from the native ones, ${near.length} more where two labels are within 0.01`);
+      assert.deepEqual(clear, []);
+      assert.ok(near.length <= COUNT * 0.005, JSON.stringify(near));
+      record(name, { mismatches: clear.length, near: near.length, memoryMib: found.memoryBytes / 2 ** 20, firstMs: found.first, textsPerSecond: (COUNT * 1000) / found.ms, build: found.build });
+    }
+
+    async function inChromium(where, work) {
+      const { tab } = await opened(`${served.url}/blank.html`);
+      try {
+        return await tab.evaluate(async ([where, work]) => (await import('/ask.js'))[where](work), [where, work]);
+      } finally {
+        await tab.close();
+      }
+    }
+
+    test('Chromium, a page', async () => check('Chromium', await inChromium('inPage', job('simd')), true));
+    test('Chromium, a page, what it takes by itself', async () => check('Chromium (relaxed)', await inChromium('inPage', job('index')), false));
+    test('Chromium, a worker of one’s own', async () => check('Chromium, worker', await inChromium('inWorker', job('simd')), true));
+    test('Chromium, autoannotator/worker', async () => check('Chromium, autoannotator/worker', await inChromium('inPage', job('worker')), false));
+    test('Chromium, a service worker', async () => check('Chromium, service worker', await inChromium('inServiceWorker', job('simd')), true));
+
+    test('Chromium, WebGPU in software', async () => {
+      const few = { ...job('gpu'), texts: some.slice(0, 24) };
+      few.options = { ...few.options, device: 'gpu', slms: SLMS.slice(0, 1) };
+      const found = await inChromium('inPage', few);
+      assert.equal(found.device, 'gpu');
+      const off = found.annotations.filter((annotation, at) => {
+        const [first, second] = [...bits[at].votes[0].probabilities].sort((a, b) => b - a);
+        return annotation.votes[0].engine !== 'gpu' || (first - second > 0.05 && annotation.votes[0].label !== bits[at].votes[0].label);
+      });
+      assert.deepEqual(off, []);
+    });
+
+    test('Firefox', { skip: existsSync(FIREFOX) ? false : `${FIREFOX} is missing: install it (Debian: firefox-esr) or set FIREFOX` }, async () => {
+      const firefox = await puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true, userDataDir: folder('firefox'), protocolTimeout: 300_000 });
+      try {
+        const tab = await firefox.newPage();
+        await tab.goto(`${served.url}/blank.html`);
+        const found = await tab.evaluate(async (work) => JSON.stringify(await (await import('/ask.js')).inPage(work)), job('simd'));
+        check('Firefox', JSON.parse(found), true);
+      } finally {
+        await firefox.close();
+      }
+    });
+  });
+});

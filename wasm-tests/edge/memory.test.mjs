@@ -1,0 +1,56 @@
+// Memory stays flat: over many texts, and over loading and disposing again and again.
+import assert from 'node:assert/strict';
+import { describe, test } from 'node:test';
+import { setFlagsFromString } from 'node:v8';
+import { runInNewContext } from 'node:vm';
+import { record } from './figures.mjs';
+import { entry, models, noModels, SLMS } from './kit.mjs';
+
+setFlagsFromString('--expose-gc');
+const gc = runInNewContext('gc');
+
+/** MiB of the process that JavaScript and WebAssembly hold. */
+async function held() {
+  for (let round = 0; round < 3; round++) {
+    gc();
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  const { heapUsed, external } = process.memoryUsage();
+  return (heapUsed + external) / 2 ** 20;
+}
+
+const load = async () => (await entry('simd.node')).Annotator;
+const options = { task: 'sentiment', slms: SLMS, models, device: 'cpu' };
+
+describe('memory', { skip: noModels }, () => {
+  test('over 10,000 texts', async () => {
+    const Annotator = await load();
+    const annotator = await Annotator.load(options);
+    const sizes = [];
+    for (let thousand = 0; thousand < 10; thousand++) {
+      const texts = Array.from({ length: 1000 }, (_, at) => `film ${thousand * 1000 + at} ${'good '.repeat(at % 7)}`);
+      let count = 0;
+      for await (const annotation of annotator.annotate(texts)) count += annotation.votes.length;
+      assert.equal(count, 2 * texts.length);
+      sizes.push([await held(), (await annotator.info()).memoryBytes / 2 ** 20]);
+    }
+    annotator.dispose();
+    const [first, last] = [sizes[0], sizes.at(-1)];
+    const listed = sizes.map(([js, wasm]) => `${js.toFixed(1)}/${wasm.toFixed(1)}`).join(' ');
+    assert.ok(last[0] <= first[0] * 1.05 && last[1] <= first[1] * 1.05, listed);
+    record('memory', { after1000Texts: first[0], after10000Texts: last[0], wasmMib: last[1] });
+  });
+
+  test('over 50 times of loading and disposing', async () => {
+    const Annotator = await load();
+    const sizes = [];
+    for (let time = 1; time <= 50; time++) {
+      const annotator = await Annotator.load(options);
+      for await (const { label } of annotator.annotate(['I love it'])) assert.equal(label, 'positive');
+      annotator.dispose();
+      if (time % 10 === 0) sizes.push(await held());
+    }
+    assert.ok(sizes.at(-1) <= sizes[0] * 1.05, sizes.map((size) => size.toFixed(1)).join(' '));
+    record('memory', { after10Loads: sizes[0], after50Loads: sizes.at(-1) });
+  });
+});

@@ -1,0 +1,53 @@
+// The same texts in every runtime: bit for bit on the plain build, and the verdicts of the native binary.
+import assert from 'node:assert/strict';
+import { readFile, writeFile } from 'node:fs/promises';
+import path from 'node:path';
+import { before, describe, test } from 'node:test';
+import { record } from './figures.mjs';
+import { consumer, env, exec, mismatches, models, native, noModels, noTexts, OWN_NODE, RUNTIMES, SLMS, texts } from './kit.mjs';
+import { annotateInEdgeRuntime, annotateInWorkerd } from './isolates.mjs';
+
+const COUNT = 500;
+
+async function run(name, job) {
+  const out = await consumer('runtime', 'run.mjs');
+  await writeFile(path.join(out, 'job.json'), JSON.stringify({ models, slms: SLMS, ...job }));
+  const [file, ...args] = RUNTIMES[name];
+  const { stdout } = await exec(file, [...args, 'run.mjs'], { cwd: out, env, maxBuffer: 1 << 28 });
+  return JSON.parse(stdout);
+}
+
+describe('the same verdicts everywhere', { skip: noModels || noTexts }, () => {
+  let some;
+  let reference;
+  let bits;
+
+  before(async () => {
+    some = await texts(COUNT);
+    reference = await native(some);
+    bits = (await run(OWN_NODE, { texts: some, entry: 'autoannotator/simd' })).annotations;
+  });
+
+  const check = (name, found, exact) => {
+    assert.equal(found.annotations.length, COUNT);
+    if (exact) assert.deepEqual(found.annotations, bits, `${name}: other bits than in ${OWN_NODE}`);
+    const { clear, near } = mismatches(found.annotations, reference);
+    const listed = JSON.stringify([...clear, ...near]);
+    console.log(`${name}: ${clear.length} verdicts of ${COUNT} differ from the native ones, ${near.length} more where two labels are within 0.01${near.length ? `: ${listed}` : ''}`);
+    assert.deepEqual(clear, []);
+    assert.ok(near.length <= COUNT * 0.005, listed);
+    assert.ok(found.memoryBytes <= 96 * 2 ** 20, `${found.memoryBytes} bytes of WebAssembly memory`);
+    record(name, { mismatches: clear.length, near: near.length, memoryMib: found.memoryBytes / 2 ** 20, firstMs: found.first, textsPerSecond: (COUNT * 1000) / found.ms, ...(found.cpuMs ? { cpuMsPerText: found.cpuMs / COUNT } : {}), build: found.build });
+  };
+
+  for (const name of Object.keys(RUNTIMES)) {
+    test(`${name}, plain build`, async () => check(name, await run(name, { texts: some, entry: 'autoannotator/simd' }), true));
+    test(`${name}, what it takes by itself`, async () => {
+      const found = await run(name, { texts: some, entry: 'autoannotator' });
+      check(`${name} (${found.build})`, found, found.build === 'plain');
+    });
+  }
+
+  test('workerd', async () => check('workerd', await annotateInWorkerd(some), true));
+  test('edge-runtime', async () => check('edge-runtime', await annotateInEdgeRuntime(some), true));
+});
