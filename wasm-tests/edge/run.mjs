@@ -2,9 +2,9 @@
 import { readFile } from 'node:fs/promises';
 import process from 'node:process';
 
-const { models, slms, texts, entry } = JSON.parse(await readFile('job.json', 'utf8'));
+const { models, slms, texts, entry, device: wanted = 'cpu' } = JSON.parse(await readFile('job.json', 'utf8'));
 const { Annotator } = await import(entry);
-const annotator = await Annotator.load({ task: 'sentiment', slms, models, device: 'cpu' });
+const annotator = await Annotator.load({ task: 'sentiment', slms, models, device: wanted });
 const found = [];
 for await (const { label } of annotator.annotate(texts.slice(0, 1))) if (label === undefined) throw new Error('no label');
 const first = performance.now(); // since the process began

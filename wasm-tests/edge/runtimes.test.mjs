@@ -1,6 +1,7 @@
 // The same texts in every runtime: bit for bit on the plain build, and the verdicts of the native binary.
 import assert from 'node:assert/strict';
-import { readFile, writeFile } from 'node:fs/promises';
+import { existsSync } from 'node:fs';
+import { writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
 import { record } from './figures.mjs';
@@ -47,6 +48,17 @@ describe('the same verdicts everywhere', { skip: noModels || noTexts }, () => {
       check(`${name} (${found.build})`, found, found.build === 'plain');
     });
   }
+
+  const vulkan = existsSync('/usr/share/vulkan/icd.d') ? false : 'there is no Vulkan adapter, not even in software';
+  test('Deno, WebGPU', { skip: vulkan }, async () => {
+    const { annotations, device } = await run('Deno', { texts: some.slice(0, 24), slms: SLMS.slice(0, 1), entry: 'autoannotator', device: 'gpu' });
+    assert.equal(device, 'gpu');
+    annotations.forEach(({ votes: [vote] }, at) => {
+      const [first, second] = [...bits[at].votes[0].probabilities].sort((a, b) => b - a);
+      assert.equal(vote.engine, 'gpu');
+      if (first - second > 0.05) assert.equal(vote.label, bits[at].votes[0].label, some[at]);
+    });
+  });
 
   test('workerd', async () => check('workerd', await annotateInWorkerd(some), true));
   test('edge-runtime', async () => check('edge-runtime', await annotateInEdgeRuntime(some), true));
