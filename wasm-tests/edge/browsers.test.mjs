@@ -191,6 +191,52 @@ describe('in browsers', { skip: noModels }, () => {
       assert.deepEqual(off, []);
     });
 
+    test('Chromium, a GPU that is lost: the CPU goes on; one that is slower than the CPU is not taken', async () => {
+      const { tab } = await opened(`${served.url}/blank.html`);
+      try {
+        const found = await tab.evaluate(
+          async (texts) => {
+            const devices = [];
+            const { requestDevice } = GPUAdapter.prototype;
+            GPUAdapter.prototype.requestDevice = async function (...args) {
+              devices.push(await requestDevice.apply(this, args));
+              return devices.at(-1);
+            };
+            const { Annotator } = await import('/node_modules/autoannotator/dist/index.js');
+            const options = { task: 'sentiment', models: '/models/', slms: ['sentiment-minilm-l3'], batch: 4 };
+            const onGpu = await Annotator.load({ ...options, device: 'gpu' });
+            const engines = [];
+            for await (const { votes } of onGpu.annotate(texts)) {
+              engines.push(votes[0].engine);
+              if (engines.length === 4) devices[0].destroy();
+            }
+            const { device, restarts } = await onGpu.info();
+            onGpu.dispose();
+            // Passes its adapter off as hardware, once: the kernels should know better.
+            const { get } = Object.getOwnPropertyDescriptor(GPUAdapter.prototype, 'info');
+            let asked = 0;
+            Object.defineProperty(GPUAdapter.prototype, 'info', {
+              get() {
+                return asked++ === 0 ? { vendor: 'test', architecture: '', device: '', description: '', isFallbackAdapter: false } : get.call(this);
+              },
+            });
+            const chosen = await Annotator.load({ ...options, device: 'auto' });
+            const labels = [];
+            for await (const { label } of chosen.annotate(texts)) labels.push(label);
+            const { device: taken } = await chosen.info();
+            chosen.dispose();
+            return { engines, device, restarts, taken, labels, asked: devices.length };
+          },
+          some.slice(0, 12),
+        );
+        assert.deepEqual(found.engines, [...Array(4).fill('gpu'), ...Array(8).fill('cpu')]);
+        assert.deepEqual([found.device, found.restarts, found.taken, found.asked], ['cpu', 1, 'cpu', 2]);
+        assert.equal(found.labels.length, 12);
+      } finally {
+        await tab.close();
+      }
+    });
+
     test('Firefox', { skip: existsSync(FIREFOX) ? false : `${FIREFOX} is missing: install it (Debian: firefox-esr) or set FIREFOX` }, async () => {
       const firefox = await puppeteer.launch({ browser: 'firefox', executablePath: FIREFOX, headless: true, userDataDir: folder('firefox'), protocolTimeout: 300_000 });
       try {
