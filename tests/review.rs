@@ -69,7 +69,7 @@ fn every_sample_has_its_review_and_is_paid_once() {
         |id: &str| reviews.iter().find(|(other, _)| other == id).map(|(_, review)| review.clone()).expect("there");
     assert_eq!(label("7").label.as_deref(), Some("positive"));
     assert!(label("100").why.expect("why").contains("longer"));
-    assert!(label("101").label.is_none() && label("101").why.expect("why").contains("banana"));
+    assert!(label("101").label.is_none() && label("101").why.expect("why").contains("reply-label"));
     assert_eq!(reviews.iter().map(|(_, review)| review.prompt_tokens).sum::<u64>(), 21 * 100);
     assert_eq!(stub.log().len(), 21);
     let sent = format!("{:?}", stub.log());
