@@ -290,7 +290,7 @@ async fn money_answers_and_replies_outlive_the_server() {
 
 #[tokio::test]
 async fn a_task_has_a_budget_of_its_own() {
-    let prices = "prompt_usd_per_million = 1000.0\ncompletion_usd_per_million = 1000.0\ntask_budget_usd = 1.0\n";
+    let prices = "prompt_usd_per_million = 1000.0\ncompletion_usd_per_million = 1000.0\ntask_budget_usd = 2.5\n";
     let house = house_with(true, prices, false).await;
     let mut last = 200;
     for round in 0..20 {
