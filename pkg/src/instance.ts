@@ -1,20 +1,10 @@
 // One instance of the WebAssembly module, with the SLMs in it.
 import type { Gpu } from '../wasm/gpu/autoannotator.js';
 import type { Redactor, Rule, Sample, Slm, SlmLoader, Verdict, Vote } from '../wasm/plain/autoannotator.js';
-import type { Annotation, BuildName, Device, LoadOptions, Progress, ReviewedBy, Spec, WasmSource } from './api.js';
+import type { Annotation, BuildName, Device, LoadOptions, Progress, Review, Spec, WasmSource } from './api.js';
 import { fromWasm, messageOf, TrapError, WasmError } from './errors.js';
 import type { Models } from './models.js';
 import { type Glue, moduleOf, type Runtime } from './runtime.js';
-
-/** A review with what it cost, as the core takes it. */
-export interface FullReview {
-  label: string | null;
-  by: ReviewedBy;
-  why?: string;
-  prompt_tokens: number;
-  completion_tokens: number;
-  cost_usd: number;
-}
 
 const PIECE = 1 << 20;
 
@@ -124,7 +114,7 @@ export class Instance {
     return this.#sync(() => this.glue.verdict(rule, votes));
   }
 
-  annotation(sample: Sample, votes: Vote[], verdict: Verdict, review?: FullReview): Annotation {
+  annotation(sample: Sample, votes: Vote[], verdict: Verdict, review?: Review): Annotation {
     return this.#sync(() => this.glue.annotation(sample, votes, verdict, review));
   }
 

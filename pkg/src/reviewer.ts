@@ -1,10 +1,9 @@
 // Who reviews hard samples: an `autoannotator serve`, or a function.
-import type { ReviewEndpoint, Reviewed, ReviewerOption, ReviewItem, Task } from './api.js';
+import type { Review, ReviewEndpoint, Reviewed, ReviewerOption, ReviewItem, Task } from './api.js';
 import { messageOf, OptionError, ReviewError } from './errors.js';
-import type { FullReview } from './instance.js';
 
 /** Reviews of items, in order; an error instead where the reviewer was not asked about one, for reasons that pass. */
-export type Reviews = (FullReview | ReviewError)[];
+export type Reviews = (Review | ReviewError)[];
 
 /** Asks for reviews of items, one each, in order. */
 export interface Reviewer {
@@ -30,7 +29,7 @@ export function reviewerOf(option: ReviewerOption | undefined): Reviewer | undef
 }
 
 /** A function's answer, which may be anything. */
-function read(answers: Reviewed[], items: ReviewItem[], task: Task): FullReview[] {
+function read(answers: Reviewed[], items: ReviewItem[], task: Task): Review[] {
   if (!Array.isArray(answers) || answers.length !== items.length) {
     throw new ReviewError('review-reply', `the review function has to give one answer for each of the ${items.length} items, in order`, true);
   }

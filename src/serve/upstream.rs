@@ -111,6 +111,14 @@ pub struct Question<'a> {
     pub sample: u32,
 }
 
+/// One call for some texts: what is sent, what their replies are known by, and how a reply is read.
+struct Call<'a, R> {
+    question: &'a Question<'a>,
+    prompt: Prompt<'a>,
+    hashes: &'a [[u8; 32]],
+    read: R,
+}
+
 /// An LLM behind the server.
 pub struct Upstream {
     http: reqwest::Client,
@@ -243,7 +251,7 @@ impl Upstream {
             }
         };
         let prompt = question.template.one(text);
-        let mut said = self.tried(question, &prompt, &[hash], &read, usage).await?;
+        let mut said = self.tried(&Call { question, prompt, hashes: &[hash], read }, usage).await?;
         said.pop().flatten().ok_or(UpstreamError::Garbage)
     }
 
@@ -266,7 +274,7 @@ impl Upstream {
         };
         let prompt = question.template.many(&slots);
         let hashes: Vec<[u8; 32]> = asked.iter().map(|(hash, _)| *hash).collect();
-        match self.tried(question, &prompt, &hashes, &read, usage).await {
+        match self.tried(&Call { question, prompt, hashes: &hashes, read }, usage).await {
             Ok(said) => said.into_iter().map(|said| said.map(Ok)).collect(),
             // It may be one of the texts, or all of them together.
             Err(UpstreamError::Status(400..=499) | UpstreamError::Garbage | UpstreamError::Budget) => {
@@ -279,12 +287,10 @@ impl Upstream {
     /// Calls until there is a reply, an error that asking again does not help, or it was tried often or long enough.
     async fn tried<R: Fn(&Completion) -> Vec<Option<Said>>>(
         &self,
-        question: &Question<'_>,
-        prompt: &Prompt<'_>,
-        hashes: &[[u8; 32]],
-        read: &R,
+        call: &Call<'_, R>,
         usage: &mut Usage,
     ) -> Result<Vec<Option<Said>>, UpstreamError> {
+        let question = call.question;
         let busy = UpstreamError::Busy { retry_after: QUEUE_WAIT };
         let place = Place::new(&self.waiting, self.config.queue).ok_or(busy.clone())?;
         let slot = tokio::time::timeout_at(question.deadline.into(), self.slots.acquire()).await;
@@ -297,7 +303,7 @@ impl Upstream {
                 return Err(UpstreamError::Timeout);
             }
             self.breaker.admit().map_err(|retry_after| UpstreamError::Busy { retry_after })?;
-            let outcome = self.paid(question, prompt, hashes, read, usage).await;
+            let outcome = self.paid(call, usage).await;
             let cut_short = Instant::now() >= question.deadline;
             self.breaker.note(outcome.as_ref().err().filter(|_| !cut_short));
             self.counts[usize::from(outcome.is_err())].fetch_add(1, Ordering::Relaxed);
@@ -319,12 +325,10 @@ impl Upstream {
     /// One attempt: reserve what it can cost at most, call, settle what it did cost.
     async fn paid<R: Fn(&Completion) -> Vec<Option<Said>>>(
         &self,
-        question: &Question<'_>,
-        prompt: &Prompt<'_>,
-        hashes: &[[u8; 32]],
-        read: &R,
+        call: &Call<'_, R>,
         usage: &mut Usage,
     ) -> Result<Vec<Option<Said>>, UpstreamError> {
+        let Call { question, prompt, hashes, read } = call;
         let most = self.config.prices.usd(prompt.most_tokens(), prompt.reply_tokens);
         let reserve = self.ledger.reserve(&question.task.name, question.client, &self.config.model, most).await;
         let reserve = reserve.map_err(|refusal| match refusal {
