@@ -1,6 +1,7 @@
 //! The command line: parsing and calls, nothing else. One file a command.
 
 mod annotate;
+mod cold_start;
 mod device;
 mod doctor;
 mod estimate;
@@ -34,6 +35,7 @@ enum Command {
     Pull(pull::Args),
     Pack(pack::Args),
     Train(train::Args),
+    ColdStart(cold_start::Args),
     Estimate(estimate::Args),
     Annotate(annotate::Args),
     Pool(pool::Args),
@@ -60,6 +62,7 @@ pub fn main() -> ExitCode {
         Command::Pull(args) => pull::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Train(args) => train::run(args),
+        Command::ColdStart(args) => cold_start::run(args),
         Command::Estimate(args) => estimate::run(args),
         Command::Annotate(args) => annotate::run(args),
         Command::Pool(args) => pool::run(args),
@@ -85,6 +88,19 @@ pub fn main() -> ExitCode {
 fn bar() -> anyhow::Result<ProgressBar> {
     let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?;
     Ok(ProgressBar::new(0).with_style(style))
+}
+
+/// Whether the person at the terminal agrees; without one, nobody does.
+fn agreed(question: &str) -> anyhow::Result<bool> {
+    use std::io::{IsTerminal, Write};
+    if !std::io::stdin().is_terminal() {
+        anyhow::bail!("{question} Nobody is here to answer; give --yes");
+    }
+    eprint!("{question} [y/N] ");
+    std::io::stderr().flush()?;
+    let mut answer = String::new();
+    std::io::stdin().read_line(&mut answer)?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "y" | "yes"))
 }
 
 /// The task of this name, or of a spec in TOML or JSON.

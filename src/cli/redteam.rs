@@ -90,8 +90,7 @@ fn jobs(task: &str) -> anyhow::Result<[Arc<Job>; 2]> {
     let spec = Arc::new(Spec::built_in(task)?);
     let mut open = (*spec).clone();
     open.review.screen = false;
-    let redactor = open.review.redactor();
-    let bare = Job { template: Template::undefended(&open), redactor, spec: Arc::new(open) };
+    let bare = Job { template: Template::undefended(&open), ..Job::from(Arc::new(open)) };
     Ok([Arc::new(spec.into()), Arc::new(bare)])
 }
 

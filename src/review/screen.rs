@@ -4,8 +4,9 @@
 //! replies look like. What it lets through still has the prompt's defence before it.
 
 use crate::task::Task;
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ops::RangeInclusive;
+use std::sync::LazyLock;
 
 /// Words within which an order and what it is about belong together.
 const NEAR: usize = 10;
@@ -35,6 +36,10 @@ const MARKS: &[&str] = &[
     "\"role\"",
     "[system]",
 ];
+
+/// To what a label is given, before a sign.
+const ASSIGNED: [&str; 9] =
+    ["label", "answer", "sentiment", "class", "category", "verdict", "output", "toxicity", "classification"];
 
 /// Who speaks, at the head of a line and before a colon.
 const SPEAKERS: &[&str] = &[
@@ -265,43 +270,134 @@ const UNDONE: &[&str] = &[
     "指示",
 ];
 
-/// Why a text is for a person rather than an LLM, where it is.
-pub fn screen(task: &Task, text: &str) -> Option<&'static str> {
-    if text.chars().any(|c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e007f}'))
-    {
-        return Some("it holds characters that hide text");
+/// The lists that a word stands in, a bit each.
+type Lists = u8;
+const ORDER: Lists = 1;
+const ELSE: Lists = 1 << 1;
+const TOPIC: Lists = 1 << 2;
+const LABELLING: Lists = 1 << 3;
+const ACT: Lists = 1 << 4;
+const PART: Lists = 1 << 5;
+const UNDOES: Lists = 1 << 6;
+const IS_UNDONE: Lists = 1 << 7;
+
+/// All words with their lists, and those of scripts without spaces, which stand in a longer run.
+static WORDS: LazyLock<(HashMap<&str, Lists>, Vec<(&str, Lists)>)> = LazyLock::new(|| {
+    let all = [
+        (ORDERS, ORDER),
+        (ELSEWHERE, ELSE),
+        (ABOUT, TOPIC),
+        (WORK, LABELLING),
+        (ROLES, ACT),
+        (ROLE, PART),
+        (UNDO, UNDOES),
+        (UNDONE, IS_UNDONE),
+    ];
+    let mut words = HashMap::new();
+    for (list, bit) in all {
+        list.iter().for_each(|word| *words.entry(*word).or_default() |= bit);
     }
-    let plain: String = text.chars().filter(|c| !invisible(*c)).flat_map(char::to_lowercase).collect();
-    if MARKS.iter().any(|mark| plain.contains(mark)) || plain.lines().any(speaks) {
-        return Some("it looks like a part of a conversation with an LLM");
+    let unspaced = |(word, lists): (&&'static str, &Lists)| Some((*word, *lists)).filter(|(word, _)| dense(word));
+    let runs = words.iter().filter_map(unspaced).collect();
+    (words, runs)
+});
+
+fn dense(word: &str) -> bool {
+    word.chars().all(|c| c as u32 > 0x2e80)
+}
+
+fn lists(word: &str) -> Lists {
+    let (words, runs) = &*WORDS;
+    let own = words.get(word).copied().unwrap_or_default();
+    if word.is_ascii() {
+        return own;
     }
-    let words: Vec<&str> = plain
-        .split(|c: char| !c.is_alphanumeric() && !matches!(c, '-' | '_'))
-        .filter(|word| !word.is_empty())
-        .collect();
-    let labels = Labels::new(task);
-    let places = |list: &[&str]| -> Vec<usize> {
-        let set: HashSet<&str> = list.iter().copied().collect();
-        words
-            .iter()
-            .enumerate()
-            .filter(|(_, word)| set.contains(*word) || holds(&set, word))
-            .map(|(at, _)| at)
-            .collect()
-    };
-    if near(&places(UNDO), &places(UNDONE), 0..=6) {
-        return Some("it asks to ignore instructions");
+    runs.iter().filter(|(run, _)| word.contains(run)).fold(own, |all, (_, lists)| all | lists)
+}
+
+/// Finds texts that speak to the reviewer of a task.
+#[derive(Debug, Clone)]
+pub struct Screen {
+    /// The words of each of the labels' names and aliases, in lower case, and the same in one.
+    labels: Vec<(Vec<String>, String)>,
+}
+
+impl Screen {
+    /// The screen of a task.
+    pub fn new(task: &Task) -> Self {
+        let names = task.labels.iter().flat_map(|label| std::iter::once(&label.name).chain(&label.aliases));
+        let words = |name: &String| {
+            let words: Vec<String> = name.to_lowercase().split_whitespace().map(str::to_owned).collect();
+            let whole = words.join(" ");
+            (words, whole)
+        };
+        Self { labels: names.map(words).collect() }
     }
-    let (named, orders, work) = (labels.places(&words), places(ORDERS), places(WORK));
-    let told = near(&named, &orders, 1..=NEAR) && near(&named, &places(ABOUT), 1..=2 * NEAR)
-        || near(&named, &places(ELSEWHERE), 0..=6);
-    if told || near(&named, &work, 1..=2 * NEAR) || assigned(&plain, &labels) {
-        return Some("it speaks of the labels it could be given");
+
+    /// Why a text is for a person rather than an LLM, where it is.
+    pub fn why(&self, text: &str) -> Option<&'static str> {
+        if text
+            .chars()
+            .any(|c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{e0000}'..='\u{e007f}'))
+        {
+            return Some("it holds characters that hide text");
+        }
+        let plain: String = text.chars().filter(|c| !invisible(*c)).flat_map(char::to_lowercase).collect();
+        if marked(&plain) || plain.lines().any(speaks) {
+            return Some("it looks like a part of a conversation with an LLM");
+        }
+        let words: Vec<&str> = plain
+            .split(|c: char| !c.is_alphanumeric() && !matches!(c, '-' | '_'))
+            .filter(|word| !word.is_empty())
+            .collect();
+        let listed: Vec<(usize, Lists)> =
+            words.iter().map(|word| lists(word)).enumerate().filter(|(_, lists)| *lists != 0).collect();
+        let places = |list: Lists| -> Vec<usize> {
+            listed.iter().filter(|(_, lists)| lists & list != 0).map(|(at, _)| *at).collect()
+        };
+        if near(&places(UNDOES), &places(IS_UNDONE), 0..=6) {
+            return Some("it asks to ignore instructions");
+        }
+        let (named, orders, work) = (self.places(&words), places(ORDER), places(LABELLING));
+        let told = near(&named, &orders, 1..=NEAR) && near(&named, &places(TOPIC), 1..=2 * NEAR)
+            || near(&named, &places(ELSE), 0..=6);
+        if told || near(&named, &work, 1..=2 * NEAR) || self.assigned(&plain) {
+            return Some("it speaks of the labels it could be given");
+        }
+        if near(&orders, &work, 1..=6) || near(&places(ACT), &places(PART), 1..=5) {
+            return Some("it speaks to somebody who labels it");
+        }
+        None
     }
-    if near(&orders, &work, 1..=6) || near(&places(ROLES), &places(ROLE), 1..=5) {
-        return Some("it speaks to somebody who labels it");
+
+    /// Where labels are named.
+    fn places(&self, words: &[&str]) -> Vec<usize> {
+        let starts = |at: usize| {
+            self.labels
+                .iter()
+                .any(|(name, _)| words.get(at..at + name.len()).is_some_and(|part| part == name.as_slice()))
+        };
+        (0..words.len()).filter(|at| starts(*at)).collect()
     }
-    None
+
+    /// `label: positive`, `answer = "toxic"` and their like.
+    fn assigned(&self, plain: &str) -> bool {
+        let signs = plain.match_indices([':', '=', '：']).map(|(at, sign)| (at, sign.len()));
+        signs.chain(plain.match_indices("->").map(|(at, sign)| (at, sign.len()))).any(|(at, sign)| {
+            let (Some(before), Some(after)) = (plain.get(..at), plain.get(at + sign..)) else { return false };
+            let name = before.trim_end_matches(['"', '\'', '*', '`', ' ']);
+            let value = after.trim_start_matches(|c: char| !c.is_alphanumeric());
+            ASSIGNED.iter().any(|word| name.ends_with(word))
+                && self.labels.iter().any(|(_, label)| value.starts_with(label.as_str()))
+        })
+    }
+}
+
+/// What chat templates and replies look like: each mark begins with one of these.
+fn marked(plain: &str) -> bool {
+    plain
+        .match_indices(['<', '|', '[', '#', '"', '\''])
+        .any(|(at, _)| plain.get(at..).is_some_and(|rest| MARKS.iter().any(|mark| rest.starts_with(mark))))
 }
 
 fn invisible(c: char) -> bool {
@@ -317,11 +413,6 @@ fn speaks(line: &str) -> bool {
     first.is_some_and(|first| SPEAKERS.contains(&first)) && words.count() <= 2
 }
 
-/// Words of scripts without spaces stand in a longer run.
-fn holds(set: &HashSet<&str>, word: &str) -> bool {
-    !word.is_ascii() && set.iter().any(|one| one.chars().all(|c| c as u32 > 0x2e80) && word.contains(one))
-}
-
 /// Whether one of these stands so many words from one of those, both in order; the same word does not count where both
 /// lists have it.
 fn near(these: &[usize], those: &[usize], words: RangeInclusive<usize>) -> bool {
@@ -332,56 +423,13 @@ fn near(these: &[usize], those: &[usize], words: RangeInclusive<usize>) -> bool 
     })
 }
 
-/// The words that name a task's labels.
-struct Labels(Vec<Vec<String>>);
-
-impl Labels {
-    fn new(task: &Task) -> Self {
-        let split = |name: &String| {
-            let lower = name.to_lowercase();
-            lower.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
-        };
-        Self(
-            task.labels
-                .iter()
-                .flat_map(|label| std::iter::once(&label.name).chain(&label.aliases))
-                .map(split)
-                .collect(),
-        )
-    }
-
-    fn places(&self, words: &[&str]) -> Vec<usize> {
-        let starts = |at: usize| {
-            self.0.iter().any(|name| words.get(at..at + name.len()).is_some_and(|part| part == name.as_slice()))
-        };
-        (0..words.len()).filter(|at| starts(*at)).collect()
-    }
-}
-
-/// `label: positive`, `answer = "toxic"` and their like.
-fn assigned(plain: &str, labels: &Labels) -> bool {
-    let names: [&str; 9] =
-        ["label", "answer", "sentiment", "class", "category", "verdict", "output", "toxicity", "classification"];
-    names.iter().any(|name| {
-        plain.match_indices(name).any(|(at, _)| {
-            let rest = plain.get(at + name.len()..).unwrap_or_default();
-            let value = rest.trim_start_matches(['"', '\'', '*', '`', ' ']);
-            let Some(value) = value.strip_prefix("->").or_else(|| value.strip_prefix([':', '=', '：'])) else {
-                return false;
-            };
-            let value = value.trim_start_matches(|c: char| !c.is_alphanumeric());
-            labels.0.iter().any(|label| value.starts_with(&label.join(" ")))
-        })
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
     fn screened(text: &str) -> bool {
-        screen(&Task::built_in("sentiment").expect("built in"), text).is_some()
+        Screen::new(&Task::built_in("sentiment").expect("built in")).why(text).is_some()
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::config::Caps;
 use super::store::{Known, Store, StoreError};
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Billionths of a US dollar.
 const NANO: f64 = 1e9;
@@ -12,18 +12,34 @@ const NANO: f64 = 1e9;
 /// US dollars spent and reserved, in all, by task and by client.
 pub struct Ledger {
     caps: Caps,
-    totals: Mutex<Totals>,
+    totals: Arc<Mutex<Totals>>,
     store: Store,
 }
 
 #[derive(Default)]
 struct Totals {
     all: i64,
+    /// What settlements that are not yet on the disk will change of it.
+    settling: i64,
     tasks: HashMap<String, i64>,
     clients: HashMap<String, i64>,
 }
 
 impl Totals {
+    /// Adds an amount, if every cap covers it.
+    fn take(&mut self, caps: &Caps, task: &str, client: &str, amount: i64) -> bool {
+        let covers =
+            |cap: Option<f64>, spent: i64| cap.is_none_or(|cap| spent.saturating_add(amount) <= (cap * NANO) as i64);
+        let of = |totals: &HashMap<String, i64>, name: &str| totals.get(name).copied().unwrap_or_default();
+        let covered = covers(caps.all, self.all)
+            && covers(caps.task, of(&self.tasks, task))
+            && covers(caps.client, of(&self.clients, client));
+        if covered {
+            self.add(task, client, amount);
+        }
+        covered
+    }
+
     fn add(&mut self, task: &str, client: &str, amount: i64) {
         let add = |total: &mut i64| *total = total.saturating_add(amount);
         add(&mut self.all);
@@ -61,29 +77,26 @@ impl Ledger {
         for (task, client, spent) in store.spent()? {
             totals.add(&task, &client, spent);
         }
-        Ok(Self { caps, totals: Mutex::new(totals), store })
+        Ok(Self { caps, totals: Arc::new(Mutex::new(totals)), store })
     }
 
     fn totals(&self) -> MutexGuard<'_, Totals> {
-        self.totals.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.totals)
     }
 
     /// Sets US dollars aside for a call, if every cap covers them.
     pub async fn reserve(&self, task: &str, client: &str, model: &str, usd: f64) -> Result<Reserve, Refusal> {
         let amount = (usd * NANO).ceil() as i64;
-        {
-            let mut totals = self.totals();
-            let covered = |cap: Option<f64>, spent: i64| {
-                cap.is_none_or(|cap| spent.saturating_add(amount) <= (cap * NANO) as i64)
-            };
-            let of = |totals: &HashMap<String, i64>, name: &str| totals.get(name).copied().unwrap_or_default();
-            if !covered(self.caps.all, totals.all)
-                || !covered(self.caps.task, of(&totals.tasks, task))
-                || !covered(self.caps.client, of(&totals.clients, client))
-            {
+        let take = || self.totals().take(&self.caps, task, client, amount);
+        if !take() {
+            // What is being settled may make room.
+            if self.totals().settling == 0 {
                 return Err(Refusal::Budget);
             }
-            totals.add(task, client, amount);
+            self.store.flush().await.map_err(Refusal::Store)?;
+            if !take() {
+                return Err(Refusal::Budget);
+            }
         }
         match self.store.reserve(task, client, model, amount).await {
             Ok(call) => Ok(Reserve { call, task: task.to_owned(), client: client.to_owned(), amount }),
@@ -94,29 +107,37 @@ impl Ledger {
         }
     }
 
-    /// Puts what the call did cost in the place of the reserve, and keeps the labels of its reply.
-    pub async fn settle(
-        &self,
-        reserve: Reserve,
-        usd: f64,
-        tokens: [u64; 2],
-        labels: Vec<([u8; 32], Known)>,
-    ) -> Result<(), StoreError> {
+    /// Puts what the call did cost in the place of the reserve, and keeps the labels of its reply; the reserve counts until
+    /// that is on the disk, and stays where it cannot be written.
+    pub fn settle(&self, reserve: Reserve, usd: f64, tokens: [u64; 2], labels: Vec<([u8; 32], Known)>) {
         let cost = (usd * NANO).ceil() as i64;
-        self.store.settle(reserve.call, cost, tokens, labels).await?;
-        self.totals().add(&reserve.task, &reserve.client, cost - reserve.amount);
-        Ok(())
+        let change = cost - reserve.amount;
+        self.totals().settling += change;
+        let totals = self.totals.clone();
+        self.store.settle(reserve.call, cost, tokens, labels, move |written| {
+            let mut totals = lock(&totals);
+            totals.settling -= change;
+            match written {
+                Ok(()) => totals.add(&reserve.task, &reserve.client, change),
+                Err(error) => tracing::error!("a call stays charged at its reserve: {error}"),
+            }
+        });
     }
 
     /// What is left under the cap over all, in US dollars.
     pub fn remaining(&self) -> Option<f64> {
-        self.caps.all.map(|cap| (cap - self.totals().all as f64 / NANO).max(0.0))
+        self.caps.all.map(|cap| (cap - self.spent()).max(0.0))
     }
 
     /// Spent and reserved so far, in US dollars.
     pub fn spent(&self) -> f64 {
-        self.totals().all as f64 / NANO
+        let totals = self.totals();
+        (totals.all + totals.settling) as f64 / NANO
     }
+}
+
+fn lock(totals: &Mutex<Totals>) -> MutexGuard<'_, Totals> {
+    totals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -142,7 +163,7 @@ mod tests {
         runtime().block_on(async {
             let first = ledger.reserve("t", "c", "m", 0.6).await.expect("covered");
             assert!(matches!(ledger.reserve("t", "c", "m", 0.6).await, Err(Refusal::Budget)));
-            ledger.settle(first, 0.1, [1, 2], vec![]).await.expect("settles");
+            ledger.settle(first, 0.1, [1, 2], vec![]);
             ledger.reserve("t", "c", "m", 0.7).await.expect("covered, and left unsettled");
             assert!(matches!(ledger.reserve("t", "c", "m", 0.15).await, Err(Refusal::Budget)), "the task's cap");
             ledger.reserve("u", "c", "m", 0.15).await.expect("another task's");
@@ -181,13 +202,14 @@ mod tests {
                             *billed.lock().expect("lock") += cost;
                         }
                         match fate {
-                            0 => ledger.settle(reserve, cost, [0; 2], vec![]).await.expect("settles"),
-                            1 => ledger.settle(reserve, 0.0, [0; 2], vec![]).await.expect("settles"), // refused, not billed
+                            0 => ledger.settle(reserve, cost, [0; 2], vec![]),
+                            1 => ledger.settle(reserve, 0.0, [0; 2], vec![]), // refused, not billed
                             _ => drop(reserve), // broke off
                         }
                     });
                 }
                 while all.join_next().await.is_some() {}
+                ledger.store.flush().await.expect("written");
             });
             let billed = *billed.lock().expect("lock");
             prop_assert!(billed <= ledger.spent() + 1e-6 && ledger.spent() <= cap + 1e-6);

@@ -8,7 +8,7 @@ use super::upstream::{Outcome, Question, Said, Upstream, UpstreamError};
 use crate::review::prompt::Template;
 use crate::review::protocol::Usage;
 use crate::review::redact::Redactor;
-use crate::review::screen::screen;
+use crate::review::screen::Screen;
 use crate::slm::adapter::{hex, sha256_of};
 use crate::spec::{Prices, Spec};
 use futures_util::future::join_all;
@@ -24,11 +24,14 @@ pub struct Job {
     pub template: Template,
     /// What redacts texts once more.
     pub redactor: Redactor,
+    /// What finds texts that speak to the LLM; none where all are sent.
+    pub screen: Option<Screen>,
 }
 
 impl From<Arc<Spec>> for Job {
     fn from(spec: Arc<Spec>) -> Self {
-        Self { template: Template::new(&spec), redactor: spec.review.redactor(), spec }
+        let screen = spec.review.screen.then(|| Screen::new(&spec.task));
+        Self { template: Template::new(&spec), redactor: spec.review.redactor(), screen, spec }
     }
 }
 
@@ -249,8 +252,8 @@ impl Panel {
 
 /// What a text comes to that is for a person from the start.
 fn screened(job: &Job, text: &str) -> Option<Reviewed> {
-    let why = Some(screen(&job.spec.task, text).filter(|_| job.spec.review.screen)?);
-    let why = why.map(|why| format!("screened: no LLM is asked, because {why}; it is for a person"));
+    let why = job.screen.as_ref()?.why(text)?;
+    let why = Some(format!("screened: no LLM is asked, because {why}; it is for a person"));
     Some(Reviewed { said: Said { label: None, why, confidence: None, known: false }, models: Vec::new() })
 }
 

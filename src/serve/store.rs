@@ -82,22 +82,26 @@ trait Job: Send {
     fn done(self: Box<Self>, committed: Result<(), String>);
 }
 
-struct Write<T, W> {
+struct Write<T, W, D> {
     work: W,
     outcome: Option<T>,
-    waiting: oneshot::Sender<Result<T, String>>,
+    done: D,
 }
 
-impl<T: Send, W: Fn(&Connection) -> rusqlite::Result<T> + Send> Job for Write<T, W> {
+impl<T, W, D> Job for Write<T, W, D>
+where
+    T: Send,
+    W: Fn(&Connection) -> rusqlite::Result<T> + Send,
+    D: FnOnce(Result<T, String>) + Send,
+{
     fn run(&mut self, connection: &Connection) -> rusqlite::Result<()> {
         self.outcome = Some((self.work)(connection)?);
         Ok(())
     }
 
     fn done(self: Box<Self>, committed: Result<(), String>) {
-        let Self { outcome, waiting, .. } = *self;
-        let outcome = committed.and_then(|()| outcome.ok_or_else(|| "it was not written".to_owned()));
-        let _ = waiting.send(outcome); // who no longer waits need not be told
+        let Self { outcome, done, .. } = *self;
+        done(committed.and_then(|()| outcome.ok_or_else(|| "it was not written".to_owned())));
     }
 }
 
@@ -213,9 +217,17 @@ impl Store {
         work: impl Fn(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (waiting, receive) = oneshot::channel();
-        let job = Write { work, outcome: None, waiting };
-        self.writer.send(Box::new(job)).map_err(|_| self.fail("its writer has stopped"))?;
+        // Who no longer waits need not be told.
+        let done = |outcome| drop(waiting.send(outcome));
+        self.writer
+            .send(Box::new(Write { work, outcome: None, done }))
+            .map_err(|_| self.fail("its writer has stopped"))?;
         receive.await.map_err(|_| self.fail("it cannot be written"))?.map_err(|problem| self.fail(problem))
+    }
+
+    /// Returns when all that was to be written before is on the disk, and who waited for it was told.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        self.write(|_| Ok(())).await
     }
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> rusqlite::Result<T>) -> Result<T, StoreError> {
@@ -257,17 +269,20 @@ impl Store {
     }
 
     /// Notes what a call came to, and with it the labels of its reply, by the hashes of what was asked. No text is kept.
-    pub async fn settle(
+    /// Nobody waits for it: what is written later, such as the answer to the client, is on the disk no earlier. `done` is
+    /// told when it is there.
+    pub fn settle(
         &self,
         call: i64,
         cost: i64,
         tokens: [u64; 2],
         labels: Vec<([u8; 32], Known)>,
-    ) -> Result<(), StoreError> {
+        done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
+    ) {
         for (hash, known) in &labels {
             self.recent.lock().unwrap_or_else(PoisonError::into_inner).keep(*hash, now().cast_signed(), known.clone());
         }
-        self.write(move |connection| {
+        let work = move |connection: &Connection| {
             let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
             let [prompt, completion] = tokens.map(u64::cast_signed);
             connection.prepare_cached(update)?.execute(params![cost, prompt, completion, call])?;
@@ -276,8 +291,13 @@ impl Store {
                 connection.prepare_cached(insert)?.execute(params![hash, now().cast_signed(), label, confidence])?;
             }
             Ok(())
-        })
-        .await
+        };
+        let path = self.path.clone();
+        let fail = move |problem| StoreError::File { path: path.to_path_buf(), problem };
+        let job = Write { work, outcome: None, done: move |outcome: Result<(), String>| done(outcome.map_err(fail)) };
+        if let Err(mpsc::SendError(job)) = self.writer.send(Box::new(job)) {
+            job.done(Err("its writer has stopped".to_owned()));
+        }
     }
 
     /// What is known of what this is the hash of.
@@ -425,7 +445,7 @@ mod tests {
         block_on(async {
             let first = store.reserve("t", "c", "m", 100).await.expect("reserves");
             let known = Known { age: 0, label: Some("good".into()), confidence: Some(0.75) };
-            store.settle(first, 30, [1, 2], vec![([7; 32], known)]).await.expect("settles");
+            store.settle(first, 30, [1, 2], vec![([7; 32], known)], |settled| settled.expect("settles"));
             store.reserve("t", "c", "m", 50).await.expect("reserves");
             let answer = ("key".to_owned(), vec![1], "{}".to_owned());
             store.answered(Some(answer.clone()), json!({ "n": 1 })).await.expect("keeps");
@@ -510,12 +530,15 @@ mod tests {
         assert!(recent.get(&hash(RECENT)).is_some() && recent.new.len() == 1, "what is old and asked for is new again");
         let folder = tempfile::tempdir().expect("a folder");
         let store = open(&folder).expect("opens");
-        let settle = |label: Option<&str>| store.settle(1, 0, [0; 2], vec![([7; 32], known(label))]);
+        let settle = |label: Option<&str>| {
+            store.settle(1, 0, [0; 2], vec![([7; 32], known(label))], |settled| settled.expect("settles"));
+            block_on(store.flush()).expect("written");
+        };
         let label = || store.review(&[7; 32]).expect("reads").and_then(|known| known.label);
         // That there was no label does not last.
-        block_on(settle(None)).expect("settles");
+        settle(None);
         assert_eq!(label(), None);
-        block_on(settle(Some("good"))).expect("settles");
+        settle(Some("good"));
         assert_eq!((label().as_deref(), label().as_deref()), (Some("good"), Some("good")));
     }
 

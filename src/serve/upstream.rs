@@ -4,7 +4,7 @@
 use super::breaker::{Breaker, Place, Turns};
 use super::completion::{Body, Completion, failed, read};
 use super::config;
-use super::ledger::{Ledger, Refusal, Reserve};
+use super::ledger::{Ledger, Refusal};
 use super::store::{Known, Store, StoreError};
 use crate::review::prompt::{Prompt, Template};
 use crate::review::protocol::Usage;
@@ -347,7 +347,8 @@ impl Upstream {
             let Said { label, confidence, .. } = said.clone()?;
             Some((*hash, Known { age: 0, label, confidence }))
         });
-        self.settle(reserve, &cost, known.collect()).await;
+        let tokens = [cost.prompt_tokens, cost.completion_tokens];
+        self.ledger.settle(reserve, cost.cost_usd, tokens, known.collect());
         usage.add(&cost);
         called.map(|_| said)
     }
@@ -360,14 +361,6 @@ impl Upstream {
                 Usage { prompt_tokens, completion_tokens, cost_usd }
             }
             None => Usage { cost_usd: most, ..Usage::default() },
-        }
-    }
-
-    /// Where it cannot be written down, the call stays charged at its reserve.
-    async fn settle(&self, reserve: Reserve, usage: &Usage, known: Vec<([u8; 32], Known)>) {
-        let tokens = [usage.prompt_tokens, usage.completion_tokens];
-        if let Err(error) = self.ledger.settle(reserve, usage.cost_usd, tokens, known).await {
-            tracing::error!("a call stays charged at its reserve: {error}");
         }
     }
 

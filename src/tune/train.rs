@@ -725,15 +725,25 @@ fn probe(
     labels: usize,
     progress: &ProgressBar,
 ) -> Result<Linear, TuneError> {
+    progress.set_message("first head");
+    let features = mean_pooled(weights, &data.ids, progress)?;
+    Ok(logistic_regression(&features, targets, weights.config.hidden_size, labels))
+}
+
+/// The mean over each text's tokens of a base's last hidden states, `[texts x hidden]`.
+pub fn mean_pooled(
+    weights: &EncoderWeights,
+    texts: &[Vec<u32>],
+    progress: &ProgressBar,
+) -> Result<Vec<f32>, TuneError> {
     let (layers, width) = (weights.config.num_hidden_layers, weights.config.hidden_size);
     let mut encoder = CpuEncoder::new(weights);
-    let mut features = vec![0.0; data.len() * width];
-    let lengths: Vec<usize> = data.ids.iter().map(Vec::len).collect();
-    progress.set_length(data.len() as u64);
+    let mut features = vec![0.0; texts.len() * width];
+    let lengths: Vec<usize> = texts.iter().map(Vec::len).collect();
+    progress.set_length(texts.len() as u64);
     progress.set_position(0);
-    progress.set_message("first head");
     for group in plan_batches(&lengths, 4096, usize::MAX) {
-        let hidden = encoder.hidden(&Batch::new(group.iter().map(|text| data.ids[*text].as_slice())), layers)?;
+        let hidden = encoder.hidden(&Batch::new(group.iter().map(|text| texts[*text].as_slice())), layers)?;
         let mut tokens = hidden.chunks_exact(width);
         for text in &group {
             let mean = &mut features[text * width..][..width];
@@ -743,7 +753,7 @@ fn probe(
         }
         progress.inc(group.len() as u64);
     }
-    Ok(logistic_regression(&features, targets, width, labels))
+    Ok(features)
 }
 
 /// By full-batch AdamW with a rate that falls to zero.

@@ -50,13 +50,29 @@ impl Compact {
     }
 }
 
+/// Bytes that such a number takes at most: each character, and a separator of two bytes behind it.
+const REACH: usize = 3 * LONGEST;
+
 pub(super) fn ids(text: &str, found: &mut Vec<Find>) {
-    let (mut done, mut before) = (0, ' ');
+    let next_digit = |from: usize| {
+        let rest = text.as_bytes().get(from..)?;
+        rest.iter().position(u8::is_ascii_digit).map(|at| from + at)
+    };
+    let (mut done, mut before, mut digit) = (0, ' ', next_digit(0));
     for (start, c) in text.char_indices() {
         let begins = c.is_ascii_alphanumeric() && !(before.is_ascii_alphanumeric() || before == '_');
         before = c;
         if !begins || start < done {
             continue;
+        }
+        // All of them hold digits, and most words have none near.
+        if digit.is_some_and(|at| at < start) {
+            digit = next_digit(start);
+        }
+        match digit {
+            None => return,
+            Some(at) if at >= start + REACH => continue,
+            Some(_) => {}
         }
         if let Some((kind, end)) = id(text, start) {
             found.push(Find { kind, start, end });

@@ -130,8 +130,8 @@ fn wallet(rest: &str) -> Option<usize> {
         let hex = run(hex, |b| b.is_ascii_hexdigit())?;
         return (hex.len() >= 40).then_some(hex.len() + 2);
     }
-    let lower = head_lower(rest);
-    if ["bc1", "tb1", "ltc1", "addr1"].iter().any(|prefix| lower.starts_with(prefix)) {
+    let begins = |prefix: &str| rest.get(..prefix.len()).is_some_and(|head| head.eq_ignore_ascii_case(prefix));
+    if ["bc1", "tb1", "ltc1", "addr1"].into_iter().any(begins) {
         let all = run(rest, |b| b.is_ascii_alphanumeric())?;
         let digits = all.bytes().filter(u8::is_ascii_digit).count();
         return ((26..=110).contains(&all.len()) && digits >= 3).then_some(all.len());
@@ -143,10 +143,6 @@ fn wallet(rest: &str) -> Option<usize> {
         return ((26..=35).contains(&all.len()) && mixed).then_some(all.len());
     }
     None
-}
-
-fn head_lower(rest: &str) -> String {
-    rest.bytes().take(5).map(|byte| char::from(byte.to_ascii_lowercase())).collect()
 }
 
 /// 32 or more hexadecimal digits, letters among them.
@@ -170,7 +166,7 @@ pub(super) fn random(text: &str, found: &mut Vec<Find>) {
         for part in parts(token, path) {
             let start = at + (part.as_ptr() as usize - token.as_ptr() as usize);
             let name = text.get(..start).unwrap_or_default();
-            if looks_random(part) || (said(name) && is_value(part)) {
+            if looks_random(part) || (is_value(part) && said(name)) {
                 found.push(Find { kind: Kind::Key, start, end: start + part.len() });
             }
         }

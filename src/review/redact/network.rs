@@ -15,11 +15,16 @@ pub(super) fn network(text: &str, found: &mut Vec<Find>) {
         let begin = from + begin;
         let Some(run) = text.get(begin..) else { break };
         let end = begin + run.find(|c| !run_char(c)).unwrap_or(run.len());
+        from = end;
+        // Every address has two signs at least.
+        let signs = text.get(begin..end).unwrap_or_default().bytes().filter(|byte| matches!(byte, b':' | b'.' | b'-'));
+        if signs.take(2).count() < 2 {
+            continue;
+        }
         let glued = |c: Option<char>| c.is_some_and(|c| c.is_alphanumeric() || c == '_');
         let left = glued(text.get(..begin).and_then(|head| head.chars().next_back()));
         let right = glued(text.get(end..).and_then(|tail| tail.chars().next()));
         run_of(text, begin, end, (left, right), found);
-        from = end;
     }
 }
 

@@ -29,13 +29,15 @@ fn ends_url(c: char) -> bool {
 
 /// The range of the URL in a run without whitespace, where it carries credentials.
 fn secret_url(run: &str) -> Option<(usize, usize)> {
-    let scheme = run.find("://").map(|at| {
+    // Most runs have neither, which one sign tells.
+    let scheme = run.contains(':').then(|| run.find("://")).flatten().map(|at| {
         let word = |c: char| !(c.is_ascii_alphanumeric() || matches!(c, '+' | '-'));
         run.get(..at)
             .and_then(|head| head.rfind(word).map(|p| p + head[p..].chars().next().map_or(1, char::len_utf8)))
             .unwrap_or(0)
     });
-    let start = scheme.or_else(|| run.to_ascii_lowercase().find("www."))?;
+    let bare = || run.contains('.').then(|| run.to_ascii_lowercase().find("www.")).flatten();
+    let start = scheme.or_else(bare)?;
     let url = run.get(start..)?;
     let user = url.split("://").skip(1).any(|after| {
         let authority = after.split(['/', '?', '#', '\\']).next().unwrap_or_default();
