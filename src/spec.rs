@@ -109,6 +109,9 @@ pub struct Example {
 /// Texts of one call to an LLM at most.
 pub const MAX_BATCH: usize = 32;
 
+/// Reviewed samples that are shown with a call at most.
+pub const MAX_SIMILAR: usize = 16;
+
 /// What happens to hard samples.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ReviewSpec {
@@ -139,6 +142,10 @@ pub struct ReviewSpec {
     /// What the style few-shot shows.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub examples: Vec<Example>,
+    /// So many more that it shows with each call: those reviewed samples of the pool that are most like its texts, up to
+    /// [`MAX_SIMILAR`].
+    #[serde(skip_serializing_if = "is_zero")]
+    pub similar: usize,
 }
 
 impl Default for ReviewSpec {
@@ -154,6 +161,7 @@ impl Default for ReviewSpec {
             batch: 1,
             screen: true,
             examples: Vec::new(),
+            similar: 0,
         }
     }
 }
@@ -171,6 +179,10 @@ fn is_true(flag: &bool) -> bool {
 
 fn is_one(batch: &usize) -> bool {
     *batch == 1
+}
+
+fn is_zero(count: &usize) -> bool {
+    *count == 0
 }
 
 fn is_default(style: &PromptStyle) -> bool {
@@ -647,9 +659,18 @@ fn review(node: Node) -> Result<(ReviewSpec, Vec<Table>), SpecError> {
         return Err(table.error(batch_line, "batch", format!("is {batch}; expected 1 to {MAX_BATCH} texts a call")));
     }
     let (examples, examples_line) = table.list("examples")?.unwrap_or_default();
-    if (style == PromptStyle::FewShot) == examples.is_empty() {
-        let problem = "are what style = \"few-shot\" shows: give both or neither, at best one or two for each label";
+    let (similar, similar_line) = table.count("similar", 0)?;
+    if (style == PromptStyle::FewShot) == (examples.is_empty() && similar == 0) {
+        let problem = "or similar are what style = \"few-shot\" shows: give the style and one of them, at best one or two \
+                       examples for each label, or neither";
         return Err(table.error(examples_line.max(table.line), "examples", problem));
+    }
+    if similar > MAX_SIMILAR {
+        return Err(table.error(similar_line, "similar", format!("is {similar}; expected 0 to {MAX_SIMILAR}")));
+    }
+    if similar > 0 && !keep_text {
+        let problem = "shows reviewed samples, and none are kept; it needs keep_text = true";
+        return Err(table.error(similar_line, "similar", problem));
     }
     let examples =
         examples.into_iter().map(|node| Table::new(node, "review.examples.")).collect::<Result<_, SpecError>>()?;
@@ -682,7 +703,19 @@ fn review(node: Node) -> Result<(ReviewSpec, Vec<Table>), SpecError> {
     table.finish()?;
     let url = url.map(|(url, _)| url);
     Ok((
-        ReviewSpec { to, url, redact, names, keep_text, usd_per_million, style, batch, screen, examples: Vec::new() },
+        ReviewSpec {
+            to,
+            url,
+            redact,
+            names,
+            keep_text,
+            usd_per_million,
+            style,
+            batch,
+            screen,
+            examples: Vec::new(),
+            similar,
+        },
         examples,
     ))
 }

@@ -1,6 +1,7 @@
 //! `autoannotator cold-start`.
 
-use super::tune::{labelled, load_member};
+use super::tune::labelled;
+use crate::annotate::report::wilson;
 use crate::controller::cold_start::{diverse, slm_id, start};
 use crate::hub::{self, Catalogue, Home, packing};
 use crate::serve::config::Config;
@@ -12,10 +13,13 @@ use crate::slm::tokenize::Tokenizer;
 use crate::spec::Spec;
 use crate::task::Task;
 use crate::tune::dataset::{DataFile, Dataset};
-use crate::tune::evaluate::scores;
+use crate::tune::evaluate::majority;
+use crate::tune::round::Labelled;
 use crate::tune::train::{BaseModel, Running, mean_pooled};
+use crate::vote::argmax;
 use anyhow::{Context, ensure};
 use indicatif::ProgressBar;
+use serde::Serialize;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -138,21 +142,23 @@ fn train(args: &Args, task: &Task, seed: &Path, home: &Home) -> anyhow::Result<(
         slms.push(slm);
     }
     packing::pack(&models, &slms, &[Precision::Int8, Precision::F16], home, &ProgressBar::hidden())?;
-    let scored = test.map(|test| score(&slms, &test, &models, home)).transpose()?;
+    let scored = test.map(|test| score(&slms, &test, task.labels.len(), home)).transpose()?;
     if args.json {
         println!("{}", json!({ "slms": slms, "seed": rows.len(), "test": scored }));
         return Ok(());
     }
     if let Some(scored) = scored {
-        let [low, high] = scored.majority_interval;
+        for (slm, accuracy) in slms.iter().zip(&scored.accuracy) {
+            println!("{slm}: {:.1} % of {} test texts right", accuracy * 100.0, scored.texts);
+        }
+        let [low, high] = scored.interval;
         println!(
-            "together: accuracy {:.1} % ({:.1} to {:.1}) on {} texts; all agree on {:.1} %, of which {:.1} % are right",
-            scored.majority.accuracy * 100.0,
+            "together: {:.1} % right ({:.1} to {:.1}); all agree on {:.1} %, of which {:.1} % are right",
+            scored.together * 100.0,
             low * 100.0,
             high * 100.0,
-            scored.texts,
             scored.agreed * 100.0,
-            scored.accuracy_on_agreed * 100.0,
+            scored.right_of_agreed * 100.0,
         );
     }
     let list = slms.iter().map(|slm| format!("\"{slm}\"")).collect::<Vec<_>>().join(", ");
@@ -160,18 +166,51 @@ fn train(args: &Args, task: &Task, seed: &Path, home: &Home) -> anyhow::Result<(
     Ok(())
 }
 
-fn score(
-    slms: &[String],
-    test: &[crate::tune::round::Labelled],
-    models: &Path,
-    home: &Home,
-) -> anyhow::Result<crate::tune::evaluate::Scores> {
-    let folders = packing::current(models, home)?;
-    let of_task = folders.iter().filter(|folder| slms.contains(&folder.slm.id));
-    let mut members = of_task
-        .map(|folder| load_member(folder, usize::MAX, home, &ProgressBar::hidden()))
-        .collect::<anyhow::Result<Vec<_>>>()?;
-    Ok(scores(&mut members, test)?)
+/// What SLMs come to on labelled texts.
+#[derive(Serialize)]
+struct Scored {
+    texts: usize,
+    /// Of each SLM.
+    accuracy: Vec<f64>,
+    /// Of the label with most votes; of a tie the one with the largest sum of probabilities.
+    together: f64,
+    /// Its 95 % interval.
+    interval: [f64; 2],
+    /// The share of texts on which all agree, and that of those whose label is right.
+    agreed: f64,
+    right_of_agreed: f64,
+}
+
+/// Scores packed SLMs in int8, as they are served.
+fn score(slms: &[String], test: &[Labelled], labels: usize, home: &Home) -> anyhow::Result<Scored> {
+    let texts: Vec<&str> = test.iter().map(|row| row.text.as_str()).collect();
+    let probabilities = |id: &String| -> anyhow::Result<Vec<f32>> {
+        let mut slm = packing::load(home, id, "int8", rayon::current_num_threads())?;
+        let votes = pollster::block_on(slm.vote(&texts))?;
+        Ok(votes.into_iter().flat_map(|vote| vote.probabilities).collect())
+    };
+    let all = slms.iter().map(probabilities).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut right = vec![0usize; all.len() + 1];
+    let (mut agreed, mut right_of_agreed) = (0usize, 0usize);
+    for (at, row) in test.iter().enumerate() {
+        let rows: Vec<&[f32]> = all.iter().filter_map(|values| values.chunks_exact(labels).nth(at)).collect();
+        let votes: Vec<usize> = rows.iter().map(|row| argmax(row)).collect();
+        let label = majority(&rows);
+        right
+            .iter_mut()
+            .zip(votes.iter().chain([&label]))
+            .for_each(|(right, vote)| *right += usize::from(*vote == row.label));
+        if votes.iter().all(|vote| *vote == label) {
+            agreed += 1;
+            right_of_agreed += usize::from(label == row.label);
+        }
+    }
+    let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
+    let mut accuracy: Vec<f64> = right.iter().map(|right| share(*right, test.len())).collect();
+    let together = accuracy.pop().unwrap_or_default();
+    let interval = wilson(right.last().copied().unwrap_or_default() as u64, test.len() as u64);
+    let right_of_agreed = share(right_of_agreed, agreed);
+    Ok(Scored { texts: test.len(), accuracy, together, interval, agreed: share(agreed, test.len()), right_of_agreed })
 }
 
 /// Writes the chosen texts, with a label where an LLM gave one.
@@ -235,7 +274,7 @@ fn review(args: &Args, spec: Spec, texts: &[String]) -> anyhow::Result<Vec<Optio
     let most: f64 = redacted
         .iter()
         .map(|text| {
-            let prompt = job.template.one(text);
+            let prompt = job.template.one(text, &[]);
             panel.prices().usd(prompt.most_tokens(), prompt.reply_tokens)
         })
         .sum();

@@ -150,10 +150,10 @@ fn prompt_tokens(spec: &Spec, rows: &[Row]) -> f64 {
     let bytes: usize = texts
         .chunks(spec.review.batch.max(1))
         .map(|chunk| match chunk {
-            [text] => template.one(text).sent_bytes(),
+            [text] => template.one(text, &[]).sent_bytes(),
             texts => {
                 let texts: Vec<(&str, &str)> = texts.iter().map(|text| ("01234567", text.as_str())).collect();
-                template.many(&texts).sent_bytes()
+                template.many(&texts, &[]).sent_bytes()
             }
         })
         .sum();

@@ -10,6 +10,7 @@ mod pack;
 mod pool;
 mod pull;
 mod redteam;
+mod reviewer;
 mod serve;
 mod store;
 mod token;
@@ -46,6 +47,7 @@ enum Command {
     Store(store::Args),
     Token(token::Args),
     Redteam(redteam::Args),
+    Reviewer(reviewer::Args),
     Doctor(doctor::Args),
 }
 
@@ -73,6 +75,7 @@ pub fn main() -> ExitCode {
         Command::Store(args) => store::run(args),
         Command::Token(args) => token::run(args),
         Command::Redteam(args) => redteam::run(args),
+        Command::Reviewer(args) => reviewer::run(args),
         Command::Doctor(args) => doctor::run(args),
     };
     match outcome {

@@ -1,14 +1,18 @@
 //! `autoannotator serve`.
 
 use crate::hub::{Home, packing};
+use crate::serve::examples::Examples;
 use crate::serve::near::{Embed, Near};
+use crate::serve::panel::Job;
 use crate::serve::{Options, bind, config::Config, rounds, serve};
 use crate::spec::Spec;
 use crate::task::Task;
+use crate::tune::pool::Pool;
 use anyhow::Context;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 const EXAMPLES: &str = "Examples:
   autoannotator serve
@@ -81,6 +85,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     if let Some((similarity, llm)) = llm.as_mut().and_then(|llm| Some((llm.similarity?, llm))) {
         llm.near = near(&home, &specs, similarity)?;
     }
+    if let Some(llm) = &mut llm {
+        llm.examples = examples(&home, &specs)?;
+    }
     let rounds = rounds::Options {
         program: std::env::current_exe()?,
         arguments,
@@ -121,6 +128,27 @@ fn near(home: &Home, specs: &[Spec], similarity: f64) -> anyhow::Result<Near> {
         embedders.insert(spec.task.name.clone(), Box::new(slm) as Box<dyn Embed>);
     }
     Ok(Near::new(embedders, similarity))
+}
+
+/// What the pool holds of each task whose LLM is shown reviewed samples.
+fn examples(home: &Home, specs: &[Spec]) -> anyhow::Result<Examples> {
+    let shown: Vec<&Spec> = specs.iter().filter(|spec| spec.review.similar > 0).collect();
+    if shown.is_empty() {
+        return Ok(Examples::default());
+    }
+    let embedder = |spec: &&Spec| -> anyhow::Result<(String, Box<dyn Embed>, usize)> {
+        let id = spec.slms.first().context("similar in [review] needs an SLM")?;
+        let slm = packing::load(home, id, "int8", 1).with_context(|| format!("similar needs the SLM {id}"))?;
+        Ok((spec.task.name.clone(), Box::new(slm), spec.review.similar))
+    };
+    let examples = Examples::new(shown.iter().map(embedder).collect::<anyhow::Result<Vec<_>>>()?);
+    let pool = Pool::open(&home.store())?;
+    for spec in shown {
+        let job = Job::from(Arc::new(spec.clone()));
+        let samples = pool.all(&spec.task.name)?;
+        examples.add(&spec.task.name, samples.iter().filter_map(|sample| job.example(&sample.text, &sample.label)));
+    }
+    Ok(examples)
 }
 
 fn open(url: &str) {

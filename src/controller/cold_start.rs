@@ -22,8 +22,9 @@ const HELD_OUT: usize = 5;
 const STEPS: usize = 200;
 /// Texts a step.
 const BATCH: usize = 16;
-/// Bases of more layers are trained in so many upper ones; what is below runs once.
-const LAYERS: usize = 6;
+/// Bases of more layers than [`DEEP`] are trained in so many upper ones; what is below runs once.
+const LAYERS: usize = 4;
+const DEEP: usize = 6;
 
 /// The id of the SLM that a task gets on a base.
 pub fn slm_id(task: &str, base: &str) -> String {
@@ -73,7 +74,7 @@ pub fn options(id: String, config: &EncoderConfig, texts: usize, seed: u64) -> O
         rank,
         alpha: 2.0 * rank as f32,
         embedding_rank: 0,
-        layers: config.num_hidden_layers.min(LAYERS),
+        layers: if config.num_hidden_layers > DEEP { LAYERS } else { config.num_hidden_layers },
         lr: 5e-4,
         epochs: STEPS.div_ceil(an_epoch).clamp(4, 12),
         batch: BATCH,

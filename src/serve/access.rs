@@ -4,7 +4,7 @@
 use super::ApiError;
 use super::config::{Limits, Token};
 use crate::slm::adapter::sha256_hex;
-use axum::extract::{ConnectInfo, Request, State};
+use axum::extract::{ConnectInfo, Request};
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
@@ -13,7 +13,7 @@ use governor::{DefaultKeyedRateLimiter, NotUntil, Quota, RateLimiter};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// What a client may do.
@@ -177,7 +177,7 @@ fn needed(method: &Method, path: &str) -> Scope {
 }
 
 /// Lets in who may, and says who it is; the status is told to everybody, in short.
-pub(super) async fn admit(State(access): State<Arc<Access>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn admit(access: &Access, mut request: Request, next: Next) -> Response {
     match access.client(&request) {
         Ok(client) => {
             request.extensions_mut().insert(client);

@@ -117,7 +117,7 @@ impl<'a> Body<'a> {
     pub(super) fn new(model: &'a str, question: &Question<'_>, prompt: &'a Prompt<'_>, schema: bool) -> Self {
         let turn = |role, content| Turn { role, content };
         let mut messages = vec![turn("system", prompt.system)];
-        for [user, reply] in prompt.examples {
+        for [user, reply] in prompt.examples.iter() {
             messages.extend([turn("user", user), turn("assistant", reply)]);
         }
         messages.push(turn("user", &prompt.user));

@@ -1,6 +1,7 @@
 //! What the operator configures: a TOML file, and the environment over it.
 
 use super::access::Scope;
+use super::examples::Examples;
 use super::near::Near;
 use crate::spec::Prices;
 use anyhow::{Context, bail};
@@ -25,6 +26,8 @@ pub struct Llm {
     pub similarity: Option<f64>,
     /// The labelled texts by which that is known; who reads the configuration has the SLMs for it.
     pub near: Near,
+    /// The reviewed samples that the LLMs are shown.
+    pub examples: Examples,
 }
 
 /// One upstream LLM.
@@ -357,7 +360,15 @@ impl Llm {
                 "serve-config: near is the cosine at which two texts are taken for the same; expected 0.5 to 1, best 0.95 or more"
             );
         }
-        Ok(Some(Self { upstreams, policy, total_seconds, caps, similarity, near: Near::default() }))
+        Ok(Some(Self {
+            upstreams,
+            policy,
+            total_seconds,
+            caps,
+            similarity,
+            near: Near::default(),
+            examples: Examples::default(),
+        }))
     }
 }
 

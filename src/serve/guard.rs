@@ -10,24 +10,21 @@ use std::sync::Arc;
 use std::time::Duration;
 use tower_http::cors::CorsLayer;
 
+const POLICY: &str = "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; \
+    img-src 'self' data: blob:; connect-src 'self' blob:; worker-src 'self'; object-src 'none'; base-uri 'none'; \
+    form-action 'none'; frame-ancestors 'none'";
+const NO_DEVICES: &str = "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), \
+    hid=(), magnetometer=(), microphone=(), midi=(), payment=(), serial=(), usb=()";
+
 /// What every answer carries. The page may load its own scripts, wasm and workers, connect to this server, and use no device.
-const HEADERS: [(&str, &str); 6] = [
-    (
-        "content-security-policy",
-        "default-src 'self'; script-src 'self' 'wasm-unsafe-eval'; style-src 'self'; img-src 'self' data: blob:; \
-         connect-src 'self' blob:; worker-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; \
-         frame-ancestors 'none'",
-    ),
-    (
-        "permissions-policy",
-        "accelerometer=(), camera=(), display-capture=(), geolocation=(), gyroscope=(), \
-         hid=(), magnetometer=(), microphone=(), midi=(), payment=(), serial=(), usb=()",
-    ),
-    ("x-content-type-options", "nosniff"),
-    ("referrer-policy", "no-referrer"),
-    ("cross-origin-opener-policy", "same-origin"),
+static HEADERS: [(HeaderName, HeaderValue); 6] = [
+    (header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(POLICY)),
+    (HeaderName::from_static("permissions-policy"), HeaderValue::from_static(NO_DEVICES)),
+    (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+    (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+    (HeaderName::from_static("cross-origin-opener-policy"), HeaderValue::from_static("same-origin")),
     // Also for pages of other origins that may use the API: it does not concern what they fetch by CORS.
-    ("cross-origin-resource-policy", "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
 ];
 
 /// Behind a proxy with TLS, which the names of `hosts` mean.
@@ -90,18 +87,32 @@ fn text<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
-/// Refuses foreign hosts and origins, and puts the security headers on every answer.
+/// Refuses foreign hosts and origins, and puts the security headers on every answer, and how long it may be kept.
 pub(crate) async fn guard(State(names): State<Names>, request: Request, next: Next) -> Response {
     let proxied = names.proxy(text(request.headers(), &header::HOST));
+    let fixed = fixed(request.uri().path());
     let mut response = match names.refusal(&request) {
         Some(error) => error.into_response(),
         None => next.run(request).await,
     };
-    let transport = proxied.then_some(("strict-transport-security", TRANSPORT));
-    for (name, value) in HEADERS.into_iter().chain(transport) {
-        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    let ok = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
+    let kept = if fixed && ok { "public, max-age=31536000, immutable" } else { "no-cache" };
+    let headers = response.headers_mut();
+    headers.reserve(HEADERS.len() + 2);
+    for (name, value) in &HEADERS {
+        headers.insert(name, value.clone());
     }
+    if proxied {
+        headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(TRANSPORT));
+    }
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static(kept));
     response
+}
+
+/// Whether an address carries a hash, and so what it means never changes.
+fn fixed(path: &str) -> bool {
+    let parts = path.strip_prefix("/models/").map_or(0, |rest| rest.split('/').count());
+    path.starts_with("/assets/") || parts == 3
 }
 
 /// Tells browsers that pages of these origins may use the API, with a token and never with cookies; none without origins.

@@ -1,6 +1,6 @@
 //! `/metrics`, in Prometheus's text format.
 
-use super::{ApiError, Server};
+use super::{ApiError, Server, access};
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
@@ -78,11 +78,11 @@ pub(super) async fn metrics(State(server): State<Arc<Server>>) -> Result<Respons
     Ok(([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response())
 }
 
-/// Counts a request by its route; addresses that are none do not become labels.
+/// Lets in who may, and counts the request by its route; addresses that are none do not become labels.
 pub(super) async fn count(State(server): State<Arc<Server>>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map_or("none", MatchedPath::as_str).to_owned();
     let started = Instant::now();
-    let response = next.run(request).await;
+    let response = access::admit(&server.access, request, next).await;
     let metrics = &server.metrics;
     metrics.requests.with_label_values(&[route.as_str(), response.status().as_str()]).inc();
     metrics.seconds.with_label_values(&[route.as_str()]).observe(started.elapsed().as_secs_f64());

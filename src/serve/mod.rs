@@ -4,6 +4,7 @@ pub mod access;
 mod breaker;
 mod completion;
 pub mod config;
+pub mod examples;
 mod guard;
 pub mod ledger;
 mod metrics;
@@ -22,9 +23,9 @@ use crate::spec::{Prices, Spec};
 use crate::task::Task;
 use crate::tune::pool::Pool;
 use anyhow::Context;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
-use axum::middleware::{self, Next};
+use axum::middleware;
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::{any, get, post};
 use axum::{Extension, Json, Router};
@@ -75,7 +76,7 @@ pub(crate) struct Server {
     /// Where any task's text may be kept.
     pool: Option<Arc<Mutex<Pool>>>,
     rounds: Arc<rounds::Rounds>,
-    access: Arc<access::Access>,
+    access: access::Access,
     metrics: metrics::Metrics,
 }
 
@@ -152,7 +153,7 @@ impl Server {
         let pool = kept.then(|| Pool::open(&options.pool)).transpose()?.map(|pool| Arc::new(Mutex::new(pool)));
         let rounds = rounds::Rounds::new(options.rounds.take(), pool.clone(), all.values());
         let tokens = std::mem::take(&mut options.tokens);
-        let access = Arc::new(access::Access::new(tokens, &options.limits, !options.hosts.is_empty()));
+        let access = access::Access::new(tokens, &options.limits, !options.hosts.is_empty());
         let (record, metrics) = (review::Record::default(), metrics::Metrics::new()?);
         let jobs = all.into_iter().map(|(name, spec)| (name, Arc::new(spec.into()))).collect();
         Ok(Self { jobs, panel, record, pool, rounds, access, metrics })
@@ -269,18 +270,6 @@ async fn no_such_method() -> ApiError {
     ApiError::new(StatusCode::METHOD_NOT_ALLOWED, "method", "this address does not take that method")
 }
 
-/// What carries a hash in its name never changes; everything else is asked for again.
-async fn cache(request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let parts = path.strip_prefix("/models/").map_or(0, |rest| rest.split('/').count());
-    let fixed = path.starts_with("/assets/") || parts == 3;
-    let mut response = next.run(request).await;
-    let ok = response.status().is_success() || response.status() == StatusCode::NOT_MODIFIED;
-    let policy = if fixed && ok { "public, max-age=31536000, immutable" } else { "no-cache" };
-    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static(policy));
-    response
-}
-
 async fn no_page() -> Html<&'static str> {
     Html(
         "<!doctype html><title>autoannotator</title><p>The page is not built. Run <code>make run</code>, or name its folder with <code>--page</code>.",
@@ -317,7 +306,6 @@ fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<ro
         router
             .method_not_allowed_fallback(no_such_method)
             .layer(DefaultBodyLimit::max(MAX_BODY))
-            .route_layer(middleware::from_fn_with_state(server.access.clone(), access::admit))
             .route_layer(middleware::from_fn_with_state(server.clone(), metrics::count))
             .with_state(server.clone())
     };
@@ -358,7 +346,7 @@ fn build(mut options: Options, loopback: bool) -> anyhow::Result<(Router, Arc<ro
         router.fallback(get(no_page))
     };
     let names = guard::Names { loopback, hosts: options.hosts.into(), origins: options.origins.into() };
-    let router = router.layer(middleware::from_fn(cache)).layer(middleware::from_fn_with_state(names, guard::guard));
+    let router = router.layer(middleware::from_fn_with_state(names, guard::guard));
     Ok((router, rounds))
 }
 

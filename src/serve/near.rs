@@ -31,23 +31,78 @@ struct Task {
     embedder: Mutex<Box<dyn Embed>>,
     /// The cosine at which two texts are one.
     similarity: f32,
-    known: Mutex<Known>,
+    known: Mutex<Index<Reviewed>>,
 }
 
-#[derive(Default)]
-struct Known {
-    /// A unit vector a text, end to end, and what was said of it.
+/// Unit vectors, and something for each. Beyond [`MOST`] the oldest are forgotten.
+pub(super) struct Index<T> {
+    /// End to end.
     vectors: Vec<f32>,
-    said: Vec<Reviewed>,
+    values: Vec<T>,
     /// The place that is written next.
     next: usize,
 }
 
-impl Known {
+impl<T> Default for Index<T> {
+    fn default() -> Self {
+        Self { vectors: Vec::new(), values: Vec::new(), next: 0 }
+    }
+}
+
+impl<T> Index<T> {
     /// Whether a vector is as long as the others.
     fn fits(&self, vector: &[f32]) -> bool {
-        !vector.is_empty() && self.vectors.len() == self.said.len() * vector.len()
+        !vector.is_empty() && self.vectors.len() == self.values.len() * vector.len()
     }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty()
+    }
+
+    /// Adds a vector; one of another length is left out.
+    pub(super) fn keep(&mut self, vector: &[f32], value: T) {
+        if !self.fits(vector) {
+            return;
+        }
+        if self.values.len() < MOST {
+            self.vectors.extend_from_slice(vector);
+            self.values.push(value);
+            return;
+        }
+        let place = self.next;
+        self.next = (place + 1) % MOST;
+        if let Some(old) = self.vectors.get_mut(place * vector.len()..(place + 1) * vector.len()) {
+            old.copy_from_slice(vector);
+        }
+        if let Some(old) = self.values.get_mut(place) {
+            *old = value;
+        }
+    }
+
+    /// The nearest ones and their cosines, the nearest first.
+    pub(super) fn nearest(&self, vector: &[f32], count: usize) -> Vec<(f32, &T)> {
+        if !self.fits(vector) {
+            return Vec::new();
+        }
+        let cosine = |other: &[f32]| vector.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
+        let mut all: Vec<(f32, &T)> = self.vectors.chunks_exact(vector.len()).map(cosine).zip(&self.values).collect();
+        let count = count.min(all.len());
+        if count > 0 {
+            all.select_nth_unstable_by(count - 1, |(one, _), (other, _)| other.total_cmp(one));
+        }
+        all.truncate(count);
+        all.sort_by(|(one, _), (other, _)| other.total_cmp(one));
+        all
+    }
+}
+
+/// A text's unit vector, where it can be told.
+pub(super) fn vector(embedder: &Mutex<Box<dyn Embed>>, text: &str) -> Option<Vec<f32>> {
+    let mut embedder = embedder.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut vector = embedder.embed(text).inspect_err(|error| tracing::warn!("no embedding: {error}")).ok()?;
+    let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
+    vector.iter_mut().for_each(|value| *value /= norm);
+    (norm > 0.0 && norm.is_finite()).then_some(vector)
 }
 
 impl Near {
@@ -78,45 +133,21 @@ impl Near {
 
     /// A text's unit vector, where the task has an embedder and it can be told.
     fn vector(&self, task: &str, text: &str) -> Option<Vec<f32>> {
-        let mut embedder = self.0.get(task)?.embedder.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut vector = embedder.embed(text).inspect_err(|error| tracing::warn!("no embedding: {error}")).ok()?;
-        let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-        vector.iter_mut().for_each(|value| *value /= norm);
-        (norm > 0.0 && norm.is_finite()).then_some(vector)
+        vector(&self.0.get(task)?.embedder, text)
     }
 
     /// What was said of the nearest text, if that is near enough.
     fn find(&self, task: &str, vector: &[f32]) -> Option<Reviewed> {
         let task = self.0.get(task)?;
         let known = task.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.fits(vector) {
-            return None;
-        }
-        let cosine = |other: &[f32]| vector.iter().zip(other).map(|(a, b)| a * b).sum::<f32>();
-        let all = known.vectors.chunks_exact(vector.len()).map(cosine).enumerate();
-        let (place, best) = all.max_by(|(_, one), (_, other)| one.total_cmp(other))?;
-        (best >= task.similarity).then(|| known.said.get(place).cloned()).flatten()
+        let (cosine, said) = known.nearest(vector, 1).pop()?;
+        (cosine >= task.similarity).then(|| said.clone())
     }
 
     /// Remembers what was said of a text.
     pub(super) fn keep(&self, task: &str, vector: &[f32], said: &Reviewed) {
-        let Some(task) = self.0.get(task) else { return };
-        let mut known = task.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if !known.fits(vector) {
-            return;
-        }
-        if known.said.len() < MOST {
-            known.vectors.extend_from_slice(vector);
-            known.said.push(said.clone());
-            return;
-        }
-        let place = known.next;
-        known.next = (place + 1) % MOST;
-        if let Some(old) = known.vectors.get_mut(place * vector.len()..(place + 1) * vector.len()) {
-            old.copy_from_slice(vector);
-        }
-        if let Some(old) = known.said.get_mut(place) {
-            *old = said.clone();
+        if let Some(task) = self.0.get(task) {
+            task.known.lock().unwrap_or_else(PoisonError::into_inner).keep(vector, said.clone());
         }
     }
 }
@@ -159,6 +190,17 @@ mod tests {
         assert_eq!(label("a quick brown fox jumps").as_deref(), Some("two"));
         assert_eq!(label("zzz"), None);
         assert!(near.vector("t", "").is_none() && near.vector("other", "text").is_none());
+    }
+
+    #[test]
+    fn the_nearest_come_first() {
+        let mut index = Index::default();
+        for (vector, value) in [([1.0, 0.0], 'a'), ([0.0, 1.0], 'b'), ([0.6, 0.8], 'c'), ([0.8, 0.6], 'd')] {
+            index.keep(&vector, value);
+        }
+        let nearest = |count| index.nearest(&[1.0, 0.0], count).iter().map(|(_, value)| **value).collect::<String>();
+        assert_eq!([0, 1, 3, 9].map(nearest), ["", "a", "adc", "adcb"]);
+        assert!(index.nearest(&[1.0], 3).is_empty());
     }
 
     #[test]

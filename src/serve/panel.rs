@@ -1,6 +1,7 @@
 //! The panel: one LLM or several, and how their labels become one.
 
 use super::config::{self, Policy};
+use super::examples::Examples;
 use super::ledger::Ledger;
 use super::near::Near;
 use super::store::Store;
@@ -10,7 +11,7 @@ use crate::review::protocol::Usage;
 use crate::review::redact::Redactor;
 use crate::review::screen::Screen;
 use crate::slm::adapter::{hex, sha256_of};
-use crate::spec::{Prices, Spec};
+use crate::spec::{Example, Prices, Spec};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -35,6 +36,15 @@ impl From<Arc<Spec>> for Job {
     }
 }
 
+impl Job {
+    /// A reviewed sample as an LLM may be shown it: redacted; none of a text that no LLM is sent.
+    pub fn example(&self, text: &str, label: &str) -> Option<Example> {
+        let text = self.redactor.redact(text).text().to_owned();
+        let held = self.screen.as_ref().and_then(|screen| screen.why(&text)).is_some();
+        (!held).then(|| Example { text, label: label.to_owned() })
+    }
+}
+
 /// What became of one text.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reviewed {
@@ -56,6 +66,7 @@ pub struct Panel {
     store: Store,
     identity: String,
     near: Near,
+    examples: Examples,
 }
 
 impl Panel {
@@ -68,7 +79,7 @@ impl Panel {
         let upstream = |config| Upstream::new(config, ledger.clone(), store.clone());
         let upstreams = config.upstreams.into_iter().map(upstream).collect::<anyhow::Result<_>>()?;
         let (policy, total) = (config.policy, Duration::from_secs_f64(config.total_seconds));
-        Ok(Self { upstreams, policy, total, ledger, store, identity, near: config.near })
+        Ok(Self { upstreams, policy, total, ledger, store, identity, near: config.near, examples: config.examples })
     }
 
     /// The LLMs, the one that is asked first first.
@@ -115,10 +126,27 @@ impl Panel {
         }
     }
 
+    /// The reviewed samples that are shown to the LLMs.
+    pub fn examples(&self) -> &Examples {
+        &self.examples
+    }
+
     /// What a client's idempotency key means here: nothing to another client, task or panel.
     pub fn key(&self, client: &str, job: &Job, key: &str) -> String {
         let own = [client, self.identity.as_str(), key];
         hex(&sha256_of(own.into_iter().chain([job.template.identity()])))
+    }
+
+    /// The reviews of redacted texts, where all of them are known or for a person from the start, so that nothing is sent.
+    pub fn known(&self, job: &Job, texts: &[String]) -> Option<Vec<Review>> {
+        // Other policies ask more than one.
+        let upstream = self.upstreams.first().filter(|_| self.policy == Policy::Fallback)?;
+        let known = |text: &String| {
+            let said = || upstream.known_to(&job.template, text).filter(|said| said.label.is_some());
+            let models = || vec![upstream.config().model.clone()];
+            screened(job, text).or_else(|| said().map(|said| Reviewed { said, models: models() })).map(Ok)
+        };
+        texts.iter().map(known).collect()
     }
 
     /// Has redacted texts reviewed, several a call where the spec says so. A review for each, and what all of it cost.
@@ -153,7 +181,12 @@ impl Panel {
     ) -> (Vec<(String, Review)>, Usage) {
         let texts: Vec<&str> = chunk.iter().map(String::as_str).collect();
         let (task, template) = (&job.spec.task, &job.template);
-        let question = Question { task, template, client, deadline, confidence: false, sample: 0 };
+        let examples = match self.examples.has(&task.name) {
+            true => self.examples.clone().like(&task.name, chunk.to_vec()).await,
+            false => Vec::new(),
+        };
+        let examples = examples.as_slice();
+        let question = Question { task, template, examples, client, deadline, confidence: false, sample: 0 };
         let (reviews, usage) = self.near_or_decided(&question, &texts).await;
         (chunk.iter().cloned().zip(reviews).collect(), usage)
     }

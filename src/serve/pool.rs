@@ -18,16 +18,21 @@ pub(super) async fn pool(
 ) -> Result<Json<PoolResponse>, ApiError> {
     let body = body.map_err(|error| ApiError::new(error.status(), "request-body", error.body_text()))?;
     let request: PoolRequest = super::json(&headers, &body)?;
-    let spec = server.task(&request.task)?.spec.clone();
+    let job = server.task(&request.task)?;
+    let spec = job.spec.clone();
     let (Some(pool), true) = (&server.pool, spec.review.keep_text) else {
         let message = "this server keeps no texts of this task. The operator can allow it by keep_text = true in [review] of the spec";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "pool-not-kept", message));
     };
     let samples = samples(&request, &spec)?;
     let (pool, told, rounds) = (pool.clone(), samples.len(), server.rounds.clone());
+    let examples = server.panel.as_ref().map(|panel| panel.examples().clone());
     let task = spec.task.name.clone();
     let added = tokio::task::spawn_blocking(move || {
         let added = add(&pool, &task, &samples);
+        if let (Ok(1..), Some(examples)) = (&added, examples) {
+            examples.add(&task, samples.iter().filter_map(|sample| job.example(&sample.text, &sample.label)));
+        }
         rounds.look();
         added
     })

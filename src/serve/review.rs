@@ -75,25 +75,46 @@ pub(super) async fn review(
         }
         None => Slot::default(),
     };
+    let texts = redacted(&job, &request.items);
+    if let Some(reviews) = panel.known(&job, &texts) {
+        let (fresh, _, entry) = answer(&panel, &job, &client, request.items, reviews, Usage::default()).await?;
+        keep(&server, &panel, key.map(|key| (key, hash)), &fresh, entry).await;
+        return Ok(Json(fresh));
+    }
     // In a task of its own: what is paid for is recorded, even where the client has gone.
     let work = tokio::spawn(async move {
-        let mut answer = slot.lock().await;
-        if let Some(known) = &*answer {
+        let mut known = slot.lock().await;
+        if let Some(known) = &*known {
             return Ok(known.clone());
         }
-        let (fresh, whole, entry) = all(&panel, &job, &client, request.items).await?;
-        server.count(&fresh, &entry);
+        let (reviews, usage) = panel.review(&job, &client, texts).await;
+        let (fresh, whole, entry) = answer(&panel, &job, &client, request.items, reviews, usage).await?;
         if whole {
-            *answer = Some(fresh.clone());
+            *known = Some(fresh.clone());
         }
-        let kept = key.filter(|_| whole).map(|key| (key, hash, serde_json::to_string(&fresh).unwrap_or_default()));
-        if let Err(error) = panel.store().answered(kept, entry).await {
-            tracing::error!("an answer is not kept: {error}");
-        }
+        keep(&server, &panel, key.filter(|_| whole).map(|key| (key, hash)), &fresh, entry).await;
         Ok(fresh)
     });
     let broken = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "server", "the review broke off; ask again");
     work.await.map_err(broken)?.map(Json)
+}
+
+/// Counts an answer, and writes it down: in the audit log, and by its idempotency key where it has one.
+async fn keep(server: &Server, panel: &Panel, key: Option<(String, Vec<u8>)>, fresh: &ReviewResponse, entry: Value) {
+    server.count(fresh, &entry);
+    let kept = key.map(|(key, hash)| (key, hash, serde_json::to_string(fresh).unwrap_or_default()));
+    if let Err(error) = panel.store().answered(kept, entry).await {
+        tracing::error!("an answer is not kept: {error}");
+    }
+}
+
+/// The texts as they may be sent.
+fn redacted(job: &Job, items: &[ReviewItem]) -> Vec<String> {
+    let text = |item: &ReviewItem| match job.spec.review.redact {
+        true => job.redactor.redact(&item.text).text().to_owned(),
+        false => item.text.clone(),
+    };
+    items.iter().map(text).collect()
 }
 
 fn unavailable() -> ApiError {
@@ -139,28 +160,25 @@ fn check(items: &[ReviewItem]) -> Result<(), ApiError> {
     Ok(())
 }
 
-/// Reviews all items. What stops all of them is an error; what stops one is that item's.
+/// The answer of the items' reviews. What stops all of them is an error; what stops one is that item's.
 /// Also whether every item was reviewed, so that the answer is worth keeping, and what the audit log says of it, which
 /// holds no text.
-async fn all(
-    panel: &Arc<Panel>,
-    job: &Arc<Job>,
+async fn answer(
+    panel: &Panel,
+    job: &Job,
     client: &str,
     items: Vec<ReviewItem>,
+    reviews: Vec<Review>,
+    usage: Usage,
 ) -> Result<(ReviewResponse, bool, Value), ApiError> {
-    let (spec, redactor) = (&job.spec, &job.redactor);
-    let redacts = spec.review.redact;
-    let text =
-        |item: &ReviewItem| if redacts { redactor.redact(&item.text).text().to_owned() } else { item.text.clone() };
-    let (reviews, usage) = panel.review(job, client, items.iter().map(text).collect()).await;
     let known = reviews.iter().flatten().filter(|reviewed| reviewed.said.known).count();
     let whole = reviews.iter().all(Result::is_ok);
-    let (count, cost_usd) = (items.len(), usage.cost_usd);
-    let answer = match answer(panel, items, reviews, usage) {
+    let (count, cost_usd, task) = (items.len(), usage.cost_usd, &job.spec.task.name);
+    let answer = match response(panel, items, reviews, usage) {
         Err(error) if cost_usd > 0.0 => {
-            let (task, code) = (&spec.task.name, error.code);
             let entry = json!({
-                "event": "failed", "task": task, "client": client, "items": count, "code": code, "cost_usd": cost_usd,
+                "event": "failed", "task": task, "client": client, "items": count, "code": error.code,
+                "cost_usd": cost_usd,
             });
             if let Err(error) = panel.store().answered(None, entry).await {
                 tracing::error!("a failure is not kept: {error}");
@@ -171,7 +189,7 @@ async fn all(
     };
     let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
     let entry = json!({
-        "event": "review", "task": spec.task.name, "client": client, "model": answer.model, "items": answer.items.len(),
+        "event": "review", "task": task, "client": client, "model": answer.model, "items": answer.items.len(),
         "labelled": labelled, "known": known, "prompt_tokens": answer.usage.prompt_tokens,
         "completion_tokens": answer.usage.completion_tokens, "cost_usd": answer.usage.cost_usd,
     });
@@ -193,7 +211,7 @@ impl Server {
     }
 }
 
-fn answer(
+fn response(
     panel: &Panel,
     items: Vec<ReviewItem>,
     reviews: Vec<Review>,

@@ -8,6 +8,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -37,6 +38,8 @@ const TOGETHER: usize = 4096;
 const PACE: Duration = Duration::from_millis(2);
 /// Labels that are kept in memory: so many that were asked for last, and up to as many before them.
 const RECENT: usize = 4096;
+/// Bits that say which reviews there may be: 4 MiB, in which of 3 million reviews one in 100 is looked for in vain.
+const BITS: usize = 1 << 25;
 /// Seconds that answers are remembered.
 const ANSWERS_FOR: u64 = 7 * 24 * 3600;
 
@@ -112,6 +115,39 @@ pub struct Store {
     writer: mpsc::Sender<Box<dyn Job>>,
     reader: Arc<Mutex<Connection>>,
     recent: Arc<Mutex<Recent>>,
+    /// Of a store that is open for writing.
+    seen: Option<Arc<Seen>>,
+}
+
+/// Which hashes there may be, and surely which not (Bloom 1970): most texts are new, and need not be looked for on the disk.
+struct Seen(Vec<AtomicU64>);
+
+impl Seen {
+    fn new() -> Self {
+        Self((0..BITS / 64).map(|_| AtomicU64::new(0)).collect())
+    }
+
+    /// The hash is SHA-256's, so that its parts serve as independent hashes.
+    fn places(hash: &[u8; 32]) -> impl Iterator<Item = (usize, u64)> {
+        let places = hash.chunks_exact(4).take(6).map(|part| {
+            let part = part.iter().fold(0usize, |all, byte| all << 8 | usize::from(*byte));
+            part % BITS
+        });
+        places.map(|place| (place / 64, 1 << (place % 64)))
+    }
+
+    fn add(&self, hash: &[u8; 32]) {
+        for (word, bit) in Self::places(hash) {
+            if let Some(word) = self.0.get(word) {
+                word.fetch_or(bit, Ordering::Relaxed);
+            }
+        }
+    }
+
+    fn may_hold(&self, hash: &[u8; 32]) -> bool {
+        Self::places(hash)
+            .all(|(word, bit)| self.0.get(word).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0))
+    }
 }
 
 /// Labels that were asked for of late, and when the LLM gave them. They never change, so they need not be read again.
@@ -168,7 +204,17 @@ impl Store {
     /// Opens a store, or makes one. What is no store, or a later build's, is an error and stays as it is. Calls that a crash
     /// interrupted are settled at their reserve.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let store = Self::read_only(path)?;
+        let mut store = Self::read_only(path)?;
+        let seen = Seen::new();
+        store.read(|connection| {
+            let mut statement = connection.prepare("SELECT hash FROM review")?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                seen.add(&row.get(0)?);
+            }
+            Ok(())
+        })?;
+        store.seen = Some(Arc::new(seen));
         let fail = |error: rusqlite::Error| store.fail(error);
         let connection = store.reader.lock().unwrap_or_else(PoisonError::into_inner);
         connection
@@ -185,7 +231,10 @@ impl Store {
         let open = || -> rusqlite::Result<Connection> {
             let connection = Connection::open(path)?;
             connection.busy_timeout(Duration::from_secs(10))?;
-            connection.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;")?;
+            // Hashes come in no order: a larger cache and rarer checkpoints write a page once that many of them touch.
+            let set = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -8192; \
+                       PRAGMA wal_autocheckpoint = 8192;";
+            connection.execute_batch(set)?;
             Ok(connection)
         };
         let connection = open().map_err(fail)?;
@@ -204,7 +253,7 @@ impl Store {
         let (writer, jobs) = mpsc::channel::<Box<dyn Job>>();
         std::thread::spawn(move || write(&connection, &jobs));
         let reader = Arc::new(Mutex::new(open().map_err(fail)?));
-        Ok(Self { path: Arc::new(path.to_owned()), writer, reader, recent: Arc::default() })
+        Ok(Self { path: Arc::new(path.to_owned()), writer, reader, recent: Arc::default(), seen: None })
     }
 
     fn fail(&self, problem: impl ToString) -> StoreError {
@@ -280,6 +329,7 @@ impl Store {
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
         for (hash, known) in &labels {
+            self.seen.iter().for_each(|seen| seen.add(hash));
             self.recent.lock().unwrap_or_else(PoisonError::into_inner).keep(*hash, now().cast_signed(), known.clone());
         }
         let work = move |connection: &Connection| {
@@ -306,6 +356,9 @@ impl Store {
         let aged = |(at, known): (i64, Known)| Known { age: now().saturating_sub(at.cast_unsigned()), ..known };
         if let Some(known) = recent().get(hash) {
             return Ok(Some(aged(known)));
+        }
+        if self.seen.as_ref().is_some_and(|seen| !seen.may_hold(hash)) {
+            return Ok(None);
         }
         let found = self.read(|connection| {
             let query = "SELECT at, label, confidence FROM review WHERE hash = ?";
@@ -540,6 +593,25 @@ mod tests {
         assert_eq!(label(), None);
         settle(Some("good"));
         assert_eq!((label().as_deref(), label().as_deref()), (Some("good"), Some("good")));
+    }
+
+    #[test]
+    fn what_was_never_labelled_is_not_looked_for() {
+        let hash = |n: usize| crate::slm::adapter::sha256_of([n.to_string().as_str()]);
+        let seen = Seen::new();
+        (0..20_000).for_each(|n| seen.add(&hash(n)));
+        assert!((0..20_000).all(|n| seen.may_hold(&hash(n))));
+        assert!((20_000..40_000).filter(|n| seen.may_hold(&hash(*n))).count() < 20);
+        // Neither in memory nor lost over a restart.
+        let folder = tempfile::tempdir().expect("a folder");
+        let known = Known { age: 0, label: Some("good".into()), confidence: None };
+        let store = open(&folder).expect("opens");
+        store.settle(1, 0, [0; 2], vec![(hash(1), known)], |settled| settled.expect("settles"));
+        block_on(store.flush()).expect("written");
+        drop(store);
+        let store = open(&folder).expect("opens again");
+        let label = |n| store.review(&hash(n)).expect("reads").and_then(|known| known.label);
+        assert_eq!((label(1).as_deref(), label(2)), (Some("good"), None));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::review::prompt::{Prompt, Template};
 use crate::review::protocol::Usage;
 use crate::review::reply::{self, Found};
 use crate::slm::adapter::sha256_of;
+use crate::spec::Example;
 use crate::task::Task;
 use reqwest::header::HeaderMap;
 use std::hash::BuildHasher;
@@ -101,6 +102,8 @@ pub struct Question<'a> {
     pub task: &'a Task,
     /// Its prompts.
     pub template: &'a Template,
+    /// What is shown with the texts besides the spec's examples.
+    pub examples: &'a [Example],
     /// Who pays.
     pub client: &'a str,
     /// When nothing more is tried.
@@ -182,22 +185,28 @@ impl Upstream {
     /// Whether it has labelled exactly this text.
     pub fn knows(&self, question: &Question<'_>, text: &str) -> bool {
         [false, true].into_iter().any(|confidence| {
-            let known = self.known(&self.hash(&Question { confidence, ..*question }, text));
+            let known = self.known(&self.hash(question.template, question.sample, confidence, text));
             matches!(known, Ok(Some(Said { label: Some(_), .. })))
         })
     }
 
+    /// What it said of exactly this text, asked for the most likely label.
+    pub fn known_to(&self, template: &Template, text: &str) -> Option<Said> {
+        self.known(&self.hash(template, 0, false, text)).ok()?
+    }
+
     /// What its reply to a text is known by.
-    fn hash(&self, question: &Question<'_>, text: &str) -> [u8; 32] {
-        let how = format!("{} {}", question.sample, question.confidence);
+    fn hash(&self, template: &Template, sample: u32, confidence: bool, text: &str) -> [u8; 32] {
+        let how = format!("{sample} {confidence}");
         let own = [self.config.endpoint.as_str(), self.config.model.as_str(), how.as_str()];
-        sha256_of(own.into_iter().chain([question.template.identity(), text]))
+        sha256_of(own.into_iter().chain([template.identity(), text]))
     }
 
     /// Has redacted texts, no two the same, labelled in one call, except those whose replies are known; what the reply
     /// leaves out is asked about alone. An outcome for each text, and what all of it cost.
     pub async fn ask(&self, question: &Question<'_>, texts: &[&str]) -> (Vec<Outcome>, Usage) {
-        let hashes: Vec<[u8; 32]> = texts.iter().map(|text| self.hash(question, text)).collect();
+        let hash = |text: &&str| self.hash(question.template, question.sample, question.confidence, text);
+        let hashes: Vec<[u8; 32]> = texts.iter().map(hash).collect();
         // The same text that is asked about at the same time waits for the first one's reply; in one order everywhere, so
         // that nobody waits for each other.
         let mut order: Vec<&[u8; 32]> = hashes.iter().collect();
@@ -250,7 +259,7 @@ impl Upstream {
                 vec![Some(Said { label: None, why, confidence: None, known: false })]
             }
         };
-        let prompt = question.template.one(text);
+        let prompt = question.template.one(text, question.examples);
         let mut said = self.tried(&Call { question, prompt, hashes: &[hash], read }, usage).await?;
         said.pop().flatten().ok_or(UpstreamError::Garbage)
     }
@@ -272,7 +281,7 @@ impl Upstream {
             let found = reply::parse_many(&question.task.labels, completion.content(), &ids);
             found.into_iter().map(|found| found.map(|found| said(question, completion, found))).collect()
         };
-        let prompt = question.template.many(&slots);
+        let prompt = question.template.many(&slots, question.examples);
         let hashes: Vec<[u8; 32]> = asked.iter().map(|(hash, _)| *hash).collect();
         match self.tried(&Call { question, prompt, hashes: &hashes, read }, usage).await {
             Ok(said) => said.into_iter().map(|said| said.map(Ok)).collect(),

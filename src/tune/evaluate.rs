@@ -338,7 +338,7 @@ fn nth(votes: &[Vec<f32>], at: usize, labels: usize) -> Vec<&[f32]> {
 }
 
 /// The label with most votes; of a tie the one with the largest sum of probabilities.
-fn majority(rows: &[&[f32]]) -> usize {
+pub fn majority(rows: &[&[f32]]) -> usize {
     let labels = rows.first().map_or(0, |row| row.len());
     let weight = |label: usize| {
         let votes = rows.iter().filter(|row| argmax(row) == label).count() as f32;
