@@ -4,7 +4,7 @@ use super::config::{self, Policy};
 use super::examples::Examples;
 use super::ledger::Ledger;
 use super::near::Near;
-use super::store::Store;
+use super::store::{Recent, Store};
 use super::upstream::{Outcome, Question, Said, Upstream, UpstreamError};
 use crate::review::prompt::Template;
 use crate::review::protocol::Usage;
@@ -14,7 +14,7 @@ use crate::slm::adapter::{hex, sha256_of};
 use crate::spec::{Example, Prices, Spec};
 use futures_util::future::join_all;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// A task as it is reviewed: its spec, and the prompts that follow from it.
@@ -67,6 +67,8 @@ pub struct Panel {
     identity: String,
     near: Near,
     examples: Examples,
+    /// By the hash of a text, what the reply to it is known by.
+    asked: Mutex<Recent<[u8; 32]>>,
 }
 
 impl Panel {
@@ -79,7 +81,17 @@ impl Panel {
         let upstream = |config| Upstream::new(config, ledger.clone(), store.clone());
         let upstreams = config.upstreams.into_iter().map(upstream).collect::<anyhow::Result<_>>()?;
         let (policy, total) = (config.policy, Duration::from_secs_f64(config.total_seconds));
-        Ok(Self { upstreams, policy, total, ledger, store, identity, near: config.near, examples: config.examples })
+        Ok(Self {
+            upstreams,
+            policy,
+            total,
+            ledger,
+            store,
+            identity,
+            near: config.near,
+            examples: config.examples,
+            asked: Mutex::default(),
+        })
     }
 
     /// The LLMs, the one that is asked first first.
@@ -137,16 +149,28 @@ impl Panel {
         hex(&sha256_of(own.into_iter().chain([job.template.identity()])))
     }
 
-    /// The reviews of redacted texts, where all of them are known or for a person from the start, so that nothing is sent.
-    pub fn known(&self, job: &Job, texts: &[String]) -> Option<Vec<Review>> {
-        // Other policies ask more than one.
-        let upstream = self.upstreams.first().filter(|_| self.policy == Policy::Fallback)?;
-        let known = |text: &String| {
-            let said = || upstream.known_to(&job.template, text).filter(|said| said.label.is_some());
-            let models = || vec![upstream.config().model.clone()];
-            screened(job, text).or_else(|| said().map(|said| Reviewed { said, models: models() })).map(Ok)
+    /// The reviews of texts, not redacted yet, where each was asked about of late and its label is known.
+    pub fn known(&self, job: &Job, texts: &[&str]) -> Option<Vec<Review>> {
+        let upstream = self.upstreams.first()?;
+        let known = |text: &&str| {
+            let hash = lock(&self.asked).get(&sha256_of([job.template.identity(), text]))?;
+            let said = upstream.known(&hash).ok()?.filter(|said| said.label.is_some())?;
+            Some(Ok(Reviewed { said, models: vec![upstream.config().model.clone()] }))
         };
         texts.iter().map(known).collect()
+    }
+
+    /// Remembers by what the labels are known that the first LLM gave to texts; `redacted` are the same texts as sent.
+    pub fn remember(&self, job: &Job, texts: &[&str], redacted: &[String], reviews: &[Review]) {
+        // Other policies ask more than one.
+        let Some(upstream) = self.upstreams.first().filter(|_| self.policy == Policy::Fallback) else { return };
+        for ((text, redacted), review) in texts.iter().zip(redacted).zip(reviews) {
+            let by_first = |reviewed: &Reviewed| reviewed.models == [upstream.config().model.as_str()];
+            if review.as_ref().is_ok_and(|reviewed| reviewed.said.label.is_some() && by_first(reviewed)) {
+                let hash = upstream.hash(&job.template, 0, false, redacted);
+                lock(&self.asked).keep(sha256_of([job.template.identity(), text]), hash);
+            }
+        }
     }
 
     /// Has redacted texts reviewed, several a call where the spec says so. A review for each, and what all of it cost.
@@ -281,6 +305,10 @@ impl Panel {
         }
         (by_text.into_iter().map(|outcomes| elected(&outcomes)).collect(), usage)
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What a text comes to that is for a person from the start.

@@ -10,7 +10,8 @@ use axum::extract::State;
 use axum::extract::rejection::BytesRejection;
 use axum::http::{HeaderMap, StatusCode};
 use axum::{Extension, Json};
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,22 +65,20 @@ pub(super) async fn review(
         Some(_) => return Err(bad("idempotency-key", "Idempotency-Key must be 1 to 255 ASCII characters".into())),
     };
     let Some(panel) = server.panel.clone() else { return Err(unavailable()) };
-    let key = key.map(|key| panel.key(&client, &job, &key));
-    let hash = Sha256::digest(&body).to_vec();
+    let key = key.map(|key| (panel.key(&client, &job, &key), Sha256::digest(&body).to_vec()));
     let slot = match &key {
-        Some(key) => {
-            if let Some(answer) = answered(&panel, key, &hash)? {
+        Some((key, hash)) => {
+            if let Some(answer) = answered(&panel, key, hash)? {
                 return Ok(Json(answer));
             }
             server.record.slot(key.clone(), hash.clone())?
         }
         None => Slot::default(),
     };
-    let texts = redacted(&job, &request.items);
+    let texts: Vec<&str> = request.items.iter().map(|item| item.text.as_str()).collect();
     if let Some(reviews) = panel.known(&job, &texts) {
-        let (fresh, _, entry) = answer(&panel, &job, &client, request.items, reviews, Usage::default()).await?;
-        keep(&server, &panel, key.map(|key| (key, hash)), &fresh, entry).await;
-        return Ok(Json(fresh));
+        let made = answer(&panel, &job, &client, request.items, reviews, Usage::default()).await?;
+        return Ok(Json(keep(&server, &panel, &job, &client, key, made).await));
     }
     // In a task of its own: what is paid for is recorded, even where the client has gone.
     let work = tokio::spawn(async move {
@@ -87,25 +86,76 @@ pub(super) async fn review(
         if let Some(known) = &*known {
             return Ok(known.clone());
         }
-        let (reviews, usage) = panel.review(&job, &client, texts).await;
-        let (fresh, whole, entry) = answer(&panel, &job, &client, request.items, reviews, usage).await?;
+        let redacted = redacted(&job, &request.items);
+        let (reviews, usage) = panel.review(&job, &client, redacted.clone()).await;
+        let texts: Vec<&str> = request.items.iter().map(|item| item.text.as_str()).collect();
+        panel.remember(&job, &texts, &redacted, &reviews);
+        let made = answer(&panel, &job, &client, request.items, reviews, usage).await?;
+        let (whole, fresh) = (made.whole, keep(&server, &panel, &job, &client, key, made).await);
         if whole {
             *known = Some(fresh.clone());
         }
-        keep(&server, &panel, key.filter(|_| whole).map(|key| (key, hash)), &fresh, entry).await;
         Ok(fresh)
     });
     let broken = |_| ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "server", "the review broke off; ask again");
     work.await.map_err(broken)?.map(Json)
 }
 
+/// An answer, and what is to be told of it.
+struct Made {
+    response: ReviewResponse,
+    /// Whether every item was reviewed, so that it is worth keeping.
+    whole: bool,
+    /// Items whose labels were known.
+    known: usize,
+}
+
+/// What the audit log says of an answer, which holds no text.
+#[derive(Serialize)]
+struct Entry<'a> {
+    event: &'static str,
+    task: &'a str,
+    client: &'a str,
+    model: &'a str,
+    items: usize,
+    labelled: usize,
+    known: usize,
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    cost_usd: f64,
+}
+
 /// Counts an answer, and writes it down: in the audit log, and by its idempotency key where it has one.
-async fn keep(server: &Server, panel: &Panel, key: Option<(String, Vec<u8>)>, fresh: &ReviewResponse, entry: Value) {
-    server.count(fresh, &entry);
-    let kept = key.map(|(key, hash)| (key, hash, serde_json::to_string(fresh).unwrap_or_default()));
-    if let Err(error) = panel.store().answered(kept, entry).await {
+async fn keep(
+    server: &Server,
+    panel: &Panel,
+    job: &Job,
+    client: &str,
+    key: Option<(String, Vec<u8>)>,
+    made: Made,
+) -> ReviewResponse {
+    let Made { response, whole, known } = made;
+    let labelled = response.items.iter().filter(|item| item.label.is_some()).count();
+    server.count(&response, labelled, known);
+    let Usage { prompt_tokens, completion_tokens, cost_usd } = response.usage;
+    let entry = Entry {
+        event: "review",
+        task: &job.spec.task.name,
+        client,
+        model: &response.model,
+        items: response.items.len(),
+        labelled,
+        known,
+        prompt_tokens,
+        completion_tokens,
+        cost_usd,
+    };
+    let key = key.filter(|_| whole);
+    let kept = key.map(|(key, hash)| (key, hash, serde_json::to_string(&response).unwrap_or_default()));
+    if let Err(error) = panel.store().answered(kept, &entry).await {
         tracing::error!("an answer is not kept: {error}");
     }
+    response
 }
 
 /// The texts as they may be sent.
@@ -161,8 +211,6 @@ fn check(items: &[ReviewItem]) -> Result<(), ApiError> {
 }
 
 /// The answer of the items' reviews. What stops all of them is an error; what stops one is that item's.
-/// Also whether every item was reviewed, so that the answer is worth keeping, and what the audit log says of it, which
-/// holds no text.
 async fn answer(
     panel: &Panel,
     job: &Job,
@@ -170,41 +218,33 @@ async fn answer(
     items: Vec<ReviewItem>,
     reviews: Vec<Review>,
     usage: Usage,
-) -> Result<(ReviewResponse, bool, Value), ApiError> {
+) -> Result<Made, ApiError> {
     let known = reviews.iter().flatten().filter(|reviewed| reviewed.said.known).count();
     let whole = reviews.iter().all(Result::is_ok);
     let (count, cost_usd, task) = (items.len(), usage.cost_usd, &job.spec.task.name);
-    let answer = match response(panel, items, reviews, usage) {
-        Err(error) if cost_usd > 0.0 => {
+    match response(panel, items, reviews, usage) {
+        Ok(response) => Ok(Made { response, whole, known }),
+        Err(error) => {
             let entry = json!({
                 "event": "failed", "task": task, "client": client, "items": count, "code": error.code,
                 "cost_usd": cost_usd,
             });
-            if let Err(error) = panel.store().answered(None, entry).await {
+            if cost_usd > 0.0
+                && let Err(error) = panel.store().answered(None, &entry).await
+            {
                 tracing::error!("a failure is not kept: {error}");
             }
-            return Err(error);
+            Err(error)
         }
-        answer => answer?,
-    };
-    let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
-    let entry = json!({
-        "event": "review", "task": task, "client": client, "model": answer.model, "items": answer.items.len(),
-        "labelled": labelled, "known": known, "prompt_tokens": answer.usage.prompt_tokens,
-        "completion_tokens": answer.usage.completion_tokens, "cost_usd": answer.usage.cost_usd,
-    });
-    Ok((answer, whole, entry))
+    }
 }
 
 impl Server {
     /// Counts what a request came to.
-    fn count(&self, answer: &ReviewResponse, entry: &Value) {
-        let labelled = answer.items.iter().filter(|item| item.label.is_some()).count();
-        let known = entry["known"].as_u64().unwrap_or_default();
-        let counts =
-            [("labelled", labelled as u64), ("unlabelled", (answer.items.len() - labelled) as u64), ("known", known)];
+    fn count(&self, answer: &ReviewResponse, labelled: usize, known: usize) {
+        let counts = [("labelled", labelled), ("unlabelled", answer.items.len() - labelled), ("known", known)];
         for (outcome, count) in counts {
-            self.metrics.items.with_label_values(&[outcome]).inc_by(count);
+            self.metrics.items.with_label_values(&[outcome]).inc_by(count as u64);
         }
         self.metrics.tokens.with_label_values(&["prompt"]).inc_by(answer.usage.prompt_tokens);
         self.metrics.tokens.with_label_values(&["completion"]).inc_by(answer.usage.completion_tokens);

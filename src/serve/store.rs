@@ -4,7 +4,7 @@
 use crate::slm::adapter::hex;
 use crate::tune::pool::now;
 use rusqlite::{Connection, OptionalExtension, params};
-use serde_json::Value;
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -114,7 +114,8 @@ pub struct Store {
     path: Arc<PathBuf>,
     writer: mpsc::Sender<Box<dyn Job>>,
     reader: Arc<Mutex<Connection>>,
-    recent: Arc<Mutex<Recent>>,
+    /// Labels, and when the LLM gave them: they need not be read again.
+    recent: Arc<Mutex<Recent<(i64, Known)>>>,
     /// Of a store that is open for writing.
     seen: Option<Arc<Seen>>,
 }
@@ -150,29 +151,34 @@ impl Seen {
     }
 }
 
-/// Labels that were asked for of late, and when the LLM gave them. They never change, so they need not be read again.
-#[derive(Default)]
-struct Recent {
-    new: HashMap<[u8; 32], (i64, Known)>,
-    old: HashMap<[u8; 32], (i64, Known)>,
+/// What was asked for of late, by a hash. It never changes.
+pub(super) struct Recent<T> {
+    new: HashMap<[u8; 32], T>,
+    old: HashMap<[u8; 32], T>,
 }
 
-impl Recent {
-    fn get(&mut self, hash: &[u8; 32]) -> Option<(i64, Known)> {
+impl<T> Default for Recent<T> {
+    fn default() -> Self {
+        Self { new: HashMap::new(), old: HashMap::new() }
+    }
+}
+
+impl<T: Clone> Recent<T> {
+    pub(super) fn get(&mut self, hash: &[u8; 32]) -> Option<T> {
         if let Some(known) = self.new.get(hash) {
             return Some(known.clone());
         }
-        let (at, known) = self.old.remove(hash)?;
-        self.keep(*hash, at, known.clone());
-        Some((at, known))
+        let known = self.old.remove(hash)?;
+        self.keep(*hash, known.clone());
+        Some(known)
     }
 
     /// When the newer half is full, the older one is forgotten.
-    fn keep(&mut self, hash: [u8; 32], at: i64, known: Known) {
+    pub(super) fn keep(&mut self, hash: [u8; 32], known: T) {
         if self.new.len() >= RECENT {
             self.old = std::mem::take(&mut self.new);
         }
-        self.new.insert(hash, (at, known));
+        self.new.insert(hash, known);
     }
 }
 
@@ -330,7 +336,10 @@ impl Store {
     ) {
         for (hash, known) in &labels {
             self.seen.iter().for_each(|seen| seen.add(hash));
-            self.recent.lock().unwrap_or_else(PoisonError::into_inner).keep(*hash, now().cast_signed(), known.clone());
+            self.recent
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .keep(*hash, (now().cast_signed(), known.clone()));
         }
         let work = move |connection: &Connection| {
             let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
@@ -368,7 +377,7 @@ impl Store {
             connection.prepare_cached(query)?.query_row([hash], row).optional()
         })?;
         if let Some((at, known)) = found.as_ref().filter(|(_, known)| known.label.is_some()) {
-            recent().keep(*hash, *at, known.clone());
+            recent().keep(*hash, (*at, known.clone()));
         }
         Ok(found.map(aged))
     }
@@ -385,8 +394,12 @@ impl Store {
     }
 
     /// Keeps an answer by its idempotency key, where there is one, and adds to the audit log.
-    pub async fn answered(&self, key: Option<(String, Vec<u8>, String)>, entry: Value) -> Result<(), StoreError> {
-        let entry = serde_json::to_string(&entry).map_err(|error| self.fail(error))?;
+    pub async fn answered(
+        &self,
+        key: Option<(String, Vec<u8>, String)>,
+        entry: &impl Serialize,
+    ) -> Result<(), StoreError> {
+        let entry = serde_json::to_string(entry).map_err(|error| self.fail(error))?;
         self.write(move |connection| {
             if let Some((key, body, response)) = &key {
                 let insert = "INSERT OR REPLACE INTO answer (key, body, response, at) VALUES (?, ?, ?, ?)";
@@ -501,8 +514,8 @@ mod tests {
             store.settle(first, 30, [1, 2], vec![([7; 32], known)], |settled| settled.expect("settles"));
             store.reserve("t", "c", "m", 50).await.expect("reserves");
             let answer = ("key".to_owned(), vec![1], "{}".to_owned());
-            store.answered(Some(answer.clone()), json!({ "n": 1 })).await.expect("keeps");
-            store.answered(Some(answer), json!({ "n": 2 })).await.expect("keeps once");
+            store.answered(Some(answer.clone()), &json!({ "n": 1 })).await.expect("keeps");
+            store.answered(Some(answer), &json!({ "n": 2 })).await.expect("keeps once");
         });
         drop(store);
         let store = open(&folder).expect("opens again");
@@ -525,7 +538,7 @@ mod tests {
             let store = open(&folder).expect("opens");
             block_on(async {
                 for n in 0..4 {
-                    store.answered(None, json!({ "n": n })).await.expect("adds");
+                    store.answered(None, &json!({ "n": n })).await.expect("adds");
                 }
             });
             assert_eq!(store.audit().expect("holds").len(), 4);
@@ -562,9 +575,11 @@ mod tests {
             connection.execute("INSERT INTO audit (at, entry, hash) VALUES (1, 'half', x'00')", [])?;
             connection.execute("INSERT INTO audit (id, at, entry, hash) VALUES (1, 1, 'twice', x'00')", [])
         });
-        let entry = |n: u32| store.answered(None, json!({ "n": n }));
+        let entries = [json!({ "n": 1 }), json!({ "n": 2 })];
         // Polled together, they are one commit, unless the writer is quick: then the claim holds anyway.
-        let (first, failed, last) = block_on(async { tokio::join!(entry(1), doubled, entry(2)) });
+        let (first, failed, last) = block_on(async {
+            tokio::join!(store.answered(None, &entries[0]), doubled, store.answered(None, &entries[1]))
+        });
         first.and(last).expect("written");
         assert!(failed.is_err());
         assert_eq!(store.audit().expect("holds together").len(), 2);
@@ -573,10 +588,10 @@ mod tests {
     #[test]
     fn what_was_asked_for_of_late_is_not_read_again() {
         let known = |label: Option<&str>| Known { age: 0, label: label.map(str::to_owned), confidence: Some(0.5) };
-        let mut recent = Recent::default();
+        let mut recent: Recent<(i64, Known)> = Recent::default();
         let hash = |n: usize| crate::slm::adapter::sha256_of([n.to_string().as_str()]);
         for n in 0..3 * RECENT {
-            recent.keep(hash(n), n as i64, known(Some("good")));
+            recent.keep(hash(n), (n as i64, known(Some("good"))));
         }
         assert_eq!(recent.get(&hash(3 * RECENT - 1)), Some((3 * RECENT as i64 - 1, known(Some("good")))));
         assert_eq!((recent.get(&hash(0)), recent.new.len(), recent.old.len()), (None, RECENT, RECENT));

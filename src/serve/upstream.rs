@@ -190,13 +190,8 @@ impl Upstream {
         })
     }
 
-    /// What it said of exactly this text, asked for the most likely label.
-    pub fn known_to(&self, template: &Template, text: &str) -> Option<Said> {
-        self.known(&self.hash(template, 0, false, text)).ok()?
-    }
-
     /// What its reply to a text is known by.
-    fn hash(&self, template: &Template, sample: u32, confidence: bool, text: &str) -> [u8; 32] {
+    pub(super) fn hash(&self, template: &Template, sample: u32, confidence: bool, text: &str) -> [u8; 32] {
         let how = format!("{sample} {confidence}");
         let own = [self.config.endpoint.as_str(), self.config.model.as_str(), how.as_str()];
         sha256_of(own.into_iter().chain([template.identity(), text]))
@@ -240,7 +235,7 @@ impl Upstream {
     }
 
     /// What is known of what this is the hash of; that there was no label is known for a while.
-    fn known(&self, hash: &[u8; 32]) -> Result<Option<Said>, UpstreamError> {
+    pub(super) fn known(&self, hash: &[u8; 32]) -> Result<Option<Said>, UpstreamError> {
         let found = self.store.review(hash).map_err(|error| lost(&error))?;
         let fresh = |known: &Known| known.label.is_some() || known.age < NONE_FOR;
         Ok(found.filter(fresh).map(|Known { label, confidence, .. }| {
