@@ -1,13 +1,14 @@
 //! An SLM ready to vote: tokenizer, engine and what the packed file says of it.
 
-#[cfg(feature = "gpu-burn")]
+#[cfg(any(feature = "burn", feature = "gpu-burn"))]
 use super::burn::{self, BurnEngine};
 use super::cpu::{CpuEncoder, CpuEngine};
 #[cfg(feature = "gpu")]
 use super::gpu::{Gpu, GpuEngine};
 use super::pack::{self, PackedMeta, PackedSlm, PackedWeights};
 use super::tokenize::Tokenizer;
-use super::{Batch, Engine, SlmError, plan_batches, probabilities};
+use super::weights::{EncoderWeights, Head};
+use super::{Batch, Engine, SlmError, plan_batches};
 use crate::sample::Vote;
 use crate::vote::argmax;
 use std::collections::HashMap;
@@ -20,7 +21,7 @@ enum Serving {
     Cpu(Box<CpuEngine>),
     #[cfg(feature = "gpu")]
     Gpu(Box<GpuEngine>),
-    #[cfg(feature = "gpu-burn")]
+    #[cfg(any(feature = "burn", feature = "gpu-burn"))]
     Burn(Box<BurnEngine>),
 }
 
@@ -30,7 +31,7 @@ impl Serving {
             Self::Cpu(engine) => engine.name(),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.name(),
-            #[cfg(feature = "gpu-burn")]
+            #[cfg(any(feature = "burn", feature = "gpu-burn"))]
             Self::Burn(_) => "burn",
         }
     }
@@ -40,7 +41,7 @@ impl Serving {
             Self::Cpu(engine) => engine.precision(),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.precision(),
-            #[cfg(feature = "gpu-burn")]
+            #[cfg(any(feature = "burn", feature = "gpu-burn"))]
             Self::Burn(_) => "f32",
         }
     }
@@ -50,7 +51,7 @@ impl Serving {
             Self::Cpu(engine) => engine.logits(batch),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.logits(batch).await,
-            #[cfg(feature = "gpu-burn")]
+            #[cfg(any(feature = "burn", feature = "gpu-burn"))]
             Self::Burn(engine) => engine.logits_async(batch).await,
         }
     }
@@ -60,7 +61,7 @@ impl Serving {
             Self::Cpu(engine) => engine.pooled(batch),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.pooled(batch).await,
-            #[cfg(feature = "gpu-burn")]
+            #[cfg(any(feature = "burn", feature = "gpu-burn"))]
             Self::Burn(engine) => engine.pooled_async(batch).await,
         }
     }
@@ -75,8 +76,8 @@ pub struct Slm {
 }
 
 impl Slm {
-    /// Loads a packed SLM (see [`pack`]) with its `tokenizer.json` on the CPU engine. `threads` are those of the engine;
-    /// in wasm it is always one.
+    /// Loads a packed SLM (see [`pack`]) with its `tokenizer.json` on the CPU engine, or on the burn module's CPU backend
+    /// where our kernels do not take its architecture. `threads` are those of the engine; in wasm it is always one.
     pub fn load(packed: &[u8], tokenizer_json: &[u8], threads: usize) -> Result<Self, SlmError> {
         let read = PackedSlm::read(packed, "the packed SLM")?;
         Self::from_packed(read, pack::version(packed), tokenizer_json, threads)
@@ -92,6 +93,10 @@ impl Slm {
         let PackedSlm { meta, weights, head } = packed;
         let tokenizer = tokenizer(&meta, tokenizer_json)?;
         let encoder = match weights {
+            PackedWeights::F32(weights) if !meta.config.has_kernels() => {
+                let engine = without_kernels(&weights, &head)?;
+                return Ok(Self { meta, version, tokenizer, engine });
+            }
             PackedWeights::F32(weights) => CpuEncoder::from_weights(weights),
             PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, None),
         };
@@ -178,7 +183,7 @@ impl Slm {
     pub async fn vote(&mut self, texts: &[&str]) -> Result<Vec<Vote>, SlmError> {
         let (mut values, truncated) = self.run(texts).await?;
         let labels = self.meta.labels.len();
-        probabilities(&mut values, labels, self.meta.temperature);
+        self.meta.scoring.probabilities(&mut values, labels, self.meta.temperature);
         Ok(values.chunks_exact(labels).zip(truncated).map(|(row, truncated)| self.as_vote(row, truncated)).collect())
     }
 
@@ -219,6 +224,18 @@ impl Slm {
             truncated,
         }
     }
+}
+
+/// What serves on the CPU what our kernels do not take.
+#[cfg(feature = "burn")]
+fn without_kernels(weights: &EncoderWeights, head: &Head) -> Result<Serving, SlmError> {
+    Ok(Serving::Burn(Box::new(BurnEngine::new(weights, head, &burn::cpu()))))
+}
+
+#[cfg(not(feature = "burn"))]
+fn without_kernels(weights: &EncoderWeights, _: &Head) -> Result<Serving, SlmError> {
+    let name = weights.config.architecture.name();
+    Err(SlmError::Engine(format!("{name} has no kernels of ours; serve it natively, or on burn-wgpu in the browser")))
 }
 
 /// The tokenizer, if it belongs to the model.
