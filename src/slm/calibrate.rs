@@ -37,6 +37,12 @@ impl Statistics {
         }
         Self { largest, products: times_transposed(&columns, &columns, inputs, tokens) }
     }
+
+    /// Takes in what went into the same map another time.
+    fn add(&mut self, other: &Self) {
+        self.largest.iter_mut().zip(&other.largest).for_each(|(a, b)| *a = a.max(*b));
+        self.products.iter_mut().zip(&other.products).for_each(|(a, b)| *a += b);
+    }
 }
 
 impl EncoderWeights {
@@ -58,12 +64,32 @@ impl EncoderWeights {
         }
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let mut layers = Vec::with_capacity(self.layers.len());
+        // Consecutive layers may share their weights: these are rounded by what went into all of them.
+        let mut open: Option<(usize, [Statistics; 4])> = None;
+        let mut close = |(index, statistics): (usize, [Statistics; 4])| {
+            layers.push(quantize_layer(&self.layers[index], statistics.each_ref()));
+            progress(index + 1);
+        };
         CpuEncoder::new(self).layer_inputs(&batch, |index, inputs| {
             let [qkv, output, up] = [inputs.qkv, inputs.output, inputs.up].map(|x| Statistics::new(&x, hidden));
-            let down = Statistics::new(&inputs.down, inner);
-            layers.push(quantize_layer(&self.layers[index], [&qkv, &output, &up, &down]));
-            progress(index + 1);
+            let found = [qkv, output, up, Statistics::new(&inputs.down, inner)];
+            match &mut open {
+                Some((last, sums)) if *last == index => sums.iter_mut().zip(&found).for_each(|(sum, one)| sum.add(one)),
+                _ => {
+                    if let Some(done) = open.replace((index, found)) {
+                        close(done);
+                    }
+                }
+            }
+            if self.config.layer_groups.is_none()
+                && let Some(done) = open.take()
+            {
+                close(done);
+            }
         })?;
+        if let Some(done) = open.take() {
+            close(done);
+        }
         Ok(self.quantized(layers))
     }
 }

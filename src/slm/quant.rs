@@ -164,15 +164,16 @@ impl EncoderWeights {
 
     /// With these layers, and the word embeddings in int8.
     pub(super) fn quantized(&self, layers: Vec<LayerWeights<Int8Matrix>>) -> EncoderWeights<Int8Matrix> {
-        let hidden = self.config.hidden_size;
+        let width = self.config.embedding_width();
         EncoderWeights {
             config: self.config.clone(),
-            words: Int8Matrix::quantize(&self.words, hidden, hidden, EMBEDDING_LEVELS, None),
+            words: Int8Matrix::quantize(&self.words, width, width, EMBEDDING_LEVELS, None),
             positions: self.positions.clone(),
             token_types: self.token_types.clone(),
             embedding_norm: self.embedding_norm.clone(),
             layers,
             relative_bias: self.relative_bias.clone(),
+            extras: self.extras.clone(),
         }
     }
 }

@@ -11,11 +11,12 @@ mod int8;
 mod kernels;
 mod simd;
 
-use super::config::{EncoderConfig, relative_position_bucket};
+use super::config::{Activation, EncoderConfig, relative_position_bucket};
 use super::quant::{ACTIVATION_ZERO, GROUP as INT8_GROUP, Int8Matrix, ROTATION, ROTATION_SCALE};
-use super::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
+use super::weights::{Dense, EncoderWeights, Extras, Head, LayerWeights, Linear, Norm, Pooling};
 use super::{Batch, Engine, SlmError, finite};
 use int8::{Int8Panels, Int8Product, Int8Rows, Layout, Quantize};
+pub(super) use kernels::gelu_of as gelu;
 use kernels::{Epilogue, Kernels, LayerNorm, Panels, Product, Softmax};
 
 /// The most tokens of a group, where its first text is not longer.
@@ -258,10 +259,14 @@ struct Model {
     kernels: &'static Kernels,
     words: Words,
     positions: Vec<f32>,
-    /// The embedding of token type 0, which all tokens have; empty for MPNet.
+    /// The embedding of token type 0, which all tokens have; empty where there is none.
     token_type: Vec<f32>,
     embedding_norm: Norm,
+    /// From the embeddings' width to the hidden size.
+    projection: Option<Packed>,
     layers: Vec<Layer>,
+    /// The layers' order: ALBERT's are used several times.
+    order: Vec<usize>,
     /// MPNet's bias: for each head, by distance (key - query), distance 0 in the middle; none for BERT.
     distances: Vec<Vec<f32>>,
 }
@@ -269,6 +274,7 @@ struct Model {
 /// The buffers of one thread; they grow to the largest group.
 #[derive(Default)]
 struct Scratch {
+    embedded: Vec<f32>,
     x: Vec<f32>,
     qkv: Vec<f32>,
     context: Vec<f32>,
@@ -362,11 +368,20 @@ impl CpuEncoder {
         layers: impl Iterator<Item = L>,
     ) -> Self {
         let kernels = isa.and_then(Isa::kernels).unwrap_or_else(Isa::best);
-        let EncoderWeights { config, words, positions, mut token_types, embedding_norm, relative_bias, .. } = weights;
-        token_types.truncate(config.hidden_size);
+        let EncoderWeights { config, words, positions, mut token_types, embedding_norm, relative_bias, extras, .. } =
+            weights;
+        token_types.truncate(config.embedding_width());
+        let layers: Vec<Layer> = layers.map(|layer| Layer::new(layer.borrow(), kernels)).collect();
         let model = Model {
             distances: distances(&config, &relative_bias, kernels.panel),
-            layers: layers.map(|layer| Layer::new(layer.borrow(), kernels)).collect(),
+            projection: extras.projection.map(|map| Packed::new(&[&map], kernels)),
+            order: match config.layer_groups {
+                Some(groups) if groups == layers.len() => {
+                    (0..config.num_hidden_layers).map(|layer| config.weights_of(layer)).collect()
+                }
+                _ => (0..layers.len()).collect(),
+            },
+            layers,
             token_type: token_types,
             config,
             kernels,
@@ -402,8 +417,8 @@ impl CpuEncoder {
     pub fn hidden(&mut self, batch: &Batch, layers: usize) -> Result<Vec<f32>, SlmError> {
         let Self { model, scratch } = self;
         batch.check(model.config.vocab_size, model.config.max_length())?;
-        if layers > model.layers.len() {
-            let has = model.layers.len();
+        if layers > model.order.len() {
+            let has = model.order.len();
             return Err(SlmError::Input(format!("{layers} layers were asked for, the model has {has}")));
         }
         let mut out = vec![0.0; batch.ids.len() * model.config.hidden_size];
@@ -422,7 +437,7 @@ impl CpuEncoder {
         }
         let mut out = vec![0.0; states.len()];
         let groups = groups(Input::Hidden(states), lengths, &mut out, scratch.len());
-        run(groups, scratch, |group, scratch| model.encode(group, model.layers.len(), scratch));
+        run(groups, scratch, |group, scratch| model.encode(group, model.order.len(), scratch));
         Ok(out)
     }
 }
@@ -437,6 +452,7 @@ fn shell(weights: &EncoderWeights, words: Vec<f32>) -> EncoderWeights {
         embedding_norm: weights.embedding_norm.clone(),
         layers: Vec::new(),
         relative_bias: weights.relative_bias.clone(),
+        extras: Extras { projection: weights.extras.projection.clone(), ..Extras::default() },
     }
 }
 
@@ -461,7 +477,8 @@ pub(crate) struct LayerInputs {
 
 #[cfg(feature = "native")]
 impl CpuEncoder {
-    /// Runs a batch on one thread and hands over what goes into each layer's linear maps.
+    /// Runs a batch on one thread and hands over, layer after layer, the number of its weights and what goes into its
+    /// linear maps.
     pub(crate) fn layer_inputs(
         &mut self,
         batch: &Batch,
@@ -477,11 +494,11 @@ impl CpuEncoder {
         let rows = |buffer: &[f32], width: usize| -> Vec<f32> {
             buffer.chunks_exact(model.stride(width)).take(tokens).flat_map(|row| &row[..width]).copied().collect()
         };
-        for (index, layer) in model.layers.iter().enumerate() {
+        for index in &model.order {
             let qkv = rows(&scratch.x, hidden);
-            model.layer(layer, &batch.lengths, tokens, scratch);
+            model.layer(&model.layers[*index], &batch.lengths, tokens, scratch);
             let output = rows(&scratch.context, hidden);
-            each(index, LayerInputs { qkv, output, up: rows(&scratch.y, hidden), down: rows(&scratch.inner, inner) });
+            each(*index, LayerInputs { qkv, output, up: rows(&scratch.y, hidden), down: rows(&scratch.inner, inner) });
         }
         Ok(())
     }
@@ -611,7 +628,15 @@ impl Model {
         let stride = self.stride(hidden);
         let x = part(&mut scratch.x, tokens * stride);
         match group.input {
-            Input::Ids(ids) => self.embed(ids, group.lengths, x),
+            Input::Ids(ids) => match &self.projection {
+                None => self.embed(ids, group.lengths, x),
+                Some(projection) => {
+                    let stride = self.stride(self.config.embedding_width());
+                    let embedded = part(&mut scratch.embedded, tokens * stride);
+                    self.embed(ids, group.lengths, embedded);
+                    self.multiply(embedded, stride, projection, &[], Epilogue::Plain, &mut scratch.quantized, x);
+                }
+            },
             Input::Hidden(states) => {
                 for (row, state) in x.chunks_exact_mut(stride).zip(states.chunks_exact(hidden)) {
                     row[..hidden].copy_from_slice(state);
@@ -619,16 +644,17 @@ impl Model {
                 }
             }
         }
-        for layer in &self.layers[..layers] {
-            self.layer(layer, group.lengths, tokens, scratch);
+        for index in &self.order[..layers] {
+            self.layer(&self.layers[*index], group.lengths, tokens, scratch);
         }
         for (row, out) in scratch.x.chunks_exact(stride).zip(group.out.chunks_exact_mut(hidden)) {
             out.copy_from_slice(&row[..hidden]);
         }
     }
 
+    /// The embeddings after their LayerNorm, as wide as they are.
     fn embed(&self, ids: &[u32], lengths: &[usize], x: &mut [f32]) {
-        let hidden = self.config.hidden_size;
+        let hidden = self.config.embedding_width();
         let first = self.config.first_position();
         let positions = lengths.iter().flat_map(|length| first..first + length);
         for ((row, id), position) in x.chunks_exact_mut(self.stride(hidden)).zip(ids).zip(positions) {
@@ -668,7 +694,14 @@ impl Model {
         }
         self.multiply(context, stride, &layer.output, x, Epilogue::Plain, quantized, y);
         self.normalise(&layer.attention_norm, y);
-        self.multiply(y, stride, &layer.up, &[], Epilogue::Gelu, quantized, inner);
+        match self.config.activation {
+            Activation::GeluTanh => {
+                self.multiply(y, stride, &layer.up, &[], Epilogue::Plain, quantized, inner);
+                // SAFETY: as in `product`.
+                unsafe { (self.kernels.gelu_tanh)(inner) }
+            }
+            _ => self.multiply(y, stride, &layer.up, &[], Epilogue::Gelu, quantized, inner),
+        }
         self.multiply(inner, layer.up.bias.len(), &layer.down, y, Epilogue::Plain, quantized, x);
         self.normalise(&layer.output_norm, x);
     }
@@ -747,8 +780,8 @@ impl Model {
     }
 
     fn normalise(&self, norm: &Norm, x: &mut [f32]) {
-        let width = self.config.hidden_size;
         let Norm { gamma, beta } = norm;
+        let width = gamma.len();
         let job = LayerNorm { stride: self.stride(width), width, gamma, beta, epsilon: self.config.layer_norm_eps };
         // SAFETY: as in `product`.
         unsafe { (self.kernels.layer_norm)(&job, x) }
@@ -759,6 +792,8 @@ impl Model {
 pub struct CpuEngine {
     encoder: CpuEncoder,
     head: Head,
+    /// The head's first map.
+    dense: Option<Packed>,
 }
 
 impl CpuEngine {
@@ -769,7 +804,8 @@ impl CpuEngine {
 
     /// Puts a head on an encoder, which says the instruction set and the number of threads.
     pub fn from_encoder(encoder: CpuEncoder, head: Head) -> Self {
-        Self { encoder, head }
+        let dense = head.dense.as_ref().map(|dense| Packed::new(&[&dense.linear], encoder.model.kernels));
+        Self { encoder, head, dense }
     }
 
     /// The pooled states, `[texts x hidden]`.
@@ -799,7 +835,33 @@ impl CpuEngine {
         self.head_logits(&self.pool_all(&hidden, lengths))
     }
 
+    /// What goes into the head's last map, from the pooled states.
+    fn dense(&self, pooled: &[f32]) -> Option<Vec<f32>> {
+        let (Some(map), Some(Dense { activation, norm, .. })) = (&self.dense, &self.head.dense) else { return None };
+        let Model { config, kernels, .. } = &self.encoder.model;
+        let hidden = config.hidden_size;
+        let (rows, stride) = (pooled.len() / hidden, map.bias.len());
+        let mut out = vec![0.0; rows * stride];
+        if let PackedWeights::F32(values) = &map.weights {
+            let b = Panels { values: values.get(), bias: &map.bias, inputs: hidden, count: map.panels };
+            let job = Product { a: pooled, stride_a: hidden, rows, b, residual: &[], epilogue: Epilogue::Plain };
+            // SAFETY: `Isa::kernels` gives only kernels that the machine can run; they check their slices.
+            unsafe { (kernels.product)(&job, &mut out) }
+        }
+        let mut states = Vec::with_capacity(pooled.len());
+        for row in out.chunks_exact(stride) {
+            let from = states.len();
+            states.extend(row[..hidden].iter().map(|x| activation.of(*x)));
+            if let Some(norm) = norm {
+                norm.apply(&mut states[from..], config.layer_norm_eps);
+            }
+        }
+        Some(states)
+    }
+
     fn head_logits(&self, pooled: &[f32]) -> Result<Vec<f32>, SlmError> {
+        let dense = if pooled.is_empty() { None } else { self.dense(pooled) };
+        let pooled = dense.as_deref().unwrap_or(pooled);
         let Linear { weight, bias, inputs, .. } = &self.head.linear;
         let mut logits = Vec::with_capacity(pooled.len() / inputs * bias.len());
         for pooled in pooled.chunks_exact(*inputs) {
