@@ -1,7 +1,7 @@
 //! Training end to end on a tiny random base: it learns, a stopped run goes on to the same result, bad options are told.
 
 use autoannotator::Task;
-use autoannotator::slm::SlmError;
+use autoannotator::slm::{Scoring, SlmError};
 use autoannotator::slm::adapter::{Method, SlmFolder};
 use autoannotator::slm::burn::Backend;
 use autoannotator::slm::config::EncoderConfig;
@@ -315,6 +315,8 @@ fn teacher(place: &Path) -> Teacher {
         base: id,
         config: weights.config.clone(),
         pooling: slm.pooling,
+        dense: None,
+        scoring: Scoring::Softmax,
         temperature: slm.temperature,
         max_length: slm.max_length,
         precision: Precision::F32,

@@ -2,6 +2,7 @@
 
 use super::{Home, HubError, HubSettings, disk, write_atomically};
 use crate::hub::Catalogue;
+use crate::slm::Scoring;
 use crate::slm::adapter::{SlmFolder, sha256_hex};
 use crate::slm::model::Slm;
 use crate::slm::pack::{
@@ -166,6 +167,8 @@ fn pack_one(
         base: slm.base.clone(),
         config: weights.config.clone(),
         pooling: slm.pooling,
+        dense: None,
+        scoring: Scoring::Softmax,
         temperature: slm.temperature,
         max_length: slm.max_length,
         precision,

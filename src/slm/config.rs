@@ -429,7 +429,9 @@ impl<'a> HubConfig<'a> {
         // Later releases of the original implementation keep the two bases by kind of layer.
         let theta = |kind: &str| self.get("rope_parameters")?.get(kind)?.get("rope_theta")?.as_f64().map(|x| x as f32);
         let global = theta("full_attention").map_or_else(|| self.number_or("global_rope_theta", 160_000.0), Ok)?;
-        let local = theta("sliding_attention").map_or_else(|| self.number_or("local_rope_theta", 10_000.0), Ok)?;
+        // A null stands for the other one's.
+        let default = if self.value.get("local_rope_theta").is_some_and(Value::is_null) { global } else { 10_000.0 };
+        let local = theta("sliding_attention").map_or_else(|| self.number_or("local_rope_theta", default), Ok)?;
         Ok(Rotary {
             global_every: self.size_or("global_attn_every_n_layers", 3)?,
             window: self.size_or("local_attention", 128)? / 2,
