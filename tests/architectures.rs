@@ -197,7 +197,8 @@ fn logits_of_the_gpu_engine() {
             }
         }
         let int8 = int8(&weights, &case.texts);
-        let cpu = CpuEngine::from_encoder(CpuEncoder::from_int8(int8.clone(), None), head.clone()).logits(&case.batch());
+        let cpu =
+            CpuEngine::from_encoder(CpuEncoder::from_int8(int8.clone(), None), head.clone()).logits(&case.batch());
         let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::Int8(int8), &head)).expect("loaded");
         let found = block_on(engine.logits(&case.batch())).expect("logits");
         let off = found.iter().zip(cpu.expect("cpu")).fold(0.0f32, |most, (a, b)| most.max((a - b).abs()));
@@ -307,7 +308,8 @@ fn a_file_that_does_not_fit_its_config_is_refused_by_the_tensors_name() {
     }
     // The encoder alone has no head.
     let (config, weights) = (file("mpnet", "config.json"), file("mpnet", "model.safetensors"));
-    let headless = renamed(&weights, |name| if name.starts_with("classifier") { format!("x{name}") } else { name.into() });
+    let headless =
+        renamed(&weights, |name| if name.starts_with("classifier") { format!("x{name}") } else { name.into() });
     let error = hub::read(&config, &headless, ("mpnet", "sentiment"), 512).expect_err("no head").to_string();
     assert!(error.starts_with("slm-tensor-missing") && error.contains("classifier.dense.weight"), "{error}");
 }

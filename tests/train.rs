@@ -1,7 +1,6 @@
 //! Training end to end on a tiny random base: it learns, a stopped run goes on to the same result, bad options are told.
 
 use autoannotator::Task;
-use autoannotator::slm::{Scoring, SlmError};
 use autoannotator::slm::adapter::{Method, SlmFolder};
 use autoannotator::slm::burn::Backend;
 use autoannotator::slm::config::EncoderConfig;
@@ -9,6 +8,7 @@ use autoannotator::slm::model::Slm;
 use autoannotator::slm::pack::{FORMAT, PackedMeta, PackedWeights, Precision, write};
 use autoannotator::slm::tokenize::Tokenizer;
 use autoannotator::slm::weights::{EncoderWeights, TensorSource};
+use autoannotator::slm::{Scoring, SlmError};
 use autoannotator::tune::TuneError;
 use autoannotator::tune::dataset::Columns;
 use autoannotator::tune::gate::Decision;

@@ -260,7 +260,8 @@ impl<'a> HubConfig<'a> {
         let name = self.text(key).unwrap_or(default);
         Activation::from_hub(name).filter(|one| allowed.contains(one)).ok_or_else(|| {
             let names = ["gelu", "gelu_new", "tanh", "relu"];
-            let known = names.into_iter().filter(|name| Activation::from_hub(name).is_some_and(|a| allowed.contains(&a)));
+            let known =
+                names.into_iter().filter(|name| Activation::from_hub(name).is_some_and(|a| allowed.contains(&a)));
             self.fail(format!("{key} is '{name}', expected {}", known.collect::<Vec<_>>().join(" or ")))
         })
     }
@@ -286,7 +287,10 @@ impl<'a> HubConfig<'a> {
             };
             *place = Some(name.to_owned());
         }
-        labels.into_iter().collect::<Option<_>>().ok_or_else(|| self.fail("id2label names an output twice, another not"))
+        labels
+            .into_iter()
+            .collect::<Option<_>>()
+            .ok_or_else(|| self.fail("id2label names an output twice, another not"))
     }
 
     fn architecture(&self) -> Result<Architecture, SlmError> {
@@ -382,7 +386,8 @@ impl<'a> HubConfig<'a> {
             }
         }
         // Whole numbers below one stand for none.
-        let positive = |key: &str| self.get(key).and_then(Value::as_i64).filter(|value| *value > 0).unwrap_or(0) as usize;
+        let positive =
+            |key: &str| self.get(key).and_then(Value::as_i64).filter(|value| *value > 0).unwrap_or(0) as usize;
         let reach = match positive("max_relative_positions") {
             0 => config.max_position_embeddings,
             given => given,
@@ -419,7 +424,8 @@ impl<'a> HubConfig<'a> {
 
     /// Whether the table of relative positions goes through a LayerNorm.
     pub(super) fn normalises_relative(&self) -> bool {
-        self.text("norm_rel_ebd").is_some_and(|kinds| kinds.to_lowercase().split('|').any(|kind| kind.trim() == "layer_norm"))
+        self.text("norm_rel_ebd")
+            .is_some_and(|kinds| kinds.to_lowercase().split('|').any(|kind| kind.trim() == "layer_norm"))
     }
 
     fn rotary(&self) -> Result<Rotary, SlmError> {
@@ -567,7 +573,9 @@ impl EncoderConfig {
     pub fn untrainable(&self) -> Option<String> {
         let name = self.architecture.name();
         if !self.has_kernels() {
-            return Some(format!("{name} is served, not trained; train on BERT, RoBERTa, DistilBERT, ELECTRA or MPNet"));
+            return Some(format!(
+                "{name} is served, not trained; train on BERT, RoBERTa, DistilBERT, ELECTRA or MPNet"
+            ));
         }
         if self.layer_groups.is_some() || self.activation != Activation::Gelu {
             return Some(format!("{name} with shared layers or an approximate GELU is served, not trained"));

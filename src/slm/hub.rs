@@ -5,7 +5,9 @@
 use super::SlmError;
 use super::config::{ALL_ACTIVATIONS, Activation, Architecture, EncoderConfig, HubConfig};
 use super::pack::{FORMAT, PackedMeta, PackedSlm, PackedWeights, Precision};
-use super::weights::{Dense, EncoderWeights, Head, Linear, Pooling, Reader, SafetensorsSource, ShapedTensor, TensorSource};
+use super::weights::{
+    Dense, EncoderWeights, Head, Linear, Pooling, Reader, SafetensorsSource, ShapedTensor, TensorSource,
+};
 use super::{Scoring, pack::DenseShape};
 
 /// What a classifier's `config.json` says.
@@ -194,7 +196,9 @@ impl<'a> Renamed<'a> {
         let whole = |folder: &str, name: &str| (format!("{folder}{layer}.{name}"), None);
         match self.config.architecture {
             Architecture::Distilbert => whole("transformer.layer.", distilbert(map)),
-            Architecture::Albert => (format!("encoder.albert_layer_groups.{layer}.albert_layers.0.{}", albert(map)), None),
+            Architecture::Albert => {
+                (format!("encoder.albert_layer_groups.{layer}.albert_layers.0.{}", albert(map)), None)
+            }
             Architecture::DebertaV2 => match map {
                 "attention.self.query" | "attention.self.key" | "attention.self.value" => {
                     (format!("encoder.layer.{layer}.{map}_proj"), None)

@@ -6,14 +6,14 @@
 //! Its version is the start of its SHA-256. It travels in shards of at most [`SHARD_BYTES`], listed in a [`SlmManifest`],
 //! and all manifests stand in one [`Index`].
 
-use super::{Scoring, SlmError};
 use super::adapter::{Metrics, hex, sha256_hex};
 use super::config::{Activation, EncoderConfig};
 use super::quant::Int8Matrix;
 use super::weights::{
-    Dense, EncoderWeights, Head, Linear, Part, Pooling, Reader, ShapedTensor, TensorSource, multipliers_name, scales_name,
-    to_f32, to_int8,
+    Dense, EncoderWeights, Head, Linear, Part, Pooling, Reader, ShapedTensor, TensorSource, multipliers_name,
+    scales_name, to_f32, to_int8,
 };
+use super::{Scoring, SlmError};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
@@ -481,8 +481,7 @@ pub fn write(meta: &PackedMeta, weights: &PackedWeights, head: &Head) -> Result<
         PackedWeights::Int8(weights) => &weights.config,
     };
     let dense = head.dense.as_ref().map(DenseShape::of);
-    if meta.config != *config
-        || (meta.pooling, meta.dense, meta.temperature) != (head.pooling, dense, head.temperature)
+    if meta.config != *config || (meta.pooling, meta.dense, meta.temperature) != (head.pooling, dense, head.temperature)
     {
         return Err(fail("its header differs from the weights in config, pooling, head or temperature".to_owned()));
     }

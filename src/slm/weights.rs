@@ -285,7 +285,12 @@ impl<'a> Reader<'a> {
     }
 
     #[allow(private_bounds, reason = "the matrices are these two")]
-    pub(super) fn linear<M: ReadMatrix>(&self, name: &str, outputs: usize, inputs: usize) -> Result<Linear<M>, SlmError> {
+    pub(super) fn linear<M: ReadMatrix>(
+        &self,
+        name: &str,
+        outputs: usize,
+        inputs: usize,
+    ) -> Result<Linear<M>, SlmError> {
         Ok(Linear {
             weight: M::read(self, &format!("{name}.weight"), [outputs, inputs], WEIGHTS)?,
             bias: self.tensor(&format!("{name}.bias"), &[outputs])?,
@@ -529,7 +534,9 @@ impl<M> EncoderWeights<M> {
     pub(super) fn parts(&self) -> Vec<(String, Vec<usize>, Part<'_, M>)> {
         use Part::{Matrix, Values};
         let mut parts = vec![Matrix(&self.words)];
-        parts.extend([&self.positions, &self.token_types].into_iter().filter(|table| !table.is_empty()).map(|t| Values(t)));
+        parts.extend(
+            [&self.positions, &self.token_types].into_iter().filter(|table| !table.is_empty()).map(|t| Values(t)),
+        );
         parts.extend([Values(&self.embedding_norm.gamma), Values(&self.embedding_norm.beta)]);
         for layer in &self.layers {
             parts.extend(layer.linears().into_iter().flat_map(|map| [Matrix(&map.weight), Values(&map.bias)]));

@@ -107,10 +107,7 @@ fn relative(
     };
     let own = [&weights.extras.relative_keys, &weights.extras.relative_queries].map(|maps| maps.get(index));
     let [key, query] = if kind.shared { [Some(&layer.key), Some(&layer.query)] } else { own };
-    [
-        through(key.filter(|_| kind.content_to_position)),
-        through(query.filter(|_| kind.position_to_content)),
-    ]
+    [through(key.filter(|_| kind.content_to_position)), through(query.filter(|_| kind.position_to_content))]
 }
 
 /// An encoder with its head.
@@ -173,9 +170,10 @@ impl Served {
             }),
             final_norm: extras.final_norm.as_ref().map(norm),
             pooling: head.pooling,
-            dense: head.dense.as_ref().map(|dense| {
-                (Map::new(&dense.linear, device), dense.clone(), dense.norm.as_ref().map(norm))
-            }),
+            dense: head
+                .dense
+                .as_ref()
+                .map(|dense| (Map::new(&dense.linear, device), dense.clone(), dense.norm.as_ref().map(norm))),
             head: Map::new(&head.linear, device),
             config: config.clone(),
         }
@@ -221,8 +219,10 @@ impl Served {
         let Some(kind) = &self.config.disentangled else { return embedded };
         let length = shape.length as i64;
         let row = |query: i64, key: i64| disentangled_row(kind, query - key) as u32;
-        let by_query: Vec<u32> = (0..length).flat_map(|query| (0..length).map(move |key| (query, key))).map(|(q, k)| row(q, k)).collect();
-        let by_key: Vec<u32> = (0..length).flat_map(|key| (0..length).map(move |query| (query, key))).map(|(q, k)| row(q, k)).collect();
+        let by_query: Vec<u32> =
+            (0..length).flat_map(|query| (0..length).map(move |key| (query, key))).map(|(q, k)| row(q, k)).collect();
+        let by_key: Vec<u32> =
+            (0..length).flat_map(|key| (0..length).map(move |query| (query, key))).map(|(q, k)| row(q, k)).collect();
         let device = embedded.device();
         let index = |rows: &[u32]| {
             let square = ids_tensor(rows, &device).reshape([1, 1, shape.length, shape.length]);

@@ -808,6 +808,11 @@ impl CpuEngine {
         Self { encoder, head, dense }
     }
 
+    /// See [`CpuEncoder::threads`].
+    pub fn threads(self, threads: usize) -> Self {
+        Self { encoder: self.encoder.threads(threads), ..self }
+    }
+
     /// The pooled states, `[texts x hidden]`.
     pub fn pooled(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
         let layers = self.encoder.config().num_hidden_layers;

@@ -216,7 +216,8 @@ impl<'a> Loader<'a> {
         };
         let head = with_bias(linear);
         // A binding is needed where there is none, too.
-        let first = dense.as_ref().map_or_else(|| floats(self.gpu, "none", &[0.0; 4]), |dense| with_bias(&dense.linear));
+        let first =
+            dense.as_ref().map_or_else(|| floats(self.gpu, "none", &[0.0; 4]), |dense| with_bias(&dense.linear));
         let shape = Pool {
             hidden: self.config.hidden_size,
             labels: linear.outputs,

@@ -488,12 +488,14 @@ impl Pool {
             Activation::Tanh => "tanh(clamp(sum, vec4f(-20.0), vec4f(20.0)))",
             Activation::Relu => "max(sum, vec4f(0.0))",
         };
-        let lanes = LANES.iter().enumerate().map(|(l, lane)| {
-            format!("sum.{lane} = dense[{}u + 4u * i + {l}u].x;", hidden * vectors)
-        });
-        let sums = LANES.iter().enumerate().map(|(l, lane)| {
-            format!("sum.{lane} += dot(dense[(4u * i + {l}u) * {vectors}u + k], state[k]);")
-        });
+        let lanes = LANES
+            .iter()
+            .enumerate()
+            .map(|(l, lane)| format!("sum.{lane} = dense[{}u + 4u * i + {l}u].x;", hidden * vectors));
+        let sums = LANES
+            .iter()
+            .enumerate()
+            .map(|(l, lane)| format!("sum.{lane} += dot(dense[(4u * i + {l}u) * {vectors}u + k], state[k]);"));
         format!(
             "var own: array<vec4f, {each}>;
             for (var n = 0u; n < {each}u; n++) {{
