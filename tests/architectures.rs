@@ -341,3 +341,73 @@ fn the_encoders_config_refuses_what_no_engine_takes() {
         assert_eq!(config, again);
     }
 }
+
+/// A folder in the hub's layout, with the weights under this name.
+#[cfg(feature = "native")]
+fn hub_folder(model: &str, weights: &str) -> (tempfile::TempDir, autoannotator::hub::packing::HubFolder) {
+    let place = tempfile::tempdir().expect("a folder");
+    let path = place.path().join(model);
+    std::fs::create_dir(&path).expect("a folder");
+    std::fs::write(path.join("config.json"), file(model, "config.json")).expect("written");
+    std::fs::write(path.join(weights), file(model, "model.safetensors")).expect("written");
+    std::fs::write(path.join("tokenizer.json"), bytes("bert/tokenizer.json")).expect("written");
+    let folder = autoannotator::hub::packing::HubFolder {
+        path,
+        id: format!("hub-{model}"),
+        task: "sentiment".into(),
+        max_length: 24,
+    };
+    (place, folder)
+}
+
+#[cfg(feature = "native")]
+#[test]
+fn a_folder_of_the_hub_is_packed_once_and_votes() {
+    use autoannotator::hub::Home;
+    use autoannotator::hub::packing::{index, load, pack_hub_folder};
+    let bar = indicatif::ProgressBar::hidden();
+    for (model, precisions) in [
+        ("bertweet", &[Precision::Int8, Precision::F16][..]),
+        ("albert-groups", &[Precision::Int8, Precision::F16]),
+        ("modernbert", &[Precision::F16]),
+    ] {
+        let (place, folder) = hub_folder(model, "model.safetensors");
+        let home = Home::find(Some(&place.path().join("home"))).expect("a home");
+        let packed = pack_hub_folder(&folder, precisions, &home, &bar).expect("packed");
+        assert!(packed.iter().all(|slm| slm.written) && packed.len() == precisions.len());
+        let again = pack_hub_folder(&folder, precisions, &home, &bar).expect("packed");
+        assert!(again.iter().all(|slm| !slm.written));
+        assert_eq!(index(&home).expect("an index").slms.len(), precisions.len());
+        let mut rows = Vec::new();
+        for precision in precisions {
+            let mut slm = load(&home, &folder.id, precision.computes_in(), 1).expect("loads");
+            let vote = block_on(slm.vote(&["the cat sat on the mat"])).expect("votes").remove(0);
+            let expected = if model == "modernbert" { ("burn", "f32") } else { ("cpu", precision.computes_in()) };
+            assert_eq!((vote.engine.as_str(), vote.precision.as_str()), expected);
+            rows.push(vote.probabilities);
+        }
+        for (a, b) in rows[0].iter().zip(rows.last().expect("a row")) {
+            assert!((a - b).abs() < 0.1, "{model}: {rows:?}");
+        }
+    }
+}
+
+#[cfg(feature = "native")]
+#[test]
+fn a_folder_that_cannot_be_packed_says_why() {
+    use autoannotator::hub::Home;
+    use autoannotator::hub::packing::{index, pack_hub_folder};
+    let bar = indicatif::ProgressBar::hidden();
+    let refused = |model: &str, weights: &str, precision| {
+        let (place, folder) = hub_folder(model, weights);
+        let home = Home::find(Some(&place.path().join("home"))).expect("a home");
+        let error = pack_hub_folder(&folder, &[precision], &home, &bar).expect_err("refused").to_string();
+        assert!(index(&home).expect("an index").slms.is_empty());
+        error
+    };
+    let pickle = refused("bert", "pytorch_model.bin", Precision::F16);
+    assert!(pickle.contains("pytorch_model.bin is never read") && pickle.contains("safetensors"), "{pickle}");
+    assert!(refused("bert", "other", Precision::F16).contains("there is no model.safetensors"));
+    assert!(refused("bert", "model.safetensors.index.json", Precision::F16).contains("several files"));
+    assert!(refused("deberta-v3", "model.safetensors", Precision::Int8).contains("not computed in int8"));
+}
