@@ -63,11 +63,14 @@ impl EncoderWeights {
             return Err(SlmError::Input("there are no texts to calibrate by".to_owned()));
         }
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
-        let mut layers = Vec::with_capacity(self.layers.len());
+        let (mut layers, mut gates) = (Vec::with_capacity(self.layers.len()), Vec::new());
         // Consecutive layers may share their weights: these are rounded by what went into all of them.
         let mut open: Option<(usize, [Statistics; 4])> = None;
         let mut close = |(index, statistics): (usize, [Statistics; 4])| {
-            layers.push(quantize_layer(&self.layers[index], statistics.each_ref()));
+            let (layer, gate) =
+                quantize_layer(&self.layers[index], self.extras.gates.get(index), statistics.each_ref());
+            layers.push(layer);
+            gates.extend(gate);
             progress(index + 1);
         };
         CpuEncoder::new(self).layer_inputs(&batch, |index, inputs| {
@@ -90,12 +93,21 @@ impl EncoderWeights {
         if let Some(done) = open.take() {
             close(done);
         }
-        Ok(self.quantized(layers))
+        Ok(self.quantized(layers, gates))
     }
 }
 
-fn quantize_layer(layer: &LayerWeights, inputs: [&Statistics; 4]) -> LayerWeights<Int8Matrix> {
+/// A layer, and its gate where it has one: that takes the same inputs as the feed-forward part's first map.
+fn quantize_layer(
+    layer: &LayerWeights,
+    gate: Option<&Linear>,
+    inputs: [&Statistics; 4],
+) -> (LayerWeights<Int8Matrix>, Option<Linear<Int8Matrix>>) {
     let [qkv, output, up, down] = inputs;
+    let gate = gate.map(|map| {
+        let weight = quantize(&[map], up).into_iter().next().unwrap_or_default();
+        Linear { weight, bias: map.bias.clone(), outputs: map.outputs, inputs: map.inputs }
+    });
     let matrices = [
         quantize(&[&layer.query, &layer.key, &layer.value], qkv),
         quantize(&[&layer.output], output),
@@ -103,7 +115,7 @@ fn quantize_layer(layer: &LayerWeights, inputs: [&Statistics; 4]) -> LayerWeight
         quantize(&[&layer.down], down),
     ];
     let mut matrices = matrices.into_iter().flatten();
-    quantized_layer(layer, std::array::from_fn(|_| matrices.next().unwrap_or_default()))
+    (quantized_layer(layer, std::array::from_fn(|_| matrices.next().unwrap_or_default())), gate)
 }
 
 /// Rounds maps of the same inputs.

@@ -549,6 +549,15 @@ impl EncoderConfig {
         self.hidden_size / self.num_attention_heads
     }
 
+    /// What attention scores are multiplied by: one over the root of a head's width, and of what is added up.
+    pub fn attention_scale(&self) -> f32 {
+        let kinds = self
+            .disentangled
+            .as_ref()
+            .map_or(1, |kind| 1 + usize::from(kind.content_to_position) + usize::from(kind.position_to_content));
+        1.0 / ((self.head_size() * kinds) as f32).sqrt()
+    }
+
     /// Width of the embeddings.
     pub fn embedding_width(&self) -> usize {
         self.embedding_size.unwrap_or(self.hidden_size)
@@ -564,15 +573,16 @@ impl EncoderConfig {
         index * self.distinct_layers() / self.num_hidden_layers
     }
 
-    /// Whether our kernels on CPU and GPU take it; the burn module takes all.
-    pub fn has_kernels(&self) -> bool {
+    /// Whether its layers are BERT's, with MPNet's bias at most: what the GPU engine and the trainer take. The CPU engine
+    /// and the burn module take all.
+    pub fn is_bert_like(&self) -> bool {
         self.disentangled.is_none() && self.rotary.is_none()
     }
 
     /// Why it cannot be trained, where it cannot.
     pub fn untrainable(&self) -> Option<String> {
         let name = self.architecture.name();
-        if !self.has_kernels() {
+        if !self.is_bert_like() {
             return Some(format!(
                 "{name} is served, not trained; train on BERT, RoBERTa, DistilBERT, ELECTRA or MPNet"
             ));

@@ -76,9 +76,6 @@ pub enum SlmError {
         /// The first such element.
         index: usize,
     },
-    /// No engine of this build takes the model.
-    #[error("slm-engine: {0}")]
-    Engine(String),
     /// The tokenizer refused.
     #[error("slm-tokenizer: {0}")]
     Tokenizer(String),

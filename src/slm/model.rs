@@ -1,13 +1,12 @@
 //! An SLM ready to vote: tokenizer, engine and what the packed file says of it.
 
-#[cfg(any(feature = "burn", feature = "gpu-burn"))]
+#[cfg(feature = "gpu-burn")]
 use super::burn::{self, BurnEngine};
 use super::cpu::{CpuEncoder, CpuEngine};
 #[cfg(feature = "gpu")]
 use super::gpu::{Gpu, GpuEngine};
 use super::pack::{self, PackedMeta, PackedSlm, PackedWeights};
 use super::tokenize::Tokenizer;
-use super::weights::{EncoderWeights, Head};
 use super::{Batch, Engine, SlmError, plan_batches};
 use crate::sample::Vote;
 use crate::vote::argmax;
@@ -21,7 +20,7 @@ enum Serving {
     Cpu(Box<CpuEngine>),
     #[cfg(feature = "gpu")]
     Gpu(Box<GpuEngine>),
-    #[cfg(any(feature = "burn", feature = "gpu-burn"))]
+    #[cfg(feature = "gpu-burn")]
     Burn(Box<BurnEngine>),
 }
 
@@ -31,7 +30,7 @@ impl Serving {
             Self::Cpu(engine) => engine.name(),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.name(),
-            #[cfg(any(feature = "burn", feature = "gpu-burn"))]
+            #[cfg(feature = "gpu-burn")]
             Self::Burn(_) => "burn",
         }
     }
@@ -41,7 +40,7 @@ impl Serving {
             Self::Cpu(engine) => engine.precision(),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.precision(),
-            #[cfg(any(feature = "burn", feature = "gpu-burn"))]
+            #[cfg(feature = "gpu-burn")]
             Self::Burn(_) => "f32",
         }
     }
@@ -51,7 +50,7 @@ impl Serving {
             Self::Cpu(engine) => engine.logits(batch),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.logits(batch).await,
-            #[cfg(any(feature = "burn", feature = "gpu-burn"))]
+            #[cfg(feature = "gpu-burn")]
             Self::Burn(engine) => engine.logits_async(batch).await,
         }
     }
@@ -61,7 +60,7 @@ impl Serving {
             Self::Cpu(engine) => engine.pooled(batch),
             #[cfg(feature = "gpu")]
             Self::Gpu(engine) => engine.pooled(batch).await,
-            #[cfg(any(feature = "burn", feature = "gpu-burn"))]
+            #[cfg(feature = "gpu-burn")]
             Self::Burn(engine) => engine.pooled_async(batch).await,
         }
     }
@@ -76,8 +75,8 @@ pub struct Slm {
 }
 
 impl Slm {
-    /// Loads a packed SLM (see [`pack`]) with its `tokenizer.json` on the CPU engine, or on the burn module's CPU backend
-    /// where our kernels do not take its architecture. `threads` are those of the engine; in wasm it is always one.
+    /// Loads a packed SLM (see [`pack`]) with its `tokenizer.json` on the CPU engine. `threads` are those of the engine;
+    /// in wasm it is always one.
     pub fn load(packed: &[u8], tokenizer_json: &[u8], threads: usize) -> Result<Self, SlmError> {
         let read = PackedSlm::read(packed, "the packed SLM")?;
         Self::from_packed(read, pack::version(packed), tokenizer_json, threads)
@@ -93,10 +92,6 @@ impl Slm {
         let PackedSlm { meta, weights, head } = packed;
         let tokenizer = tokenizer(&meta, tokenizer_json)?;
         let encoder = match weights {
-            PackedWeights::F32(weights) if !meta.config.has_kernels() => {
-                let engine = without_kernels(&weights, &head)?;
-                return Ok(Self { meta, version, tokenizer, engine });
-            }
             PackedWeights::F32(weights) => CpuEncoder::from_weights(weights),
             PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, None),
         };
@@ -224,18 +219,6 @@ impl Slm {
             truncated,
         }
     }
-}
-
-/// What serves on the CPU what our kernels do not take.
-#[cfg(feature = "burn")]
-fn without_kernels(weights: &EncoderWeights, head: &Head) -> Result<Serving, SlmError> {
-    Ok(Serving::Burn(Box::new(BurnEngine::new(weights, head, &burn::cpu()))))
-}
-
-#[cfg(not(feature = "burn"))]
-fn without_kernels(weights: &EncoderWeights, _: &Head) -> Result<Serving, SlmError> {
-    let name = weights.config.architecture.name();
-    Err(SlmError::Engine(format!("{name} has no kernels of ours; serve it natively, or on burn-wgpu in the browser")))
 }
 
 /// The tokenizer, if it belongs to the model.

@@ -147,10 +147,6 @@ impl PackedMeta {
         if self.max_length < 3 || self.max_length > self.config.max_length() {
             return fail(format!("max_length {}, expected 3 to {}", self.max_length, self.config.max_length()));
         }
-        if self.precision == Precision::Int8 && !self.config.has_kernels() {
-            let name = self.config.architecture.name();
-            return fail(format!("{name} is not computed in int8; pack it in f16 or f32"));
-        }
         Ok(())
     }
 }

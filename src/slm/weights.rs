@@ -159,7 +159,7 @@ pub struct LayerWeights<M = Vec<f32>> {
 
 /// What only some encoders have.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Extras {
+pub struct Extras<M = Vec<f32>> {
     /// From the embeddings' width to the hidden size, after their LayerNorm (ELECTRA, ALBERT).
     pub projection: Option<Linear>,
     /// DeBERTa's embeddings of relative positions, normed, `[2 span x hidden]`.
@@ -171,7 +171,7 @@ pub struct Extras {
     /// The convolution beside DeBERTa's first layer, `[hidden x hidden * size]`: by output, then input, then place.
     pub convolution: Option<(Linear, Norm)>,
     /// ModernBERT's gates by layer: as wide as `up`, whose result they are multiplied with after GELU.
-    pub gates: Vec<Linear>,
+    pub gates: Vec<Linear<M>>,
     /// After ModernBERT's last layer.
     pub final_norm: Option<Norm>,
 }
@@ -194,7 +194,7 @@ pub struct EncoderWeights<M = Vec<f32>> {
     /// MPNet's bias by bucket and head, `[buckets x heads]`; empty for others.
     pub relative_bias: Vec<f32>,
     /// What only some have.
-    pub extras: Extras,
+    pub extras: Extras<M>,
 }
 
 impl<M> LayerWeights<M> {
@@ -375,7 +375,7 @@ pub(super) fn multipliers_name(tensor: &str) -> String {
 }
 
 #[allow(private_bounds, reason = "the matrices are these two")]
-impl<M: ReadMatrix> EncoderWeights<M> {
+impl<M: ReadMatrix + Default> EncoderWeights<M> {
     /// Reads an encoder under BERT's and MPNet's names on the hub, which those of other architectures are brought to (see
     /// [`hub`](super::hub)). A missing tensor, a wrong shape or a value that is not finite is an error.
     pub fn read(config: &EncoderConfig, source: &dyn TensorSource) -> Result<Self, SlmError> {
@@ -405,7 +405,7 @@ impl<M: ReadMatrix> EncoderWeights<M> {
     }
 }
 
-impl Extras {
+impl<M: ReadMatrix + Default> Extras<M> {
     fn read(config: &EncoderConfig, reader: &Reader<'_>) -> Result<Self, SlmError> {
         let linear = |(name, [outputs, inputs]): (String, [usize; 2])| reader.linear(&name, outputs, inputs);
         let mut extras = Self::default();
@@ -417,7 +417,10 @@ impl Extras {
                 Extra::Convolution => {
                     extras.convolution = Some((linear(shape)?, reader.norm(CONVOLUTION_NORM, config.hidden_size)?));
                 }
-                Extra::Gate => extras.gates.push(linear(shape)?),
+                Extra::Gate => {
+                    let (name, [outputs, inputs]) = shape;
+                    extras.gates.push(reader.linear(&name, outputs, inputs)?);
+                }
             }
         }
         if let Some(kind) = &config.disentangled {
@@ -428,12 +431,14 @@ impl Extras {
         }
         Ok(extras)
     }
+}
 
-    /// The linear maps in the order of [`extra_maps`], with the norm that goes with one.
+impl<M> Extras<M> {
+    /// The linear maps in the order of [`extra_maps`], but for the gates.
     fn maps(&self) -> impl Iterator<Item = &Linear> {
         let paired = self.relative_keys.len().max(self.relative_queries.len());
         let relative = (0..paired).flat_map(|i| [self.relative_keys.get(i), self.relative_queries.get(i)]).flatten();
-        self.projection.iter().chain(relative).chain(self.convolution.iter().map(|(map, _)| map)).chain(&self.gates)
+        self.projection.iter().chain(relative).chain(self.convolution.iter().map(|(map, _)| map))
     }
 
     /// The norms and the table, in the order of [`tensor_shapes`].
@@ -446,7 +451,22 @@ impl Extras {
         values
     }
 
-    /// As [`Self::maps`] with [`Self::values`], to be changed in place.
+    /// With other gates.
+    pub(super) fn with_gates<N>(&self, gates: Vec<Linear<N>>) -> Extras<N> {
+        Extras {
+            projection: self.projection.clone(),
+            relative: self.relative.clone(),
+            relative_keys: self.relative_keys.clone(),
+            relative_queries: self.relative_queries.clone(),
+            convolution: self.convolution.clone(),
+            gates,
+            final_norm: self.final_norm.clone(),
+        }
+    }
+}
+
+impl Extras {
+    /// As [`Self::maps`] with gates and [`Self::values`], to be changed in place.
     fn slices_mut(&mut self) -> Vec<&mut [f32]> {
         let Self { projection, relative, relative_keys, relative_queries, convolution, gates, final_norm } = self;
         let (convolution, convolution_norm) = convolution.as_mut().map(|(map, norm)| (map, norm)).unzip();
@@ -546,6 +566,7 @@ impl<M> EncoderWeights<M> {
             parts.push(Values(&self.relative_bias));
         }
         parts.extend(self.extras.maps().flat_map(|map| [Values(&map.weight), Values(&map.bias)]));
+        parts.extend(self.extras.gates.iter().flat_map(|map| [Matrix(&map.weight), Values(&map.bias)]));
         parts.extend(self.extras.values().into_iter().map(Values));
         let shapes = tensor_shapes(&self.config).into_iter();
         shapes.zip(parts).map(|((name, shape), part)| (name, shape, part)).collect()

@@ -45,17 +45,11 @@ impl std::str::FromStr for Backend {
     }
 }
 
-/// burn's CPU backend, without a gradient tape.
-#[cfg(feature = "burn")]
-pub fn cpu() -> Device {
-    Device::flex()
-}
-
 /// The device of a backend, without a gradient tape. A backend that this build or machine lacks is an error.
 pub async fn device(backend: Backend) -> Result<Device, SlmError> {
     match backend {
         #[cfg(feature = "burn")]
-        Backend::Cpu => Ok(cpu()),
+        Backend::Cpu => Ok(Device::flex()),
         #[cfg(feature = "gpu-burn")]
         Backend::Wgpu(number) => wgpu_device(number).await,
         #[allow(unreachable_patterns, reason = "with both features")]
@@ -179,7 +173,7 @@ impl Classifier {
     /// Builds the module from layer `first_layer` upwards. With `first_layer` 0 the embeddings are part of it
     /// ([`Self::forward_ids`]), unless low-rank pairs leave them as they are. `head` gives the head's start.
     /// `dropout`, in 0..1, is applied where BERT has it (attention weights and the output of both halves of a layer), on a
-    /// device with a gradient tape only. For encoders that our kernels take; what cannot be trained
+    /// device with a gradient tape only. For encoders of BERT's layers; what cannot be trained
     /// ([`EncoderConfig::untrainable`]), and a head of more than one map, are for [`Training::Nothing`] alone.
     pub fn new(
         weights: &EncoderWeights,
@@ -350,7 +344,7 @@ impl Classifier {
     }
 }
 
-/// The burn module as an engine: the oracle, and what serves what our kernels do not take.
+/// The burn module as an engine: the oracle, and what serves on burn-wgpu what the GPU engine does not take.
 pub struct BurnEngine {
     model: Model,
 }
@@ -387,7 +381,7 @@ impl Model {
 impl BurnEngine {
     /// The whole encoder with its head on a device without a gradient tape: see [`device`].
     pub fn new(weights: &EncoderWeights, head: &Head, device: &Device) -> Self {
-        let model = if weights.config.has_kernels() {
+        let model = if weights.config.is_bert_like() {
             Model::Classifier(Box::new(Classifier::new(weights, head, 0, Training::Nothing, 0.0, device)))
         } else {
             Model::Served(Box::new(Served::new(weights, head, device)))

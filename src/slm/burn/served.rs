@@ -1,4 +1,4 @@
-//! Encoders that are served by this module and not trained: DeBERTa (arXiv 2006.03654, 2111.09543) and ModernBERT
+//! Encoders that this module serves and does not train: DeBERTa (arXiv 2006.03654, 2111.09543) and ModernBERT
 //! (arXiv 2412.13663). The texts of a batch are of one length, so that nothing is padded.
 
 use super::{Padded, activate, ids_tensor};

@@ -9,15 +9,17 @@ pub mod backward;
 mod dot;
 mod int8;
 mod kernels;
+mod positions;
 mod simd;
 
-use super::config::{Activation, EncoderConfig, relative_position_bucket};
+use super::config::{Activation, Disentangled, EncoderConfig, relative_position_bucket};
 use super::quant::{ACTIVATION_ZERO, GROUP as INT8_GROUP, Int8Matrix, ROTATION, ROTATION_SCALE};
 use super::weights::{Dense, EncoderWeights, Extras, Head, LayerWeights, Linear, Norm, Pooling};
 use super::{Batch, Engine, SlmError, finite};
 use int8::{Int8Panels, Int8Product, Int8Rows, Layout, Quantize};
 pub(super) use kernels::gelu_of as gelu;
 use kernels::{Epilogue, Kernels, LayerNorm, Panels, Product, Softmax};
+use positions::{Distances, Positions, Relative, Turns};
 
 /// The most tokens of a group, where its first text is not longer.
 const GROUP: usize = 256;
@@ -152,6 +154,9 @@ trait Matrix: Sized {
 
     /// The table of word embeddings.
     fn words(self) -> Words;
+
+    /// The map in f32.
+    fn plain(map: &Linear<Self>) -> Linear;
 }
 
 /// The word embeddings.
@@ -177,6 +182,10 @@ impl Matrix for Vec<f32> {
 
     fn words(self) -> Words {
         Words::F32(self)
+    }
+
+    fn plain(map: &Linear) -> Linear {
+        map.clone()
     }
 }
 
@@ -218,6 +227,11 @@ impl Matrix for Int8Matrix {
     fn words(self) -> Words {
         Words::Int8(self)
     }
+
+    fn plain(map: &Linear<Self>) -> Linear {
+        let Linear { weight, bias, outputs, inputs } = map;
+        Linear { weight: weight.plain(*inputs), bias: bias.clone(), outputs: *outputs, inputs: *inputs }
+    }
 }
 
 impl Packed {
@@ -238,11 +252,33 @@ struct Layer {
     down: Packed,
     attention_norm: Norm,
     output_norm: Norm,
+    /// ModernBERT's.
+    gate: Option<Packed>,
+    /// DeBERTa's.
+    positions: Option<Positions>,
 }
 
 impl Layer {
-    fn new<M: Matrix>(layer: &LayerWeights<M>, kernels: &Kernels) -> Self {
+    fn new<M: Matrix>(
+        layer: &LayerWeights<M>,
+        index: usize,
+        (config, extras): (&EncoderConfig, &Extras<M>),
+        kernels: &Kernels,
+    ) -> Self {
+        let positions = |kind: &Disentangled| {
+            let relative = |used: bool, shared: &Linear<M>, own: &[Linear]| {
+                let own = if kind.shared { None } else { own.get(index) };
+                let make = |map: &Linear| Relative::new(&extras.relative, map, config.num_attention_heads, kernels);
+                used.then(|| own.map_or_else(|| make(&M::plain(shared)), make))
+            };
+            Positions {
+                keys: relative(kind.content_to_position, &layer.key, &extras.relative_keys),
+                queries: relative(kind.position_to_content, &layer.query, &extras.relative_queries),
+            }
+        };
         Self {
+            positions: config.disentangled.as_ref().map(positions),
+            gate: extras.gates.get(index).map(|gate| Packed::new(&[gate], kernels)),
             qkv: Packed::new(&[&layer.query, &layer.key, &layer.value], kernels),
             output: Packed::new(&[&layer.output], kernels),
             up: Packed::new(&[&layer.up], kernels),
@@ -267,14 +303,25 @@ struct Model {
     layers: Vec<Layer>,
     /// The layers' order: ALBERT's are used several times.
     order: Vec<usize>,
-    /// MPNet's bias: for each head, by distance (key - query), distance 0 in the middle; none for BERT.
+    /// MPNet's bias: for each head, by distance (key - query), distance 0 in the middle; none for others.
     distances: Vec<Vec<f32>>,
+    /// DeBERTa's.
+    relative: Option<Distances>,
+    /// The convolution beside DeBERTa's first layer: a map for each of its places, and the norm after it.
+    convolution: Option<(Vec<Packed>, Norm)>,
+    /// ModernBERT's.
+    turns: Option<Turns>,
+    /// After ModernBERT's last layer.
+    final_norm: Option<Norm>,
 }
 
 /// The buffers of one thread; they grow to the largest group.
 #[derive(Default)]
 struct Scratch {
     embedded: Vec<f32>,
+    normed: Vec<f32>,
+    gated: Vec<f32>,
+    relative: Vec<f32>,
     x: Vec<f32>,
     qkv: Vec<f32>,
     context: Vec<f32>,
@@ -339,7 +386,10 @@ impl CpuEncoder {
         let shell = shell(weights, weights.words.clone());
         match layers {
             0 => Self::from_weights(shell),
-            _ => Self::from_int8(shell.quantized(quantized(&weights.layers[..layers.min(weights.layers.len())])), None),
+            _ => {
+                let layers = quantized(&weights.layers[..layers.min(weights.layers.len())]);
+                Self::from_int8(shell.quantized(layers, Vec::new()), None)
+            }
         }
     }
 
@@ -347,7 +397,7 @@ impl CpuEncoder {
     #[cfg(feature = "native")]
     pub fn upper(weights: &EncoderWeights, first: usize) -> Self {
         let layers = quantized(weights.layers.get(first..).unwrap_or_default());
-        Self::from_int8(shell(weights, Vec::new()).quantized(layers), None)
+        Self::from_int8(shell(weights, Vec::new()).quantized(layers, Vec::new()), None)
     }
 
     /// Packs int8 weights layer after layer, as [`Self::from_weights`]; activations are quantised row by row.
@@ -371,9 +421,14 @@ impl CpuEncoder {
         let EncoderWeights { config, words, positions, mut token_types, embedding_norm, relative_bias, extras, .. } =
             weights;
         token_types.truncate(config.embedding_width());
-        let layers: Vec<Layer> = layers.map(|layer| Layer::new(layer.borrow(), kernels)).collect();
+        let pack = |(index, layer): (usize, L)| Layer::new(layer.borrow(), index, (&config, &extras), kernels);
+        let layers: Vec<Layer> = layers.enumerate().map(pack).collect();
         let model = Model {
             distances: distances(&config, &relative_bias, kernels.panel),
+            relative: config.disentangled.as_ref().map(|kind| Distances::new(kind, config.max_length())),
+            convolution: extras.convolution.map(|(map, norm)| (places(&map, kernels), norm)),
+            turns: config.rotary.as_ref().map(|rotary| Turns::new(rotary, &config, kernels.panel)),
+            final_norm: extras.final_norm,
             projection: extras.projection.map(|map| Packed::new(&[&map], kernels)),
             order: match config.layer_groups {
                 Some(groups) if groups == layers.len() => {
@@ -442,6 +497,17 @@ impl CpuEncoder {
     }
 }
 
+/// The maps of a convolution's places, of which the middle one has the bias.
+fn places(map: &Linear, kernels: &Kernels) -> Vec<Packed> {
+    let (outputs, size) = (map.outputs, map.inputs / map.outputs.max(1));
+    let at = |place: usize| {
+        let weight = map.weight.iter().skip(place).step_by(size.max(1)).copied().collect();
+        let bias = if place == size / 2 { map.bias.clone() } else { vec![0.0; outputs] };
+        Packed::new(&[&Linear { weight, bias, outputs, inputs: outputs }], kernels)
+    };
+    (0..size).map(at).collect()
+}
+
 /// What an encoder is packed from, without its layers.
 fn shell(weights: &EncoderWeights, words: Vec<f32>) -> EncoderWeights {
     EncoderWeights {
@@ -452,7 +518,7 @@ fn shell(weights: &EncoderWeights, words: Vec<f32>) -> EncoderWeights {
         embedding_norm: weights.embedding_norm.clone(),
         layers: Vec::new(),
         relative_bias: weights.relative_bias.clone(),
-        extras: Extras { projection: weights.extras.projection.clone(), ..Extras::default() },
+        extras: weights.extras.clone(),
     }
 }
 
@@ -494,11 +560,20 @@ impl CpuEncoder {
         let rows = |buffer: &[f32], width: usize| -> Vec<f32> {
             buffer.chunks_exact(model.stride(width)).take(tokens).flat_map(|row| &row[..width]).copied().collect()
         };
-        for index in &model.order {
-            let qkv = rows(&scratch.x, hidden);
-            model.layer(&model.layers[*index], &batch.lengths, tokens, scratch);
+        for (number, index) in model.order.iter().enumerate() {
+            let mut qkv = rows(&scratch.x, hidden);
+            model.layer(number, &model.layers[*index], &batch.lengths, tokens, scratch);
             let output = rows(&scratch.context, hidden);
-            each(*index, LayerInputs { qkv, output, up: rows(&scratch.y, hidden), down: rows(&scratch.inner, inner) });
+            let up = match &model.turns {
+                None => rows(&scratch.y, hidden),
+                Some(_) => {
+                    let norm = &model.layers[*index].attention_norm;
+                    let states = qkv.chunks_exact_mut(hidden).filter(|_| number > 0);
+                    states.for_each(|row| norm.apply(row, model.config.layer_norm_eps));
+                    rows(&scratch.normed, hidden)
+                }
+            };
+            each(*index, LayerInputs { qkv, output, up, down: rows(&scratch.inner, inner) });
         }
         Ok(())
     }
@@ -594,16 +669,15 @@ pub(super) fn distances(config: &EncoderConfig, bias: &[f32], panel: usize) -> V
     (0..heads).map(head).collect()
 }
 
-/// A head's attention scores to weights, in place: `tokens` rows of `stride`; `distances` are its relative position bias.
+/// A head's attention scores to weights, in place: `tokens` rows of `stride`; `bias` is added to them by distance.
 fn softmax(
     kernels: &Kernels,
     config: &EncoderConfig,
-    distances: Option<&Vec<f32>>,
+    bias: &[f32],
     (tokens, stride): (usize, usize),
     scores: &mut [f32],
 ) {
-    let scale = 1.0 / (config.head_size() as f32).sqrt();
-    let bias = distances.map_or(&[][..], |bias| bias);
+    let scale = config.attention_scale();
     let job = Softmax { stride, tokens, scale, bias, center: config.max_length() - 1 };
     // SAFETY: `Isa::kernels` gives only kernels that the machine can run; they check their slices.
     unsafe { (kernels.softmax)(&job, scores) }
@@ -644,8 +718,14 @@ impl Model {
                 }
             }
         }
-        for index in &self.order[..layers] {
-            self.layer(&self.layers[*index], group.lengths, tokens, scratch);
+        if self.convolution.is_some() {
+            part(&mut scratch.embedded, tokens * stride).copy_from_slice(&scratch.x[..tokens * stride]);
+        }
+        for (number, index) in self.order[..layers].iter().enumerate() {
+            self.layer(number, &self.layers[*index], group.lengths, tokens, scratch);
+        }
+        if let Some(norm) = self.final_norm.as_ref().filter(|_| layers > 0 && layers == self.order.len()) {
+            self.normalise(norm, &mut scratch.x[..tokens * stride]);
         }
         for (row, out) in scratch.x.chunks_exact(stride).zip(group.out.chunks_exact_mut(hidden)) {
             out.copy_from_slice(&row[..hidden]);
@@ -668,7 +748,8 @@ impl Model {
                     row.iter_mut().zip(values).for_each(|(x, value)| *x = f32::from(*value) * scale);
                 }
             }
-            let position = &self.positions[position * hidden..][..hidden];
+            // Those whose positions are relative alone have no table.
+            let position = self.positions.get(position * hidden..).map_or(&[][..], |rows| &rows[..hidden]);
             for other in [&self.token_type[..], position] {
                 row.iter_mut().zip(other).for_each(|(x, y)| *x += y);
             }
@@ -676,9 +757,13 @@ impl Model {
         self.normalise(&self.embedding_norm, x);
     }
 
-    fn layer(&self, layer: &Layer, lengths: &[usize], tokens: usize, scratch: &mut Scratch) {
+    fn layer(&self, number: usize, layer: &Layer, lengths: &[usize], tokens: usize, scratch: &mut Scratch) {
+        if let Some(turns) = &self.turns {
+            return self.modern_layer(turns, number, layer, lengths, tokens, scratch);
+        }
         let stride = self.stride(self.config.hidden_size);
-        let Scratch { x, qkv, context, y, inner, keys, values, scores, mixed, quantized } = scratch;
+        let Scratch { embedded, x, qkv, context, y, inner, keys, values, scores, mixed, relative, quantized, .. } =
+            scratch;
         let x = part(x, tokens * stride);
         let y = part(y, tokens * stride);
         let qkv = part(qkv, tokens * layer.qkv.bias.len());
@@ -689,26 +774,125 @@ impl Model {
         for length in lengths {
             let (from, to) = (first * layer.qkv.bias.len(), (first + length) * layer.qkv.bias.len());
             let context = &mut context[first * stride..(first + length) * stride];
-            self.attend(&qkv[from..to], *length, context, [keys, values, scores, mixed]);
+            self.attend(layer, &[], &qkv[from..to], *length, context, [keys, values, scores, mixed, relative]);
             first += length;
         }
         self.multiply(context, stride, &layer.output, x, Epilogue::Plain, quantized, y);
         self.normalise(&layer.attention_norm, y);
+        self.feed(layer, y, stride, quantized, inner);
+        self.multiply(inner, layer.up.bias.len(), &layer.down, y, Epilogue::Plain, quantized, x);
+        self.normalise(&layer.output_norm, x);
+        if let Some((places, norm)) = self.convolution.as_ref().filter(|_| number == 0) {
+            self.convolve(places, lengths, embedded, quantized, [y, context]);
+            x.iter_mut().zip(y.iter()).for_each(|(x, y)| *x += y);
+            self.normalise(norm, x);
+        }
+    }
+
+    /// The activated convolution of texts' states along their tokens, zeros beyond their ends: from `states` to `y`.
+    fn convolve(
+        &self,
+        places: &[Packed],
+        lengths: &[usize],
+        states: &[f32],
+        quantized: &mut Int8Rows,
+        [y, buffer]: [&mut [f32]; 2],
+    ) {
+        let (hidden, middle) = (self.config.hidden_size, places.len() / 2);
+        let stride = self.stride(hidden);
+        let activation = self.config.disentangled.as_ref().map(|kind| kind.convolution_activation).unwrap_or_default();
+        y.fill(0.0);
+        let mut first = 0;
+        for length in lengths {
+            for (place, map) in places.iter().enumerate() {
+                let kept = length.saturating_sub(place.abs_diff(middle));
+                let (from, to) = (place.saturating_sub(middle), middle.saturating_sub(place));
+                if kept > 0 {
+                    let a = &states[(first + from) * stride..][..kept * stride];
+                    let c = &mut buffer[..kept * stride];
+                    self.multiply(a, stride, map, &[], Epilogue::Plain, quantized, c);
+                    y[(first + to) * stride..].iter_mut().zip(c.iter()).for_each(|(sum, value)| *sum += value);
+                }
+            }
+            first += length;
+        }
+        for row in y.chunks_exact_mut(stride) {
+            row[..hidden].iter_mut().for_each(|x| *x = activation.of(*x));
+        }
+    }
+
+    /// A layer of ModernBERT: norms first, turned queries and keys, a gated feed-forward part.
+    fn modern_layer(
+        &self,
+        turns: &Turns,
+        number: usize,
+        layer: &Layer,
+        lengths: &[usize],
+        tokens: usize,
+        scratch: &mut Scratch,
+    ) {
+        let hidden = self.config.hidden_size;
+        let (stride, wide, inner_stride) = (self.stride(hidden), layer.qkv.bias.len(), layer.up.bias.len());
+        let Scratch {
+            x, qkv, context, y, inner, keys, values, scores, mixed, relative, quantized, normed, gated, ..
+        } = scratch;
+        let x = part(x, tokens * stride);
+        let y = part(y, tokens * stride);
+        let normed = part(normed, tokens * stride);
+        let qkv = part(qkv, tokens * wide);
+        let context = part(context, tokens * stride);
+        let inner = part(inner, tokens * inner_stride);
+        let gated = part(gated, tokens * inner_stride);
+        normed.copy_from_slice(x);
+        // The embeddings' norm stands before the first layer already.
+        if number > 0 {
+            self.normalise(&layer.attention_norm, normed);
+        }
+        self.multiply(normed, stride, &layer.qkv, &[], Epilogue::Plain, quantized, qkv);
+        turns.turn(number, lengths, qkv, (wide, hidden));
+        let mut first = 0;
+        for length in lengths {
+            let rows = &qkv[first * wide..(first + length) * wide];
+            let context = &mut context[first * stride..(first + length) * stride];
+            let buffers = [&mut *keys, values, scores, mixed, relative];
+            self.attend(layer, turns.window(number), rows, *length, context, buffers);
+            first += length;
+        }
+        self.multiply(context, stride, &layer.output, x, Epilogue::Plain, quantized, y);
+        normed.copy_from_slice(y);
+        self.normalise(&layer.output_norm, normed);
+        self.feed(layer, normed, stride, quantized, inner);
+        if let Some(gate) = &layer.gate {
+            self.multiply(normed, stride, gate, &[], Epilogue::Plain, quantized, gated);
+            inner.iter_mut().zip(gated.iter()).for_each(|(value, gate)| *value *= gate);
+        }
+        self.multiply(inner, inner_stride, &layer.down, y, Epilogue::Plain, quantized, x);
+    }
+
+    /// The feed-forward part's first map with its activation.
+    fn feed(&self, layer: &Layer, rows: &[f32], stride: usize, quantized: &mut Int8Rows, inner: &mut [f32]) {
         match self.config.activation {
             Activation::GeluTanh => {
-                self.multiply(y, stride, &layer.up, &[], Epilogue::Plain, quantized, inner);
+                self.multiply(rows, stride, &layer.up, &[], Epilogue::Plain, quantized, inner);
                 // SAFETY: as in `product`.
                 unsafe { (self.kernels.gelu_tanh)(inner) }
             }
-            _ => self.multiply(y, stride, &layer.up, &[], Epilogue::Gelu, quantized, inner),
+            _ => self.multiply(rows, stride, &layer.up, &[], Epilogue::Gelu, quantized, inner),
         }
-        self.multiply(inner, layer.up.bias.len(), &layer.down, y, Epilogue::Plain, quantized, x);
-        self.normalise(&layer.output_norm, x);
     }
 
     /// Attention within one text: from the rows of `qkv` to those of `context`.
-    fn attend(&self, qkv: &[f32], tokens: usize, context: &mut [f32], buffers: [&mut Vec<f32>; 4]) {
-        let [keys, values, scores, mixed] = buffers;
+    /// `bias` is added to all heads' scores by distance.
+    fn attend(
+        &self,
+        layer: &Layer,
+        bias: &[f32],
+        qkv: &[f32],
+        tokens: usize,
+        context: &mut [f32],
+        buffers: [&mut Vec<f32>; 5],
+    ) {
+        let [keys, values, scores, mixed, relative] = buffers;
         let (hidden, size, panel) = (self.config.hidden_size, self.config.head_size(), self.kernels.panel);
         let (key_panels, value_panels) = (tokens.div_ceil(panel), size.div_ceil(panel));
         let (stride, score_stride, mixed_stride) = (qkv.len() / tokens, key_panels * panel, value_panels * panel);
@@ -731,7 +915,12 @@ impl Model {
             }
             let b = Panels { values: keys, bias: &[], inputs: size, count: key_panels };
             self.product(&qkv[column..], stride, tokens, b, scores);
-            softmax(self.kernels, &self.config, self.distances.get(head), (tokens, score_stride), scores);
+            if let (Some(distances), Some(positions)) = (&self.relative, &layer.positions) {
+                let (rows, shape) = ((qkv, stride, column, hidden), (tokens, score_stride));
+                distances.add(positions, head, rows, shape, self.kernels, relative, scores);
+            }
+            let bias = self.distances.get(head).map_or(bias, |bias| bias);
+            softmax(self.kernels, &self.config, bias, (tokens, score_stride), scores);
             let b = Panels { values, bias: &[], inputs: tokens, count: value_panels };
             self.product(scores, score_stride, tokens, b, mixed);
             let rows = context.chunks_exact_mut(context.len() / tokens);

@@ -97,7 +97,7 @@ impl GpuEngine {
             let problem = "the GPU engine takes heads of a multiple of four values";
             return Err(SlmError::NoGpu(problem.to_owned()));
         }
-        if !config.has_kernels() || head.dense.as_ref().is_some_and(|dense| dense.norm.is_some()) {
+        if !config.is_bert_like() || head.dense.as_ref().is_some_and(|dense| dense.norm.is_some()) {
             let name = config.architecture.name();
             return Err(SlmError::NoGpu(format!("the GPU engine has no kernels for {name}")));
         }
