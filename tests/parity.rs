@@ -155,8 +155,8 @@ fn logits_are_the_head_on_the_pooled_states() {
         let texts = random.texts(&weights.config, 4);
         let batch = Batch::new(texts.iter().map(Vec::as_slice));
         for pooling in [Pooling::Mean, Pooling::Cls] {
-            let linear = random.linear(3, weights.config.hidden_size);
-            let head = Head { pooling, dense: None, linear, temperature: 1.0 };
+            let map = random.linear(3, weights.config.hidden_size);
+            let head = Head { pooling, dense: None, linear: map, temperature: 1.0 };
             let found = CpuEngine::new(&weights, head.clone()).logits(&batch).expect("logits");
             for (ids, found) in texts.iter().zip(found.chunks_exact(3)) {
                 let states = reference(&weights, ids, weights.layers.len());

@@ -156,7 +156,7 @@ impl HubFolder {
             return self.read(WEIGHTS);
         }
         let has = |name: &&str| self.path.join(name).exists();
-        let problem = if let Some(pickle) = PICKLES.iter().find(has) {
+        let problem = if let Some(pickle) = PICKLES.into_iter().find(has) {
             format!(
                 "there is no {WEIGHTS}, and {pickle} is never read: a pickle can run code. Convert it with the original implementation, or choose a revision with safetensors"
             )

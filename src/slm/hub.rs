@@ -306,18 +306,19 @@ impl TensorSource for Renamed<'_> {
     fn tensor(&self, name: &str) -> Result<Option<ShapedTensor>, SlmError> {
         let Place { name: place, part } = self.place(name);
         let Some((mut shape, values)) = self.source.tensor(&place)? else { return Ok(self.left_out(name)) };
-        match (part, shape.first_mut()) {
-            // One that cannot be cut has the wrong shape, and the reader says so.
-            (Some((index, of)), Some(rows)) if rows.is_multiple_of(of) => {
-                *rows /= of;
-                let size = values.len() / of;
-                Ok(Some((shape, values[index * size..(index + 1) * size].to_vec())))
-            }
-            _ if name == "encoder.rel_embeddings.weight" => self.normalised((shape, values)).map(Some),
+        if let (Some((index, of)), Some(rows)) = (part, shape.first_mut())
+            && rows.is_multiple_of(of)
+        {
+            *rows /= of;
+            let size = values.len() / of;
+            return Ok(Some((shape, values[index * size..(index + 1) * size].to_vec())));
+        }
+        // One that could not be cut has the wrong shape, and the reader says so.
+        match (name, &shape[..]) {
+            ("encoder.rel_embeddings.weight", _) => self.normalised((shape, values)).map(Some),
             // A convolution's weights are a matrix with the places of an input side by side.
-            _ if name == "encoder.conv.conv.weight" && shape.len() == 3 => {
-                let inner = shape[1].saturating_mul(shape[2]);
-                Ok(Some((vec![shape[0], inner], values)))
+            ("encoder.conv.conv.weight", [outputs, inputs, size]) => {
+                Ok(Some((vec![*outputs, inputs.saturating_mul(*size)], values)))
             }
             _ => Ok(Some((shape, values))),
         }

@@ -405,6 +405,7 @@ impl<M: ReadMatrix + Default> EncoderWeights<M> {
     }
 }
 
+#[allow(private_bounds, reason = "the matrices are these two")]
 impl<M: ReadMatrix + Default> Extras<M> {
     fn read(config: &EncoderConfig, reader: &Reader<'_>) -> Result<Self, SlmError> {
         let linear = |(name, [outputs, inputs]): (String, [usize; 2])| reader.linear(&name, outputs, inputs);

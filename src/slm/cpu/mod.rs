@@ -501,7 +501,7 @@ impl CpuEncoder {
 fn places(map: &Linear, kernels: &Kernels) -> Vec<Packed> {
     let (outputs, size) = (map.outputs, map.inputs / map.outputs.max(1));
     let at = |place: usize| {
-        let weight = map.weight.iter().skip(place).step_by(size.max(1)).copied().collect();
+        let weight: Vec<f32> = map.weight.iter().skip(place).step_by(size.max(1)).copied().collect();
         let bias = if place == size / 2 { map.bias.clone() } else { vec![0.0; outputs] };
         Packed::new(&[&Linear { weight, bias, outputs, inputs: outputs }], kernels)
     };
