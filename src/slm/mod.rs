@@ -19,6 +19,8 @@ pub mod quant;
 pub mod tokenize;
 pub mod weights;
 
+use crate::vote::BallotError;
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// What can be wrong with a model or its input. Every message names the file or tensor and what was expected.
@@ -81,6 +83,14 @@ pub enum SlmError {
     /// A GPU failed while it worked: it was lost or ran out of memory.
     #[error("slm-gpu: {0}")]
     Gpu(String),
+    /// Its labels are not those of the task.
+    #[error("slm-labels: '{id}': {error}")]
+    Labels {
+        /// The SLM.
+        id: String,
+        /// What is wrong with them.
+        error: BallotError,
+    },
     /// Token ids or lengths that the model cannot take.
     #[error("slm-input: {0}")]
     Input(String),
@@ -140,6 +150,27 @@ fn finite(logits: Vec<f32>) -> Result<Vec<f32>, SlmError> {
         return Ok(logits);
     }
     Err(SlmError::Input("the model gave a logit that is not finite; its weights are unusable".to_owned()))
+}
+
+/// How logits become probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scoring {
+    /// One label a text: [`probabilities`].
+    #[default]
+    Softmax,
+    /// Any number of labels a text, each with a probability of its own: `sigmoid(logit / temperature)`.
+    Sigmoid,
+}
+
+impl Scoring {
+    /// Logits to probabilities, row by row in place; `labels` values a row.
+    pub fn probabilities(self, logits: &mut [f32], labels: usize, temperature: f32) {
+        match self {
+            Self::Softmax => probabilities(logits, labels, temperature),
+            Self::Sigmoid => logits.iter_mut().for_each(|logit| *logit = 1.0 / (1.0 + (-*logit / temperature).exp())),
+        }
+    }
 }
 
 /// `softmax(logits / temperature)`, row by row in place; `labels` values a row.
