@@ -988,6 +988,8 @@ mod tests {
         assert_eq!(spec.review.url.as_deref(), Some("http://127.0.0.1:8080"));
         assert_eq!(spec.export.format, ExportFormat::Csv);
         assert!(Spec::from_toml(include_str!("../examples/sentiment.toml")).is_ok());
+        let mapped = Spec::from_toml(include_str!("../examples/label-map.toml")).expect("spec");
+        assert_eq!(mapped.label_maps["emotions"].none.as_deref(), Some("neutral"));
     }
 
     #[test]

@@ -204,26 +204,27 @@ impl<'f, 'a> Files<'f, 'a> {
     /// The added tokens: the special ones and what the files add. Their ids have to be those that they get here.
     fn added_tokens(&self, class: Class, vocab: &HashMap<String, u32>) -> Result<Vec<Value>, SlmError> {
         let mut tokens: Vec<Value> = Vec::new();
-        let mut ids: HashMap<String, u32> = HashMap::new();
         let mut next = vocab.len() as u32;
+        let mask = self.special(class, "mask_token");
+        // The masks of the other classes take the space before them in.
+        let takes_space = !matches!(class, Class::Bert | Class::DebertaV2 | Class::Bertweet);
         let mut add = |content: &str, flags: Option<&Value>, given: Option<u64>| -> Result<(), SlmError> {
-            if content.is_empty() || ids.contains_key(content) {
+            if content.is_empty() || tokens.iter().any(|token| token["content"] == content) {
                 return Ok(());
             }
             let id = vocab.get(content).copied().unwrap_or(next);
             next += u32::from(!vocab.contains_key(content));
-            if given.is_some_and(|given| given != u64::from(id)) {
+            if let Some(given) = given.filter(|given| *given != u64::from(id)) {
                 return Err(fail(format!(
-                    "the added token '{content}' has the id {} in the files, and would get {id}; only added tokens \
-                     without gaps after the vocabulary are supported",
-                    given.unwrap_or_default()
+                    "the added token '{content}' has the id {given} in the files, and would get {id}; only added tokens \
+                     without gaps after the vocabulary are supported"
                 )));
             }
-            ids.insert(content.to_owned(), id);
             let flag = |key: &str, default: bool| flags.and_then(|flags| flags.get(key)?.as_bool()).unwrap_or(default);
             tokens.push(json!({
-                "id": id, "content": content, "single_word": flag("single_word", false), "lstrip": flag("lstrip", false),
-                "rstrip": flag("rstrip", false), "normalized": flag("normalized", false), "special": flag("special", true),
+                "id": id, "content": content, "single_word": flag("single_word", false),
+                "lstrip": flag("lstrip", takes_space && content == mask), "rstrip": flag("rstrip", false),
+                "normalized": flag("normalized", false), "special": flag("special", true),
             }));
             Ok(())
         };
@@ -243,24 +244,17 @@ impl<'f, 'a> Files<'f, 'a> {
         }
         // Those with an id first: the others are numbered after them.
         for (id, (content, flags)) in &given {
-            let lstrip = json!({"lstrip": class != Class::Bert && class != Class::DebertaV2});
-            let is_mask = *content == self.special(class, "mask_token");
-            add(content, flags.or(is_mask.then_some(&lstrip)), Some(*id))?;
+            add(content, *flags, Some(*id))?;
         }
         for (role, _) in class.specials() {
             let configured = [&self.tokenizer_config, &self.specials].into_iter().find_map(|config| config.get(role));
-            // The masks of these classes take the space before them in.
-            let takes_space =
-                role == "mask_token" && !matches!(class, Class::Bert | Class::DebertaV2 | Class::Bertweet);
-            let default = json!({"lstrip": takes_space});
-            let flags = configured.filter(|token| token.is_object()).unwrap_or(&default);
-            add(&self.special(class, role), Some(flags), None)?;
+            add(&self.special(class, role), configured, None)?;
         }
         let more = [&self.tokenizer_config, &self.specials]
             .into_iter()
             .find_map(|config| config.get("additional_special_tokens")?.as_array());
         for token in more.into_iter().flatten() {
-            add(content(token).unwrap_or_default(), token.is_object().then_some(token), None)?;
+            add(content(token).unwrap_or_default(), Some(token), None)?;
         }
         Ok(tokens)
     }

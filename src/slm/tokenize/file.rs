@@ -41,8 +41,7 @@ pub(super) struct AddedToken {
     /// Whether the spaces after it are a part of it.
     rstrip: bool,
     pub(super) normalized: bool,
-    #[serde(rename = "special")]
-    _special: bool,
+    pub(super) special: bool,
 }
 
 #[derive(Deserialize)]

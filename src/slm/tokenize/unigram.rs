@@ -8,7 +8,7 @@
 use super::Encoded;
 use super::file::{AddedTokens, Around, File, Unread, known, number};
 use serde::Deserialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use unicode_normalization_alignments::UnicodeNormalization;
 use unicode_normalization_alignments::char::is_combining_mark;
 
@@ -205,12 +205,16 @@ impl Unigram {
         let ids: HashMap<String, u32> = (0..).zip(&model.vocab).map(|(id, (piece, _))| (piece.clone(), id)).collect();
         let (added, more) = number(file.added_tokens, &ids)?;
         let vocabulary = model.vocab.len() + (more - ids.len());
+        // What normalisation makes of a text is never a special token.
+        let specials = added.iter().filter(|(token, _)| token.special);
+        let specials: HashSet<String> = specials.map(|(token, _)| token.content.clone()).collect();
         let (normalized, verbatim): (Vec<_>, Vec<_>) = added.into_iter().partition(|(token, _)| token.normalized);
         let form = |token: &str| normalize(&steps, token);
         let (verbatim, normalized) =
             (AddedTokens::new(&verbatim, str::to_owned)?, AddedTokens::new(&normalized, form)?);
         let pieces: HashMap<String, (u32, f64)> =
             (0..).zip(model.vocab).map(|(id, (piece, score))| (piece, (id, score))).collect();
+        let pieces: HashMap<_, _> = pieces.into_iter().filter(|(piece, _)| !specials.contains(piece)).collect();
         let longest = pieces.keys().map(String::len).max().unwrap_or_default();
         Ok(Self { steps, words, pieces, longest, unknown, unknown_score, verbatim, normalized, vocabulary, around })
     }
