@@ -467,3 +467,18 @@ fn a_tokenizer_json_that_is_there_is_taken_as_it_is() {
     files.insert("tokenizer.json".into(), b"as it is".to_vec());
     assert_eq!(build(&files).expect("taken"), b"as it is");
 }
+
+/// What the wasm tests load.
+#[test]
+fn the_built_files_are_those_that_the_wasm_tests_load() {
+    for name in ["roberta", "deberta", "bertweet"] {
+        let path = reference().join("built").join(format!("{name}.json"));
+        let built = build(&folder(name)).expect("built");
+        if std::env::var_os("AUTOANNOTATOR_WRITE_REFERENCE").is_some() {
+            std::fs::create_dir_all(reference().join("built")).expect("a folder");
+            std::fs::write(&path, &built).expect("written");
+        }
+        let same = std::fs::read(&path).is_ok_and(|kept| kept == built);
+        assert!(same, "{}: run this test with AUTOANNOTATOR_WRITE_REFERENCE=1", path.display());
+    }
+}

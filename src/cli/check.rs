@@ -197,7 +197,7 @@ impl Check {
             } else if let Some(labels) = trained.get(id) {
                 row.state = "not packed";
                 row.labels.clone_from(labels);
-                row.uncovered = self.labels(spec, lines, id, Err(labels));
+                row.uncovered = self.labels(spec, lines, id, Err(labels.as_slice()));
                 let (flag, precision) =
                     (if args.precision == "f32" { " --precision f16" } else { "" }, &args.precision);
                 let message =

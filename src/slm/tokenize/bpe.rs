@@ -161,7 +161,7 @@ impl ByteBpe {
             return Err(Unread::Invalid(format!("a token has the id {NONE}")));
         }
         let mut bytes = [unknown; 256];
-        for (byte, id) in bytes.iter_mut().zip(0..=u8::MAX).map(|(id, byte)| (byte, id)) {
+        for (id, byte) in bytes.iter_mut().zip(0..=u8::MAX) {
             if let Some(found) = model.vocab.get(letter_of(byte).to_string().as_str()) {
                 *id = Some(*found);
             }
@@ -199,7 +199,7 @@ impl ByteBpe {
                 let part = if self.nfc && !part.is_ascii() {
                     composed.clear();
                     composed.extend(part.nfc().map(|(c, _)| c));
-                    &composed
+                    composed.as_str()
                 } else {
                     part
                 };
@@ -239,7 +239,7 @@ fn missing(place: &str, token: &str) -> Unread {
 // --- GPT-2's alphabet and words ---
 
 /// The letter that stands for a byte in the vocabulary: itself where it is printed, else one from U+0100 on.
-pub(super) fn letter_of(byte: u8) -> char {
+fn letter_of(byte: u8) -> char {
     let printed = |byte: u8| matches!(byte, b'!'..=b'~' | 0xA1..=0xAC | 0xAE..=0xFF);
     if printed(byte) {
         return char::from(byte);
@@ -297,7 +297,7 @@ fn word_length(text: &str) -> usize {
     if let Some(short) = ["'s", "'t", "'re", "'ve", "'m", "'ll", "'d"].iter().find(|short| text.starts_with(**short)) {
         return short.len();
     }
-    let run = |text: &str, wanted: Kind| text.find(|c| kind(c) != wanted).unwrap_or(text.len());
+    let run = |text: &str, wanted: Kind| text.find(|c: char| kind(c) != wanted).unwrap_or(text.len());
     let body = text.strip_prefix(' ').unwrap_or(text);
     if let Some(first) = body.chars().next().map(kind).filter(|kind| *kind != Kind::Space) {
         return text.len() - body.len() + run(body, first);

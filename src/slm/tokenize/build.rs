@@ -14,7 +14,6 @@
 //! Latin text. A prefix space of RoBERTa (`add_prefix_space`) is put after special tokens inside of a text, too.
 
 use super::Tokenizer;
-use super::bpe::letter_of;
 use super::unigram::SPACE;
 use crate::slm::SlmError;
 use serde_json::{Map, Value, json};
@@ -231,7 +230,7 @@ impl<'f, 'a> Files<'f, 'a> {
         let mut given: BTreeMap<u64, (&str, Option<&Value>)> = BTreeMap::new();
         for (token, id) in self.added.as_object().into_iter().flatten() {
             let id = id.as_u64().ok_or_else(|| fail(format!("added_tokens.json: the id of '{token}' is {id}")))?;
-            given.insert(id, (token, None));
+            given.insert(id, (token.as_str(), None));
         }
         for (id, token) in
             self.tokenizer_config.get("added_tokens_decoder").and_then(Value::as_object).into_iter().flatten()
@@ -309,6 +308,13 @@ fn content(token: &Value) -> Option<&str> {
     token.as_str().or_else(|| token.get("content")?.as_str())
 }
 
+/// A vocabulary in the order of its ids, so that the same files always give the same bytes.
+fn table(vocab: &HashMap<String, u32>) -> Map<String, Value> {
+    let mut tokens: Vec<(u32, &String)> = vocab.iter().map(|(token, id)| (*id, token)).collect();
+    tokens.sort_unstable();
+    tokens.into_iter().map(|(id, token)| (token.clone(), id.into())).collect()
+}
+
 // --- WordPiece ---
 
 fn wordpiece(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
@@ -316,7 +322,7 @@ fn wordpiece(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
         return Err(fail("tokenizer_config.json: do_basic_tokenize is false, which is not supported"));
     }
     let text = files.text("vocab.txt")?;
-    let vocab: HashMap<String, u32> = (0..).zip(text.lines_of()).map(|(id, token)| (token.to_owned(), id)).collect();
+    let vocab: HashMap<String, u32> = (0..).zip(lines(&text)).map(|(id, token)| (token.to_owned(), id)).collect();
     let unknown = files.unknown(class, &vocab)?;
     let strip_accents = files.tokenizer_config.get("strip_accents").and_then(Value::as_bool);
     let normalizer = json!({
@@ -325,21 +331,14 @@ fn wordpiece(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
     });
     let model = json!({
         "type": "WordPiece", "unk_token": unknown, "continuing_subword_prefix": "##", "max_input_chars_per_word": 100,
-        "vocab": vocab,
+        "vocab": table(&vocab),
     });
     files.json(class, &vocab, normalizer, json!({"type": "BertPreTokenizer"}), model)
 }
 
 /// Lines that only a line feed ends.
-trait Lines {
-    fn lines_of(&self) -> impl Iterator<Item = &str>;
-}
-
-impl Lines for str {
-    fn lines_of(&self) -> impl Iterator<Item = &str> {
-        let text = self.strip_suffix('\n').unwrap_or(self);
-        text.split('\n').filter(move |_| !self.is_empty())
-    }
+fn lines(text: &str) -> impl Iterator<Item = &str> {
+    text.strip_suffix('\n').unwrap_or(text).split('\n').filter(|_| !text.is_empty())
 }
 
 // --- BPE ---
@@ -348,12 +347,9 @@ fn byte_bpe(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
     let vocab: HashMap<String, u32> =
         serde_json::from_slice(files.bytes("vocab.json")).map_err(|e| fail(format!("vocab.json: {e}")))?;
     let unknown = files.unknown(class, &vocab)?;
-    if let Some(byte) = (0..=u8::MAX).find(|byte| !vocab.contains_key(letter_of(*byte).to_string().as_str())) {
-        tracing::debug!("vocab.json has no token for the byte {byte}; it is the unknown token");
-    }
     let text = files.text("merges.txt")?;
     // The first line is the format's version.
-    let merges: Vec<&str> = text.lines_of().skip(1).filter(|line| !line.trim().is_empty()).collect();
+    let merges: Vec<&str> = lines(&text).skip(1).filter(|line| !line.trim().is_empty()).collect();
     if let Some(line) = merges.iter().find(|line| line.split(' ').count() != 2) {
         return Err(fail(format!("merges.txt: '{line}' is not two tokens")));
     }
@@ -362,7 +358,7 @@ fn byte_bpe(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
         json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": true});
     let model = json!({
         "type": "BPE", "dropout": null, "unk_token": unknown, "continuing_subword_prefix": "", "end_of_word_suffix": "",
-        "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": vocab, "merges": merges,
+        "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "vocab": table(&vocab), "merges": merges,
     });
     files.json(class, &vocab, Value::Null, pre_tokenizer, model)
 }
@@ -378,7 +374,7 @@ fn tweet(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
     for (id, role) in (0..).zip(["bos_token", "pad_token", "eos_token", "unk_token"]) {
         vocab.insert(files.special(class, role), id);
     }
-    for line in files.text("vocab.txt")?.lines_of() {
+    for line in lines(&files.text("vocab.txt")?) {
         let Some((token, _)) = line.trim().rsplit_once(' ') else {
             return Err(fail(format!("vocab.txt: '{line}' is not a token and its count")));
         };
@@ -388,7 +384,7 @@ fn tweet(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
     let unknown = files.unknown(class, &vocab)?;
     let text = files.text("bpe.codes")?;
     let mut merges: Vec<String> = Vec::new();
-    for line in text.lines_of() {
+    for line in lines(&text) {
         let parts: Vec<&str> = line.split_whitespace().collect();
         let [left, right, _] = parts[..] else {
             return Err(fail(format!("bpe.codes: '{line}' is not a pair and its count")));
@@ -398,19 +394,19 @@ fn tweet(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
     let normalizer = if files.flag("normalization", false)? {
         let entities = ENTITIES.lines().filter_map(|line| {
             let (name, number) = line.split_once(' ')?;
-            Some((name.to_owned(), char::from_u32(number.parse().ok()?)?.to_string().into()))
+            Some((name.to_owned(), Value::from(char::from_u32(number.parse().ok()?)?.to_string())))
         });
         let emoji = EMOJI.lines().filter_map(|line| {
             let (emoji, name) = line.split_once(' ')?;
-            Some((emoji.to_owned(), format!(":{name}:").into()))
+            Some((emoji.to_owned(), Value::from(format!(":{name}:"))))
         });
         // The selector of an emoji's colours goes.
-        let emoji = emoji.chain([("\u{FE0F}".to_owned(), "".into())]);
+        let emoji = emoji.chain([("\u{FE0F}".to_owned(), Value::from(""))]);
         json!({"type": "Tweet", "entities": entities.collect::<Map<_, _>>(), "emoji": emoji.collect::<Map<_, _>>()})
     } else {
         Value::Null
     };
-    let model = json!({"type": "FastBPE", "unk_token": unknown, "vocab": vocab, "merges": merges});
+    let model = json!({"type": "FastBPE", "unk_token": unknown, "vocab": table(&vocab), "merges": merges});
     files.json(class, &vocab, normalizer, Value::Null, model)
 }
 

@@ -202,7 +202,7 @@ impl Normalizer {
         while let Some(at) = rest.find('&') {
             out.push_str(&rest[..at]);
             rest = &rest[at..];
-            let end = rest[1..].find(|c| matches!(c, '&' | ';') || is_blank(c)).map(|end| end + 1);
+            let end = rest[1..].find(|c: char| matches!(c, '&' | ';') || is_blank(c)).map(|end| end + 1);
             match end.filter(|end| *end > 1 && rest[*end..].starts_with(';')) {
                 Some(end) => {
                     out.extend(self.entity(&rest[1..end]));

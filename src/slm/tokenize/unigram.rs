@@ -133,7 +133,7 @@ fn yes() -> bool {
 }
 
 fn steps(part: NormalizerPart, steps: &mut Vec<Step>) -> Result<(), Unread> {
-    steps.push(match part {
+    let step = match part {
         NormalizerPart::Sequence { normalizers } => {
             return normalizers.into_iter().try_for_each(|part| self::steps(part, steps));
         }
@@ -153,7 +153,8 @@ fn steps(part: NormalizerPart, steps: &mut Vec<Step>) -> Result<(), Unread> {
         NormalizerPart::Nfkc => Step::Nfkc,
         NormalizerPart::Nfc => Step::Nfc,
         NormalizerPart::StripAccents => Step::StripAccents,
-    });
+    };
+    steps.push(step);
     Ok(())
 }
 
