@@ -2,6 +2,7 @@
 
 mod annotate;
 mod cold_start;
+mod check;
 mod device;
 mod doctor;
 mod estimate;
@@ -39,6 +40,7 @@ enum Command {
     ColdStart(cold_start::Args),
     Estimate(estimate::Args),
     Annotate(annotate::Args),
+    Check(check::Args),
     Pool(pool::Args),
     Tune(tune::Args),
     Versions(versions::Args),
@@ -67,6 +69,7 @@ pub fn main() -> ExitCode {
         Command::ColdStart(args) => cold_start::run(args),
         Command::Estimate(args) => estimate::run(args),
         Command::Annotate(args) => annotate::run(args),
+        Command::Check(args) => check::run(args),
         Command::Pool(args) => pool::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Versions(args) => versions::run(args),
