@@ -6,6 +6,7 @@ mod doctor;
 mod estimate;
 mod evaluate;
 mod pack;
+mod plan;
 mod pool;
 mod pull;
 mod redteam;
@@ -35,6 +36,7 @@ enum Command {
     Pack(pack::Args),
     Train(train::Args),
     Estimate(estimate::Args),
+    Plan(plan::Args),
     Annotate(annotate::Args),
     Pool(pool::Args),
     Tune(tune::Args),
@@ -61,6 +63,7 @@ pub fn main() -> ExitCode {
         Command::Pack(args) => pack::run(args),
         Command::Train(args) => train::run(args),
         Command::Estimate(args) => estimate::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Annotate(args) => annotate::run(args),
         Command::Pool(args) => pool::run(args),
         Command::Tune(args) => tune::run(args),

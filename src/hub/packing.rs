@@ -2,7 +2,7 @@
 
 use super::{Home, HubError, HubSettings, disk, write_atomically};
 use crate::hub::Catalogue;
-use crate::slm::adapter::{SlmFolder, sha256_hex};
+use crate::slm::adapter::{Metrics, SlmFolder, sha256_hex};
 use crate::slm::model::Slm;
 use crate::slm::pack::{
     Assembler, FORMAT, Index, PackedMeta, PackedSlm, PackedWeights, Precision, SlmManifest, flops_per_token,
@@ -171,19 +171,75 @@ fn pack_one(
         precision,
     };
     let tokenizer = plain_tokenizer(&base.tokenizer_json, "tokenizer.json")?;
-    let weights = match precision {
-        Precision::Int8 => PackedWeights::Int8(quantize(&weights, &tokenizer, &meta, bar)?),
-        Precision::F16 | Precision::F32 => PackedWeights::F32(weights),
+    let model = PackedSlm { meta, weights: PackedWeights::F32(weights), head };
+    finish(model, &tokenizer, inputs, Some(slm.validation.clone()), home, bar)
+}
+
+/// Brings a model's weights into the precision that its header asks for, and writes it.
+fn finish(
+    model: PackedSlm,
+    tokenizer: &[u8],
+    inputs: String,
+    validation: Option<Metrics>,
+    home: &Home,
+    bar: &ProgressBar,
+) -> Result<Packed, HubError> {
+    let PackedSlm { meta, weights, head } = model;
+    let weights = match weights {
+        PackedWeights::F32(weights) if meta.precision == Precision::Int8 => {
+            PackedWeights::Int8(quantize(&weights, tokenizer, &meta, bar)?)
+        }
+        weights => weights,
     };
     let bytes = write(&meta, &weights, &head)?;
-    let manifest = SlmManifest::new(&meta, &bytes, &tokenizer, Some(slm.validation.clone()));
+    let manifest = SlmManifest::new(&meta, &bytes, tokenizer, validation);
     let target = version_dir(home, &manifest);
     for (part, shard) in shards(&bytes) {
         write_atomically(&target.join(&part.name), shard)?;
     }
-    write_atomically(&target.join(&manifest.tokenizer.name), &tokenizer)?;
+    write_atomically(&target.join(&manifest.tokenizer.name), tokenizer)?;
+    let record = record_path(home, &meta.id, meta.precision);
     write_json(&record, &Made { inputs, cost: flops_per_token(&meta.config), manifest: manifest.clone() })?;
     Ok(Packed { manifest, written: true })
+}
+
+/// The manifest of an SLM that [`add`] packed of the same inputs before.
+pub fn known(home: &Home, id: &str, precision: Precision, inputs: &str) -> Option<SlmManifest> {
+    let inputs = added_inputs(inputs, precision);
+    let made = read_made(&record_path(home, id, precision), home).filter(|made| made.inputs == inputs)?;
+    index(home).ok()?.get(id, precision.computes_in()).filter(|listed| listed.version == made.manifest.version).cloned()
+}
+
+/// Packs a model that is none of `models/` into `<home>/packed/`, under the id of its header, and adds it to the index.
+/// `inputs` is a hash of all that it is made of. Weights in int8 stay as they are.
+pub fn add(
+    mut model: PackedSlm,
+    tokenizer: &[u8],
+    inputs: &str,
+    precision: Precision,
+    home: &Home,
+    bar: &ProgressBar,
+) -> Result<Packed, HubError> {
+    if let PackedWeights::F32(_) = model.weights {
+        model.meta.precision = precision;
+    }
+    let inputs = added_inputs(inputs, model.meta.precision);
+    let _lock = home.lock("pack")?;
+    let mut packed = finish(model, tokenizer, inputs, None, home, bar)?;
+    let made = all_made(home)?;
+    let index = Index::new(made.into_iter().map(|made| (made.manifest, made.cost)).collect());
+    write_json(&home.packed().join("index.json"), &index)?;
+    if let Some(manifest) = index.slms.iter().find(|slm| slm.version == packed.manifest.version) {
+        packed.manifest = manifest.clone();
+    }
+    Ok(packed)
+}
+
+fn added_inputs(inputs: &str, precision: Precision) -> String {
+    sha256_hex(
+        format!("{inputs} {FORMAT} {} {GROUP} {WEIGHT_LEVELS} {}", precision.name(), sha256_hex(CALIBRATION))
+            .as_bytes(),
+    )
 }
 
 /// The texts that int8 weights are calibrated by, in the column `text`: the page's sample file.
