@@ -492,7 +492,7 @@ impl Plan {
     ) -> anyhow::Result<Vec<Ranked>> {
         let candidates: Vec<Candidate> = mapped.iter().map(|(candidate, _)| candidate.clone()).collect();
         if !self.args.candidate.is_empty() {
-            let place = |id: &String| {
+            let place = |id: &String| -> anyhow::Result<Ranked> {
                 let index = candidates.iter().position(|candidate| candidate.id == *id);
                 let index = index.with_context(|| {
                     let known = candidates.iter().map(|candidate| candidate.id.as_str()).collect::<Vec<_>>().join(", ");
@@ -624,7 +624,7 @@ impl Plan {
         }
         let slms = members.iter().map(|member| found.measured[*member].0.slm.clone()).collect();
         let path = self.args.out.join("annotator.toml");
-        write::write(&path, &write::toml(task, slms, self.args.rule, &remarks)?, self.args.force)?;
+        write::write(&path, &write::text(task, slms, self.args.rule, &remarks)?, self.args.force)?;
         Ok(path)
     }
 
@@ -639,8 +639,7 @@ impl Plan {
         self.table(found);
         self.say(format!("together on {} texts: {}", probe.texts.len(), summary(found)));
         self.say(format!(
-            "on texts it has not seen, by {} resamples of the probe: {:.1} % (the best single one: {:.1} %); the same choice in {:.0} % of them",
-            "out-of-bag",
+            "on texts it has not seen, by resamples of the probe: {:.1} % (the best single one: {:.1} %); {:.0} % of them chose the same",
             100.0 * found.outcome.unseen,
             100.0 * found.outcome.unseen_single,
             100.0 * found.outcome.again

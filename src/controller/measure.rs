@@ -16,7 +16,7 @@ use crate::tune::agreement::{calibration_error, reliability};
 use crate::vote::argmax;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
 
 /// What is served, and so what is measured.
@@ -99,7 +99,7 @@ fn packed(
     home: &Home,
     bar: &ProgressBar,
 ) -> Result<SlmManifest, PlanError> {
-    let files = candidate.files.iter().map(|name| Ok((name.as_str(), read(&folder.join(name))?)));
+    let files = candidate.files.iter().map(|name| Ok::<_, PlanError>((name.as_str(), read(&folder.join(name))?)));
     let files: Vec<(&str, Vec<u8>)> = files.collect::<Result<_, PlanError>>()?;
     let id = slm_id(candidate);
     let mut inputs: Vec<String> = files.iter().map(|(_, bytes)| sha256_hex(bytes)).collect();
@@ -141,7 +141,7 @@ fn in_task_order(mut slm: PackedSlm, map: &LabelMap, task: &Task) -> PackedSlm {
     let Linear { weight, bias, inputs, .. } = &slm.head.linear;
     let from = |label: usize| map.to().iter().position(|to| *to == Some(label)).unwrap_or(label);
     let row = |label: usize| weight.get(from(label) * inputs..(from(label) + 1) * inputs).unwrap_or_default();
-    let new_weight = (0..task.labels.len()).flat_map(|label| row(label).to_vec()).collect();
+    let new_weight: Vec<f32> = (0..task.labels.len()).flat_map(|label| row(label).to_vec()).collect();
     let new_bias = (0..task.labels.len()).filter_map(|label| bias.get(from(label)).copied()).collect();
     (slm.head.linear.weight, slm.head.linear.bias) = (new_weight, new_bias);
     slm.meta.labels = task.labels.names();
@@ -193,7 +193,7 @@ pub async fn measure(
     Ok(measured)
 }
 
-fn known(path: &PathBuf) -> Option<Measured> {
+fn known(path: &Path) -> Option<Measured> {
     serde_json::from_slice(&std::fs::read(path).ok()?).ok()
 }
 

@@ -107,10 +107,14 @@ impl Remote {
             if !word.is_empty() {
                 pairs.append_pair("search", word);
             }
-            query.tags.iter().for_each(|tag| drop(pairs.append_pair("filter", tag)));
+            for tag in &query.tags {
+                pairs.append_pair("filter", tag);
+            }
             pairs.append_pair("sort", "downloads").append_pair("direction", "-1");
             pairs.append_pair("limit", &query.limit.min(PAGE).to_string());
-            EXPAND.iter().for_each(|field| drop(pairs.append_pair("expand", field)));
+            for field in EXPAND {
+                pairs.append_pair("expand", field);
+            }
         }
         let mut models = Vec::new();
         let mut next = Some(url);

@@ -25,7 +25,7 @@ pub fn holds(candidate: &Candidate, map: &LabelMap, task: &Task) -> Result<(), S
 }
 
 /// The spec of a task and its SLMs, as TOML; `remarks` stand above it. It is read back before it is given.
-pub fn toml(task: &Task, slms: Vec<String>, rule: Rule, remarks: &[String]) -> Result<String, PlanError> {
+pub fn text(task: &Task, slms: Vec<String>, rule: Rule, remarks: &[String]) -> Result<String, PlanError> {
     let spec = Spec { rule, ..Spec::plain(task.clone(), slms) };
     let body = toml::to_string(&spec).map_err(|e| PlanError::Labels(format!("the spec cannot be written: {e}")))?;
     let remarks: String = remarks.iter().map(|line| format!("# {}\n", plain(line, 300))).collect();
@@ -57,13 +57,13 @@ mod tests {
         let task =
             Labels::named("app-reviews", &["bug".into(), "pr\"aise".into()]).expect("labels").task().expect("a task");
         let remarks = ["chosen\nslms = [\"evil\"]".to_owned()];
-        let text = toml(&task, vec!["a--b".into(), "c".into()], Rule::Majority, &remarks).expect("a spec");
-        let spec = Spec::from_toml(&text).expect("a spec");
+        let written = text(&task, vec!["a--b".into(), "c".into()], Rule::Majority, &remarks).expect("a spec");
+        let spec = Spec::from_toml(&written).expect("a spec");
         assert_eq!((spec.slms, spec.rule), (vec!["a--b".to_owned(), "c".to_owned()], Rule::Majority));
         assert_eq!(spec.task, task);
-        assert!(toml(&task, vec!["../up".into()], Rule::Unanimous, &[]).is_err());
+        assert!(text(&task, vec!["../up".into()], Rule::Unanimous, &[]).is_err());
         let built_in = Task::built_in("sentiment").expect("built in");
-        assert!(toml(&built_in, vec!["a".into()], Rule::Unanimous, &[]).is_ok());
+        assert!(text(&built_in, vec!["a".into()], Rule::Unanimous, &[]).is_ok());
     }
 
     #[test]

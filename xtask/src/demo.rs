@@ -43,8 +43,10 @@ struct Server {
 impl Server {
     /// Starts a server that prints its address first.
     fn start(command: &mut Command) -> Result<Self> {
-        let mut child =
-            command.stdout(Stdio::piped()).spawn().with_context(|| format!("{:?} does not start", command.get_program()))?;
+        let mut child = command
+            .stdout(Stdio::piped())
+            .spawn()
+            .with_context(|| format!("{:?} does not start", command.get_program()))?;
         let stdout = child.stdout.take().context("no output")?;
         let mut server = Self { child, url: String::new() };
         BufReader::new(stdout).read_line(&mut server.url)?;
@@ -67,12 +69,18 @@ pub fn run(args: &Args) -> Result<()> {
     let _ = fs::remove_dir_all(&args.out);
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
     for file in [PROBE, ANNOTATED] {
-        ensure!(args.data.join(file).is_file(), "{} is not in {}; name the folder: make demo-controller DATA=FOLDER", file, args.data.display());
+        ensure!(
+            args.data.join(file).is_file(),
+            "{} is not in {}; name the folder: make demo-controller DATA=FOLDER",
+            file,
+            args.data.display()
+        );
     }
     let example = |name: &str| Command::new(args.binary.with_file_name("examples").join(name));
     println!("== a local hub and a stub LLM");
     let hub = Server::start(example("stub_hub").arg(root.join("models")).args(SLMS))?;
-    let words = ["love=positive", "great=positive", "thanks=positive", "hate=negative", "sad=negative", "sick=negative"];
+    let words =
+        ["love=positive", "great=positive", "thanks=positive", "hate=negative", "sad=negative", "sick=negative"];
     let llm = Server::start(example("stub_llm").args(["0", "neutral"]).args(words))?;
     let companion = |command: &str| {
         let mut built = Command::new(&args.binary);
