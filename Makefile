@@ -27,7 +27,7 @@ BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
 API := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/api
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package clean
+.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -75,6 +75,10 @@ QUICK ?=
 evaluate: pull ## Run the paper's protocol on labelled sets (DATA=FOLDER; QUICK=1 for a small run; ARGS=--help)
 	cargo xtask evaluate --binary $(BINARY) --data "$(DATA)" --out $(TARGET)/evaluate $(if $(QUICK),--quick) \
 	  $(if $(wildcard $(DATA)/../llm/replies),--replies $(DATA)/../llm/replies) $(ARGS)
+
+demo-controller: pull ## Plan a task with a stub LLM and a local hub, measure, write the spec, label a file (DATA=FOLDER)
+	cargo build --release --locked --bin autoannotator --example stub_hub --example stub_llm
+	cargo xtask demo-controller --binary $(BINARY) --data "$(DATA)" --out $(TARGET)/demo-controller $(ARGS)
 
 lint: page $(STAMPS)/npm-pkg ## Check format, lints, documentation, licences and types
 	cargo fmt --all --check

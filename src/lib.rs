@@ -13,7 +13,7 @@
 //! | [`vote`] | consensus rules |
 //! | [`review`] | prompt, reply parsing, redaction, the review protocol and its client |
 //! | [`annotate`](mod@annotate) | the run: batches, progress, journal and resume, report |
-//! | `hub`, `controller`, `tune`, `serve`, `cli` | native only: base weights and packing, SLMs for a new task, training, the server, the command line |
+//! | `hub`, `tune`, `serve`, `controller`, `cli` | native only: base weights and packing, training, the server, the choice of SLMs, the command line |
 //! | `web` | wasm only: the wasm-bindgen surface |
 //!
 //! The core does no I/O: bytes, clocks and HTTP come in through arguments or small traits.

@@ -3,15 +3,13 @@
 use super::device::{DeviceChoice, Devices};
 use crate::annotate::report::wilson;
 use crate::annotate::{self, Voter};
-use crate::data::{Format, ReadOptions, Reader, Row};
+use crate::controller::probe::draw;
+use crate::data::Row;
 use crate::hub::Home;
 use crate::review::prompt::Template;
 use crate::sample::Verdict;
-use crate::slm::adapter::sha256_of;
 use crate::spec::{Prices, PromptStyle, Spec};
-use anyhow::{Context, ensure};
-use std::fs::File;
-use std::io::Read;
+use anyhow::ensure;
 use std::path::PathBuf;
 
 /// Bytes of a token of an LLM, about: English in today's vocabularies.
@@ -64,7 +62,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         Some(_) => anyhow::bail!("--usd-per-million takes two numbers, such as 0.15,0.60"),
     };
     ensure!(args.sample > 0, "--sample is 0; expected at least 1");
-    let (count, rows) = rows(&args)?;
+    let (count, rows, _) = draw(&args.input, args.text_column.as_deref(), args.sample)?;
     ensure!(!rows.is_empty(), "{} has no row with a text", args.input.display());
     let hard = hard(&args, &spec, &rows)?;
     let [from, to] = wilson(hard.len() as u64, rows.len() as u64);
@@ -96,32 +94,6 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         None => println!("what that costs: give --usd-per-million, or usd_per_million in the spec's [review]"),
     }
     Ok(())
-}
-
-/// How many rows have a text, and the ones that are voted on: those of the smallest hashes of their places.
-fn rows(args: &Args) -> anyhow::Result<(usize, Vec<Row>)> {
-    let format = Format::from_name(&args.input.to_string_lossy())?;
-    let options = ReadOptions { text_column: args.text_column.clone(), encoding: None };
-    let mut reader = Reader::new(format, &options)?;
-    let mut input = File::open(&args.input).with_context(|| format!("cannot open {}", args.input.display()))?;
-    let (mut buffer, mut new, mut count) = (vec![0; 1 << 18], Vec::new(), 0);
-    let mut kept: Vec<([u8; 32], Row)> = Vec::new();
-    loop {
-        let read = input.read(&mut buffer).context("cannot read the input")?;
-        match read {
-            0 => reader.finish(&mut new)?,
-            read => reader.push(&buffer[..read], &mut new)?,
-        }
-        for row in new.drain(..).filter(|row| annotate::set_aside(row).is_none()) {
-            count += 1;
-            kept.push((sha256_of([row.number.to_string().as_str()]), row));
-        }
-        kept.sort_by_key(|(hash, _)| *hash);
-        kept.truncate(args.sample);
-        if read == 0 {
-            return Ok((count, kept.into_iter().map(|(_, row)| row).collect()));
-        }
-    }
 }
 
 /// The rows that the SLMs disagree on.

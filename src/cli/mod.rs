@@ -8,6 +8,7 @@ mod doctor;
 mod estimate;
 mod evaluate;
 mod pack;
+mod plan;
 mod pool;
 mod pull;
 mod redteam;
@@ -39,6 +40,7 @@ enum Command {
     Train(train::Args),
     ColdStart(cold_start::Args),
     Estimate(estimate::Args),
+    Plan(plan::Args),
     Annotate(annotate::Args),
     Check(check::Args),
     Pool(pool::Args),
@@ -68,6 +70,7 @@ pub fn main() -> ExitCode {
         Command::Train(args) => train::run(args),
         Command::ColdStart(args) => cold_start::run(args),
         Command::Estimate(args) => estimate::run(args),
+        Command::Plan(args) => plan::run(args),
         Command::Annotate(args) => annotate::run(args),
         Command::Check(args) => check::run(args),
         Command::Pool(args) => pool::run(args),

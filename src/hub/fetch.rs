@@ -19,7 +19,7 @@ pub struct HubSettings {
     pub endpoint: String,
     /// Sent as a bearer token, from `HF_TOKEN`.
     pub token: Option<String>,
-    /// Only what the hub's own cache holds is used, from `HF_HUB_OFFLINE`.
+    /// Only what is in a cache is used, from `HF_HUB_OFFLINE` or `AUTOANNOTATOR_OFFLINE`.
     pub offline: bool,
     /// The hub's own cache, from `HF_HOME`; looked into, never written.
     pub cache: PathBuf,
@@ -32,10 +32,12 @@ impl HubSettings {
     pub fn from_env() -> Self {
         let text = |name: &str| std::env::var(name).ok().filter(|value| !value.trim().is_empty());
         let cache = Cache::from_env();
+        let is_set =
+            |name: &str| text(name).is_some_and(|v| !matches!(v.to_lowercase().as_str(), "0" | "false" | "no"));
         Self {
             endpoint: text("HF_ENDPOINT").unwrap_or_else(|| "https://huggingface.co".to_owned()),
             token: text("HF_TOKEN").or_else(|| cache.token()),
-            offline: text("HF_HUB_OFFLINE").is_some_and(|v| !matches!(v.to_lowercase().as_str(), "0" | "false" | "no")),
+            offline: is_set("HF_HUB_OFFLINE") || is_set("AUTOANNOTATOR_OFFLINE"),
             cache: cache.path().clone(),
             first_answer: Duration::from_secs(5),
         }

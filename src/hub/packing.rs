@@ -295,12 +295,63 @@ fn pack_one(
         precision,
     };
     let tokenizer = plain_tokenizer(&base.tokenizer_json, "tokenizer.json")?;
-    let weights = match precision {
-        Precision::Int8 => PackedWeights::Int8(quantize(&weights, &tokenizer, &meta, bar)?),
-        Precision::F16 | Precision::F32 => PackedWeights::F32(weights),
+    let model = PackedSlm { meta, weights: PackedWeights::F32(weights), head };
+    finish(model, &tokenizer, inputs, Some(slm.validation.clone()), home, bar)
+}
+
+/// Brings a model's weights into the precision that its header asks for, and writes it.
+fn finish(
+    model: PackedSlm,
+    tokenizer: &[u8],
+    inputs: String,
+    validation: Option<Metrics>,
+    home: &Home,
+    bar: &ProgressBar,
+) -> Result<Packed, HubError> {
+    let PackedSlm { meta, weights, head } = model;
+    let weights = match weights {
+        PackedWeights::F32(weights) if meta.precision == Precision::Int8 => {
+            PackedWeights::Int8(quantize(&weights, tokenizer, &meta, bar)?)
+        }
+        weights => weights,
     };
     let bytes = write(&meta, &weights, &head)?;
-    place(home, &meta, &bytes, &tokenizer, Some(slm.validation.clone()), inputs)
+    place(home, &meta, &bytes, tokenizer, validation, inputs)
+}
+
+/// The manifest of an SLM that [`add`] packed of the same inputs before.
+pub fn known(home: &Home, id: &str, precision: Precision, inputs: &str) -> Option<SlmManifest> {
+    let inputs = added_inputs(inputs, precision);
+    let made = read_made(&record_path(home, id, precision), home).filter(|made| made.inputs == inputs)?;
+    index(home).ok()?.get(id, precision.computes_in()).filter(|listed| listed.version == made.manifest.version).cloned()
+}
+
+/// Packs a model that is none of `models/` into `<home>/packed/`, under the id of its header, and adds it to the index.
+/// `inputs` is a hash of all that it is made of. Weights in int8 stay as they are.
+pub fn add(
+    mut model: PackedSlm,
+    tokenizer: &[u8],
+    inputs: &str,
+    precision: Precision,
+    home: &Home,
+    bar: &ProgressBar,
+) -> Result<Packed, HubError> {
+    if let PackedWeights::F32(_) = model.weights {
+        model.meta.precision = precision;
+    }
+    let inputs = added_inputs(inputs, model.meta.precision);
+    let _lock = home.lock("pack")?;
+    let mut done = [finish(model, tokenizer, inputs, None, home, bar)?];
+    write_index(home, &mut done)?;
+    let [packed] = done;
+    Ok(packed)
+}
+
+fn added_inputs(inputs: &str, precision: Precision) -> String {
+    sha256_hex(
+        format!("{inputs} {FORMAT} {} {GROUP} {WEIGHT_LEVELS} {}", precision.name(), sha256_hex(CALIBRATION))
+            .as_bytes(),
+    )
 }
 
 /// The texts that int8 weights are calibrated by, in the column `text`: the page's sample file.

@@ -24,6 +24,15 @@ pub struct Prompt<'a> {
     pub reply_tokens: u64,
 }
 
+impl<'a> Prompt<'a> {
+    /// A prompt for something else than labels: what the LLM is to do, the data as JSON, the schema of its reply.
+    pub fn of(system: &'a str, data: &Value, schema: Value, reply_tokens: u64) -> Self {
+        let schema_bytes = schema.to_string().len();
+        let schema = Some(Cow::Owned(schema));
+        Self { system, examples: &[], user: slot(data), schema, schema_bytes, reply_tokens }
+    }
+}
+
 impl Prompt<'_> {
     /// Tokens that it can come to at most: a token is at least a byte, and a chat has some of its own. An upstream may
     /// show the schema to its LLM.

@@ -14,8 +14,8 @@ use crate::spec::Example;
 use crate::task::Task;
 use reqwest::header::HeaderMap;
 use std::hash::BuildHasher;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 use thiserror::Error;
 use tokio::sync::Semaphore;
@@ -232,6 +232,22 @@ impl Upstream {
             outcomes[at] = Some(self.alone(question, hash, text, &mut usage).await);
         }
         (outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(UpstreamError::Garbage))).collect(), usage)
+    }
+
+    /// Has a prompt for something else than labels answered: the reply as it is, and what it cost. Of the question only who
+    /// pays, for what task, and until when counts. Nothing of it is known the next time.
+    pub async fn complete(
+        &self,
+        question: &Question<'_>,
+        prompt: Prompt<'_>,
+    ) -> (Result<String, UpstreamError>, Usage) {
+        let (reply, mut usage) = (OnceLock::new(), Usage::default());
+        let read = |completion: &Completion| {
+            let _ = reply.set(completion.content().to_owned());
+            Vec::new()
+        };
+        let outcome = self.tried(&Call { question, prompt, hashes: &[], read }, &mut usage).await;
+        (outcome.and_then(|_| reply.into_inner().ok_or(UpstreamError::Garbage)), usage)
     }
 
     /// What is known of what this is the hash of; that there was no label is known for a while.

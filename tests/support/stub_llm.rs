@@ -5,6 +5,9 @@
 //! was given), `!once` (429 with Retry-After 0 the first time, then as usual), `!half` (half a body), `!huge` (an endless one),
 //! `!unsure` (a label of probability 0.5), `!waver` (samples disagree); and of several texts a call `!left-out`, `!twice` and
 //! `!wrong-id`.
+//!
+//! Asked for something else than labels (a user's message with `asked`), it replies with what was scripted for that, the last
+//! of it again and again; else labels by its keywords, and a ranking in the order of the list.
 
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
@@ -24,6 +27,8 @@ pub struct Stub {
     pub no_schema: bool,
     /// Whether log-probabilities are told where they are asked for.
     pub logprobs: bool,
+    /// Replies to what is asked besides labels, by what it is.
+    scripted: Mutex<std::collections::HashMap<String, Vec<String>>>,
     log: Mutex<Vec<Value>>,
 }
 
@@ -31,7 +36,8 @@ impl Stub {
     /// A stub of keywords and a fallback.
     pub fn new(keywords: &[(&str, &str)], fallback: &str, no_schema: bool) -> Arc<Self> {
         let keywords = keywords.iter().map(|(word, label)| ((*word).to_owned(), (*label).to_owned())).collect();
-        Arc::new(Self { keywords, fallback: fallback.to_owned(), no_schema, logprobs: false, log: Mutex::default() })
+        let (scripted, log) = (Mutex::default(), Mutex::default());
+        Arc::new(Self { keywords, fallback: fallback.to_owned(), no_schema, logprobs: false, scripted, log })
     }
 
     /// One that tells log-probabilities.
@@ -40,6 +46,38 @@ impl Stub {
         let mut stub = Arc::into_inner(Self::new(keywords, fallback, false)).expect("one");
         stub.logprobs = true;
         Arc::new(stub)
+    }
+
+    /// Scripts the replies to what is asked besides labels, such as `ranking`.
+    #[allow(dead_code, reason = "not every test asks")]
+    pub fn script(&self, asked: &str, replies: &[&str]) {
+        let replies = replies.iter().map(|reply| (*reply).to_owned()).collect();
+        self.scripted.lock().expect("script").insert(asked.to_owned(), replies);
+    }
+
+    fn other(&self, asked: &str, user: &Value) -> String {
+        let mut scripted = self.scripted.lock().expect("script");
+        match scripted.get_mut(asked) {
+            Some(replies) if replies.len() > 1 => return replies.remove(0),
+            Some(replies) => return replies.first().cloned().unwrap_or_default(),
+            None => {}
+        }
+        if asked == "ranking" {
+            let places = user["candidates"]
+                .as_array()
+                .map(|all| all.iter().map(|one| json!({ "id": one["id"], "reason": "as listed" })).collect::<Vec<_>>());
+            return json!({ "ranking": places }).to_string();
+        }
+        let mut names = vec![&self.fallback];
+        self.keywords.iter().map(|(_, label)| label).for_each(|label| {
+            if !names.contains(&label) {
+                names.push(label);
+            }
+        });
+        let label =
+            |name: &&String| json!({ "name": name, "definition": format!("texts that are {name}"), "edge_cases": [] });
+        let labels: Vec<Value> = names.iter().map(label).collect();
+        json!({ "name": "stub-task", "search": [], "labels": labels }).to_string()
     }
 
     fn label(&self, text: &str, seed: u64) -> String {
@@ -69,7 +107,8 @@ async fn chat(State(stub): State<Arc<Stub>>, headers: HeaderMap, Json(body): Jso
     let bearer = headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default().to_owned();
     let user = body["messages"].as_array().and_then(|all| all.last()).and_then(|last| last["content"].as_str());
     let user: Value = serde_json::from_str(user.unwrap_or_default()).unwrap_or_default();
-    let several: Option<Vec<(String, String)>> = user["texts"].as_array().map(|texts| {
+    let asked = user["asked"].as_str().map(str::to_owned);
+    let several: Option<Vec<(String, String)>> = user["texts"].as_array().filter(|_| asked.is_none()).map(|texts| {
         let of = |item: &Value, key: &str| item[key].as_str().unwrap_or_default().to_owned();
         texts.iter().map(|item| (of(item, "id"), of(item, "text"))).collect()
     });
@@ -105,6 +144,7 @@ async fn chat(State(stub): State<Arc<Stub>>, headers: HeaderMap, Json(body): Jso
     }
     let label = stub.label(&text, seed);
     let content = match several {
+        _ if asked.is_some() => stub.other(asked.as_deref().unwrap_or_default(), &user),
         _ if has("!empty") => String::new(),
         _ if has("!echo") => bearer,
         Some(texts) => answers(&stub, &texts, seed),

@@ -1,7 +1,8 @@
 //! The builds that cargo alone cannot do: `cargo xtask wasm`, `cargo xtask builds`, `cargo xtask licences`, `cargo xtask
-//! evaluate`.
+//! evaluate`, `cargo xtask demo-controller`.
 
 mod builds;
+mod demo;
 mod evaluate;
 mod factory;
 mod licences;
@@ -34,6 +35,8 @@ enum Task {
     Licences,
     /// Runs the paper's protocol on public sets and prints what it came to.
     Evaluate(evaluate::Args),
+    /// Runs the meta-controller's whole way with a stub LLM and a local hub.
+    DemoController(demo::Args),
     /// Runs clippy over the wasm library, warnings denied.
     ClippyWasm,
 }
@@ -45,6 +48,7 @@ fn main() -> Result<()> {
         Task::Builds => builds::all(),
         Task::Licences => licences::check(),
         Task::Evaluate(args) => evaluate::all(&args),
+        Task::DemoController(args) => demo::run(&args),
         Task::ClippyWasm => builds::clippy_wasm(),
     }
 }
