@@ -13,7 +13,7 @@
 //! | [`vote`] | consensus rules |
 //! | [`review`] | prompt, reply parsing, redaction, the review protocol and its client |
 //! | [`annotate`](mod@annotate) | the run: batches, progress, journal and resume, report |
-//! | `hub`, `tune`, `serve`, `cli` | native only: base weights and packing, training, the server, the command line |
+//! | `hub`, `tune`, `controller`, `serve`, `cli` | native only: base weights and packing, training, projects from a spec, the server, the command line |
 //! | `web` | wasm only: the wasm-bindgen surface |
 //!
 //! The core does no I/O: bytes, clocks and HTTP come in through arguments or small traits.
@@ -29,6 +29,8 @@ pub mod vote;
 
 #[cfg(feature = "native")]
 pub mod cli;
+#[cfg(feature = "native")]
+pub mod controller;
 #[cfg(feature = "native")]
 pub mod hub;
 #[cfg(feature = "native")]
