@@ -136,12 +136,10 @@ async function start(): Promise<void> {
 
 $<'button'>('start').addEventListener('click', () => void start());
 $<'button'>('stop').addEventListener('click', () => {
-  if (!run) return;
-  if (run.phase !== 'idle') run.stop();
-  else if (run.counts.done < run.total) void start();
-  else other();
+  if (run && run.phase !== 'idle') run.stop();
+  else void start();
 });
-$<'button'>('other').addEventListener('click', other);
+for (const id of ['other', 'leave']) $<'button'>(id).addEventListener('click', other);
 
 function other(): void {
   if (unsaved && !confirm('Your reviews are not exported yet. Go on without them?')) return;
@@ -177,13 +175,18 @@ function draw(): void {
 
 function drawRun({ phase, counts, total, models }: Run): void {
   const whole = counts.done === total;
-  if (phase === 'running') $('run-title').textContent = `Labelling, ${counts.done.toLocaleString('en')} of ${many(total, 'text')}`;
-  else if (phase === 'idle') $('run-title').textContent = whole ? `${many(total, 'text')} labelled by the models` : `Stopped after ${counts.done.toLocaleString('en')} of ${many(total, 'text')}`;
+  const some = `${counts.done.toLocaleString('en')} of ${many(total, 'text')}`;
+  if (phase === 'running') $('run-title').textContent = `Voting, ${some}`;
+  else if (phase === 'idle') $('run-title').textContent = whole ? `The models have voted on ${many(total, 'text')}` : counts.done > 0 ? `Stopped after ${some}` : 'Not started';
   if (phase !== 'loading') {
     $<'progress'>('bar').max = total;
     $<'progress'>('bar').value = counts.done;
   }
-  $<'button'>('stop').textContent = phase !== 'idle' ? 'Stop' : whole ? 'Other texts' : 'Go on';
+  const stop = $<'button'>('stop');
+  stop.textContent = phase !== 'idle' ? 'Stop' : counts.done > 0 ? 'Go on' : 'Try again';
+  if (whole && stop === document.activeElement) $('run-title').focus();
+  stop.hidden = whole;
+  $<'button'>('leave').hidden = phase !== 'idle';
   for (const name of ['agreed', 'open', 'reviewed', 'aside'] as const) $(name).textContent = counts[name].toLocaleString('en');
   $('models').textContent = models;
 }
