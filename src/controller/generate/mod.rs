@@ -240,7 +240,7 @@ impl Project {
     /// Fills templates; a path's `NAME` is the project's, and a name `dot-x` is one of `.x`.
     fn fill(&mut self, templates: &[(&str, &str)], values: &[(&str, &str)]) -> Result<(), GenerateError> {
         let name = self.name.clone();
-        let values = [&[("name", name.as_str())], values].concat();
+        let values = [vec![("name", &*name)], values.to_vec()].concat();
         for (path, text) in templates {
             let filled = fill(path, text, &values)?;
             self.add(path.replace("NAME", &name).replace("dot-", "."), filled);
@@ -307,8 +307,8 @@ const HANDLER: &str = include_str!("../../../examples/edge-worker/src/handler.js
 pub fn page(spec: &Spec, models: &Models, package: &Package) -> Result<Project, GenerateError> {
     let review = review_address(spec)?;
     let mut project = project(spec, "page");
-    let values = [("title", &*title(&spec.task.name)), ("package", &*package.wanted())];
-    project.fill(PAGE, &values)?;
+    let (title, wanted) = (title(&spec.task.name), package.wanted());
+    project.fill(PAGE, &[("title", &title), ("package", &wanted)])?;
     project.add_package(package);
     let from = address_of(models)?;
     let slms = chosen(spec, models)?;
@@ -334,13 +334,9 @@ pub fn worker(spec: &Spec, models: &Models, package: &Package) -> Result<Project
     let review = review_address(spec)?;
     let from = address_of(models)?;
     let mut project = project(spec, "worker");
-    let values = [
-        ("title", &*title(&spec.task.name)),
-        ("package", &*package.wanted()),
-        ("models", from.as_ref().map_or("", |address| &address.url)),
-        ("review", review.as_ref().map_or("", |address| &address.url)),
-    ];
-    project.fill(WORKER, &values)?;
+    let (title, wanted) = (title(&spec.task.name), package.wanted());
+    let [from, review] = [from, review].map(|address| address.map(|address| address.url).unwrap_or_default());
+    project.fill(WORKER, &[("title", &title), ("package", &wanted), ("models", &from), ("review", &review)])?;
     project.add("src/handler.js", HANDLER);
     project.add("public/.gitkeep", "");
     project.add_package(package);
@@ -375,13 +371,9 @@ pub fn cli(spec: &Spec, source: &SpecFile, program: &Path, folder: &Path) -> Res
         ExportFormat::Jsonl => "jsonl",
     };
     let file = if source.json { "annotator.json" } else { "annotator.toml" };
-    let values = [
-        ("title", &*title(&spec.task.name)),
-        ("spec", file),
-        ("format", format),
-        ("program", &*text(program, "program")?),
-        ("script", &*text(&folder.join("annotate.sh"), "script")?),
-    ];
+    let title = title(&spec.task.name);
+    let (program, script) = (text(program, "program")?, text(&folder.join("annotate.sh"), "script")?);
+    let values = [("title", &*title), ("spec", file), ("format", format), ("program", &*program), ("script", &*script)];
     project.fill(CLI, &values)?;
     project.add(file, source.bytes.clone());
     Ok(project)

@@ -44,7 +44,8 @@ rotate() {
 
 # Moves what is whole to where it belongs.
 publish() {
-  rotate "$labelled/$name.$format" &&
+  [ -f "$part" ] && [ -f "$report" ] &&
+    rotate "$labelled/$name.$format" &&
     rotate "$labelled/$name.report.json" &&
     mv -f -- "$part" "$labelled/$name.$format" &&
     mv -f -- "$report" "$labelled/$name.report.json" &&
