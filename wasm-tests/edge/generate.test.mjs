@@ -201,6 +201,14 @@ describe('generated projects', { skip: noModels }, () => {
       const csv = await saved(page, '#csv');
       assert.match(csv.split('\n')[0], /^text,label,source,verdict,why,confidence,sentiment-minilm-l3\.label,/);
       assert.match(csv, /,positive,human,hard,/);
+
+      // A reload loses nothing.
+      assert.match(await page.textContent('#where'), /kept in this browser/);
+      await page.waitForTimeout(700);
+      await page.reload();
+      await page.waitForSelector('#results:not([hidden])');
+      assert.equal(await page.textContent('#reviewed'), '1');
+      assert.equal(await saved(page, '#csv'), csv);
       await page.selectOption('#filter', { label: 'labelled positive' });
       assert.equal(await page.locator('#list > li').count(), 2);
       await page.locator('#list summary').first().click();

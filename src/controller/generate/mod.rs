@@ -292,7 +292,7 @@ macro_rules! templates {
 }
 
 const PAGE: &[(&str, &str)] = templates!("page":
-    "README.md", "dot-gitignore", "index.html", "package.json", "public/_headers", "public/icon.svg", "src/dom.ts", "src/main.ts",
+    "README.md", "dot-gitignore", "index.html", "package.json", "public/_headers", "public/icon.svg", "src/dom.ts", "src/keep.ts", "src/main.ts",
     "src/project.ts", "src/read.ts", "src/run.ts", "src/style.css", "src/views.ts", "src/write.ts", "tsconfig.json", "vite.config.js",
 );
 const WORKER: &[(&str, &str)] =

@@ -1,6 +1,7 @@
 // The page: texts in, votes and hard samples on the screen, labelled rows out.
 import type { Annotation, Progress } from 'autoannotator/worker';
 import { $, make, many } from './dom.js';
+import { begin, keeps, kept, note } from './keep.js';
 import { names, project, reviewUrl } from './project.js';
 import { likely, readFile, readLines, type Table } from './read.js';
 import { Run } from './run.js';
@@ -17,6 +18,8 @@ let shown: number | undefined;
 let length = PIECE;
 /** Decisions that no export has. */
 let unsaved = false;
+/** Whether they survive a reload all the same. */
+let safe = false;
 let drawing = false;
 
 // --- what went wrong, and what is read out
@@ -111,13 +114,26 @@ function progress({ status, loaded, total }: Progress): void {
   if (status === 'download') $('run-title').textContent = `Loading the models, ${mib(loaded)} of ${mib(total)} MiB`;
 }
 
+/** From now on nothing is promised to survive a reload. */
+function lost(): void {
+  if (!safe) return;
+  safe = false;
+  $('where').textContent = 'This browser keeps nothing more: export before you close the tab.';
+}
+
+const told = {
+  progress,
+  note: (row: number, annotation: Annotation) => note(row, annotation, lost),
+  changed: draw,
+  reviewError: (error: Error) => problem(`The reviewer did not answer, so its texts stay for you. ${error.message}`),
+};
+
 async function start(): Promise<void> {
-  if (!table) return;
-  run ??= new Run(table, Number($<'select'>('column').value), {
-    progress,
-    changed: draw,
-    reviewError: (error) => problem(`The reviewer did not answer, so its texts stay for you. ${error.message}`),
-  });
+  if (!run && table) {
+    run = new Run(table, Number($<'select'>('column').value), told);
+    await begin(run.table, run.column).catch(lost);
+  }
+  if (!run) return;
   const running = run;
   const send = $<'input'>('send').checked;
   if (send) $('promise').textContent = `Texts on which they disagree go, redacted, to ${reviewUrl}.`;
@@ -149,6 +165,8 @@ function other(): void {
   shown = undefined;
   unsaved = false;
   length = PIECE;
+  listed = [];
+  void begin().catch(() => undefined);
   $('models').textContent = '';
   $<'textarea'>('paste').value = '';
   show('input');
@@ -156,7 +174,7 @@ function other(): void {
 }
 
 addEventListener('beforeunload', (event) => {
-  if (unsaved) event.preventDefault();
+  if (unsaved && !safe) event.preventDefault();
 });
 
 // --- drawing: at most once a frame
@@ -177,13 +195,13 @@ function drawRun({ phase, counts, total, models }: Run): void {
   const whole = counts.done === total;
   const some = `${counts.done.toLocaleString('en')} of ${many(total, 'text')}`;
   if (phase === 'running') $('run-title').textContent = `Voting, ${some}`;
-  else if (phase === 'idle') $('run-title').textContent = whole ? `The models have voted on ${many(total, 'text')}` : counts.done > 0 ? `Stopped after ${some}` : 'Not started';
+  else if (phase === 'idle') $('run-title').textContent = whole ? `The models have voted on ${many(total, 'text')}` : counts.done > 0 ? `Stopped after ${some}` : `No vote yet on ${many(total, 'text')}`;
   if (phase !== 'loading') {
     $<'progress'>('bar').max = total;
     $<'progress'>('bar').value = counts.done;
   }
   const stop = $<'button'>('stop');
-  stop.textContent = phase !== 'idle' ? 'Stop' : counts.done > 0 ? 'Go on' : 'Try again';
+  stop.textContent = phase === 'idle' ? 'Go on' : 'Stop';
   if (whole && stop === document.activeElement) $('run-title').focus();
   stop.hidden = whole;
   $<'button'>('leave').hidden = phase !== 'idle';
@@ -311,3 +329,16 @@ if (reviewUrl) {
   $('review-url').textContent = reviewUrl;
   $('promise').textContent = 'No text leaves this device unless you say so.';
 }
+
+// --- what an earlier visit left
+
+safe = await keeps;
+const before = await kept().catch(() => undefined);
+if (before && !run && !table) {
+  table = before.table;
+  run = new Run(before.table, before.column, told, before.annotations);
+  unsaved = run.counts.reviewed > 0;
+  show('run');
+  draw();
+}
+if (safe) $('where').textContent = 'Texts are kept in this browser until you choose other ones.';

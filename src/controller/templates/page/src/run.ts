@@ -17,6 +17,8 @@ export interface Counts {
 
 interface Told {
   progress(progress: Progress): void;
+  /** A row was labelled, or its label taken back. */
+  note(row: number, annotation: Annotation): void;
   /** Something has changed. */
   changed(): void;
   reviewError(error: Error): void;
@@ -38,11 +40,13 @@ export class Run {
   /** What a person decided, for undoing. */
   readonly #decided: { row: number; before: Annotation }[] = [];
 
-  constructor(table: Table, column: number, told: Told) {
+  /** `before` is what an earlier visit left. */
+  constructor(table: Table, column: number, told: Told, before: Iterable<[number, Annotation]> = []) {
     this.table = table;
     this.column = column;
     this.annotations = Array<Annotation | undefined>(table.rows.length).fill(undefined);
     this.#told = told;
+    for (const [row, annotation] of before) this.#take(row, annotation);
   }
 
   text(row: number): string {
@@ -78,7 +82,10 @@ export class Run {
       let at = 0;
       const samples = rows.map((row) => ({ id: String(row + 1), text: this.text(row) }));
       for await (const annotation of annotator.annotate(samples, { signal })) {
-        this.#take(rows[at++] as number, annotation);
+        signal.throwIfAborted();
+        const row = rows[at++] as number;
+        this.#take(row, annotation);
+        this.#told.note(row, annotation);
         this.#told.changed();
       }
       return true;
@@ -110,7 +117,9 @@ export class Run {
     this.#queue.shift();
     this.#decided.push({ row, before });
     const review = { label, by: { kind: 'human' as const }, prompt_tokens: 0, completion_tokens: 0, cost_usd: 0 };
-    this.annotations[row] = { ...before, review, label, source: 'human' };
+    const annotation: Annotation = { ...before, review, label, source: 'human' };
+    this.annotations[row] = annotation;
+    this.#told.note(row, annotation);
     this.counts.open -= 1;
     this.counts.reviewed += 1;
     this.#told.changed();
@@ -128,6 +137,7 @@ export class Run {
     const last = this.#decided.pop();
     if (!last) return undefined;
     this.annotations[last.row] = last.before;
+    this.#told.note(last.row, last.before);
     this.#queue.unshift(last.row);
     this.counts.open += 1;
     this.counts.reviewed -= 1;
