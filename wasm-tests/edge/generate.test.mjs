@@ -286,6 +286,7 @@ describe('generated projects', { skip: noModels }, () => {
   test('a hostile spec is data in all three', async () => {
     const labels = HOSTILE.slice(0, 3);
     const desk = await server503();
+    after(() => desk.stop());
     const written = await specFile({
       task: HOSTILE.join(' '),
       labels: labels.map((name, at) => ({ name, aliases: [`alias ${HOSTILE[at + 1]}`], definition: HOSTILE[(at + 3) % 5] })),
@@ -337,7 +338,6 @@ describe('generated projects', { skip: noModels }, () => {
     await exec(path.join(batch, 'annotate.sh'), [], { env: { ...env, AUTOANNOTATOR_HOME: path.dirname(packed) } });
     assert.deepEqual(lines(await readFile(path.join(batch, 'labelled/texts.jsonl.jsonl'), 'utf8')).map(({ label, verdict }) => [label, verdict]), expected);
     for (const place of [batch, out, root]) assert.ok(!existsSync(path.join(place, 'pwned')), `something was run in ${place}`);
-    desk.stop();
   });
 });
 

@@ -10,8 +10,8 @@ let load;
 
 export default {
   async fetch(request, env, context) {
-    const refused = (await stranger(request, env)) ?? tooLarge(request);
-    if (refused) return refused;
+    const asked = (await stranger(request, env)) ?? (await whole(request));
+    if (asked instanceof Response) return asked;
     load ??= once(() =>
       Annotator.load({
         spec: project.spec,
@@ -21,7 +21,7 @@ export default {
     );
     // Loading goes on if the client that it began for goes away.
     context.waitUntil(load().catch(() => undefined));
-    return handle(request, load, request.signal);
+    return handle(asked, load, request.signal);
   },
 };
 
@@ -38,11 +38,18 @@ async function same(one, other) {
   return crypto.subtle.timingSafeEqual(await hash(one), await hash(other));
 }
 
-function tooLarge({ method, headers }) {
-  if (method !== 'POST') return undefined;
-  const bytes = headers.get('content-length');
-  if (bytes === null) return refuse(411, 'length', 'say how long the body is');
-  return Number(bytes) <= MAX_BYTES ? undefined : refuse(413, 'length', `the body may have ${MAX_BYTES} bytes`);
+/** The request with its body read, so much of it at most; or the answer to a longer one. */
+async function whole(request) {
+  const { url, method, headers, body } = request;
+  if (!body) return request;
+  const parts = [];
+  let bytes = 0;
+  for await (const part of body) {
+    bytes += part.byteLength;
+    if (bytes > MAX_BYTES) return refuse(413, 'length', `the body may have ${MAX_BYTES} bytes`);
+    parts.push(part);
+  }
+  return new Request(url, { method, headers, body: new Blob(parts) });
 }
 
 function refuse(status, code, message) {
