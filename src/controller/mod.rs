@@ -18,9 +18,11 @@
 //! | [`measure`] | a candidate brought, packed and measured |
 //! | [`select`] | the ensemble of the best accuracy, and what that figure is worth |
 //! | [`write`](mod@write) | the spec |
+//! | [`generate`] | a project from a spec |
 
 pub mod catalogue;
 pub mod cold_start;
+pub mod generate;
 pub mod labels;
 pub mod llm;
 pub mod mapping;
