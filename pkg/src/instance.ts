@@ -1,8 +1,8 @@
 // One instance of the WebAssembly module, with the SLMs in it.
 import type { Gpu } from '../wasm/gpu/autoannotator.js';
-import type { Redactor, Rule, Sample, Slm, SlmLoader, Verdict, Vote } from '../wasm/plain/autoannotator.js';
+import type { Redactor, Rule, Sample, Slm, SlmLoader, Verdict, Vote } from '../wasm/relaxed/autoannotator.js';
 import type { Annotation, BuildName, Device, LoadOptions, Progress, Review, Spec, WasmSource } from './api.js';
-import { fromWasm, messageOf, TrapError, WasmError } from './errors.js';
+import { type AutoannotatorError, fromWasm, MemoryError, messageOf, TrapError, WasmError } from './errors.js';
 import type { Models } from './models.js';
 import { type Glue, moduleOf, type Runtime } from './runtime.js';
 
@@ -25,15 +25,17 @@ export class Instance {
   readonly glue: Glue;
   readonly #memory: WebAssembly.Memory;
   readonly #traps: Traps;
+  readonly #deterministic: boolean;
   #slms: Slm[] = [];
   #gpu: Gpu | undefined;
   #redactor: Redactor | undefined;
 
-  private constructor(build: BuildName, glue: Glue, memory: WebAssembly.Memory, traps: Traps) {
+  private constructor(build: BuildName, glue: Glue, memory: WebAssembly.Memory, traps: Traps, deterministic: boolean) {
     this.build = build;
     this.glue = glue;
     this.#memory = memory;
     this.#traps = traps;
+    this.#deterministic = deterministic;
   }
 
   /** Starts an instance of a build, without SLMs. */
@@ -45,11 +47,11 @@ export class Instance {
       const module = await (given === undefined ? kept(build, () => build.module()) : moduleOf(given, runtime));
       const traps: Traps = {};
       const glue = create((error) => {
-        traps.error = fromWasm(error);
+        traps.error = reasonOf(error, glue, memory);
         traps.tell?.(traps.error);
       });
       const { memory } = await glue.init({ module_or_path: module });
-      return new Instance(name, glue, memory, traps);
+      return new Instance(name, glue, memory, traps, build.deterministic ?? false);
     } catch (error) {
       throw new WasmError(
         'wasm-load',
@@ -65,15 +67,19 @@ export class Instance {
     let loader: SlmLoader | undefined;
     let tokenizer = new Uint8Array();
     try {
-      for await (const { slm, kind, bytes, last } of models.files(signal, onProgress)) {
+      // At once, and before anything is fetched: as much as the files have, which is less than the models will take.
+      if (!this.#gpu) this.#sync(() => this.glue.reserve(models.total));
+      for await (const { slm, kind, pieces, last } of models.files(signal, onProgress)) {
         if (kind === 'tokenizer') {
-          tokenizer = bytes;
-          loader = new this.glue.SlmLoader(slm.version);
+          tokenizer = await joined(pieces);
+          loader = new this.glue.SlmLoader(slm.version, this.#deterministic);
           continue;
         }
         const taking = loader as SlmLoader;
-        // In pieces: each is copied into the module's memory, which only grows.
-        for (let at = 0; at < bytes.length; at += PIECE) this.#sync(() => taking.push(bytes.subarray(at, at + PIECE)));
+        for await (const bytes of pieces) {
+          // In pieces: each is copied into the module's memory, which only grows.
+          for (let at = 0; at < bytes.length; at += PIECE) this.#sync(() => taking.push(bytes.subarray(at, at + PIECE)));
+        }
         if (!last) continue;
         loader = undefined; // `finish` uses it up
         const gpu = this.#gpu;
@@ -155,7 +161,7 @@ export class Instance {
   }
 
   #note(error: unknown): Error {
-    const known = fromWasm(error);
+    const known = reasonOf(error, this.glue, this.#memory);
     if (known instanceof TrapError) this.#traps.error = known;
     return known;
   }
@@ -168,6 +174,21 @@ export class Instance {
       // The instance goes as a whole.
     }
   }
+}
+
+/** The error of a call into the module; that it had no memory left is known of its allocator. */
+function reasonOf(error: unknown, glue: Glue, memory: WebAssembly.Memory): AutoannotatorError {
+  const refused = glue.refusedBytes();
+  if (refused === 0) return fromWasm(error);
+  const mib = (bytes: number) => (bytes / 2 ** 20).toFixed(1);
+  const has = mib(memory.buffer.byteLength);
+  return new MemoryError(`there is no room for ${mib(refused)} MiB more beside ${has} MiB of WebAssembly memory; take fewer or smaller models, or shorter texts`, error);
+}
+
+async function joined(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<Uint8Array<ArrayBuffer>> {
+  const all: Uint8Array<ArrayBuffer>[] = [];
+  for await (const piece of pieces) all.push(piece);
+  return all.length === 1 && all[0] ? all[0] : new Uint8Array(await new Blob(all).arrayBuffer());
 }
 
 function kept(build: object, bring: () => Promise<WebAssembly.Module | BufferSource>): Promise<WebAssembly.Module | BufferSource> {

@@ -7,8 +7,10 @@ use crate::sample::Vote;
 use crate::slm::SlmError;
 use crate::slm::gpu::{Gpu, GpuOptions};
 use crate::slm::model::Slm;
+use crate::slm::tokenize::Tokenizer;
 use anyhow::Context;
 use pollster::block_on;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -69,7 +71,8 @@ impl Devices {
         let Unpacked { packed, version, tokenizer } = packing::read(&home, &id, &precision)?;
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1000.0;
-        let on_gpu = block_on(Slm::on_gpu(packed, version, &tokenizer, gpu, now));
+        let tokenizer = Arc::new(Tokenizer::from_json(&tokenizer, packed.meta.max_length)?);
+        let on_gpu = block_on(Slm::on_gpu(packed, version, tokenizer, gpu, now));
         if self.choice == DeviceChoice::Gpu {
             return Ok(DeviceVoter { slm: on_gpu.context("--device gpu")?, on_cpu });
         }

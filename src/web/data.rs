@@ -1,9 +1,10 @@
 //! Data files: rows in, labelled rows out.
 
-use super::{TaskRecord, from_js, thrown, to_js};
+use super::{from_js, thrown, to_js};
 use crate::data::{DataError, Format, ReadOptions, Reader, Row, Values, Writer};
 use crate::sample::{Annotation, Sample};
 use crate::spec::Spec;
+use crate::task::{Label, LabelSet, Task, TaskError};
 use serde::{Deserialize, Serialize};
 use wasm_bindgen::prelude::*;
 
@@ -175,5 +176,18 @@ impl Exporter {
             self.writer = Some(writer);
         }
         self.writer.as_ref().ok_or_else(|| thrown("error: there is no writer"))
+    }
+}
+
+/// A task as JavaScript gives it.
+#[derive(Deserialize)]
+pub(super) struct TaskRecord {
+    name: String,
+    labels: Vec<Label>,
+}
+
+impl TaskRecord {
+    pub(super) fn into_task(self) -> Result<Task, TaskError> {
+        Ok(Task { name: self.name, labels: LabelSet::new(self.labels)? })
     }
 }

@@ -3,12 +3,18 @@
 //!
 //! An error is thrown as an `Error` with a stable `code` beside its `message`.
 
+#[cfg(feature = "files")]
 mod data;
+mod memory;
+#[cfg(feature = "files")]
 mod report;
 mod review;
 mod slm;
 
+#[cfg(feature = "files")]
 pub use data::{Exporter, RowReader, sniff_format};
+pub use memory::{refused_bytes, reserve};
+#[cfg(feature = "files")]
 pub use report::ReportBuilder;
 pub use review::{Redactor, redact};
 #[cfg(feature = "gpu")]
@@ -17,10 +23,10 @@ pub use slm::{Slm, SlmLoader};
 
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};
 use crate::spec::{ExportSpec, ReviewSpec, Spec, TuneSpec};
-use crate::task::{Label, LabelSet, Task, TaskError};
+use crate::task::Task;
 use crate::vote::Rule;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use wasm_bindgen::prelude::*;
 
 /// The records in TypeScript, field for field as serde writes them.
@@ -104,19 +110,6 @@ impl<'a> SpecView<'a> {
     fn of(spec: &'a Spec) -> Self {
         let Spec { task, slms, rule, review, tune, export } = spec;
         Self { task, slms, rule: *rule, review, tune, export }
-    }
-}
-
-/// A task as JavaScript gives it.
-#[derive(Deserialize)]
-struct TaskRecord {
-    name: String,
-    labels: Vec<Label>,
-}
-
-impl TaskRecord {
-    fn into_task(self) -> Result<Task, TaskError> {
-        Ok(Task { name: self.name, labels: LabelSet::new(self.labels)? })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The report of a run.
 
-use super::{TaskRecord, from_js, thrown, to_js};
+use super::data::TaskRecord;
+use super::{from_js, thrown, to_js};
 use crate::annotate::report::{ReviewReport, Tally};
 use crate::sample::Annotation;
 use crate::spec::Spec;

@@ -41,18 +41,24 @@ describe('in browsers', { skip: noModels }, () => {
     return { tab, problems };
   }
 
-  /** Opens what was built, and waits for the label. */
-  async function shows(built, more = {}) {
-    const served = await fileServer({ '/models/': models, ...more, '/': built });
-    let tab;
+  /** Opens a page, and waits for the label. */
+  async function shown(url) {
+    const { tab, problems } = await opened(url);
     try {
-      let problems;
-      ({ tab, problems } = await opened(served.url));
       const title = async () => (await tab.waitForFunction(() => document.title !== '-', undefined, { timeout: 30_000 }), tab.title());
       assert.equal(await title().catch((error) => `${error.message}: ${problems.join('\n')}`), 'positive');
+    } finally {
+      await tab.close();
+    }
+  }
+
+  /** The same of what was built; gives the addresses that were asked for. */
+  async function shows(built, more = {}) {
+    const served = await fileServer({ '/models/': models, ...more, '/': built });
+    try {
+      await shown(served.url);
       return served.seen.map(({ url }) => url);
     } finally {
-      await tab?.close();
       served.stop();
     }
   }
@@ -71,6 +77,26 @@ describe('in browsers', { skip: noModels }, () => {
       await writeFile(path.join(out, 'main.js'), three(from));
       await vite.build({ root: out, logLevel: 'error', build: { target: 'es2022' } });
       await shows(path.join(out, 'dist'));
+    });
+
+    test(`Vite's development server: ${from}`, async () => {
+      const out = await consumer('vite-dev');
+      await writeFile(path.join(out, 'index.html'), page('<script type="module" src="./main.js"></script>'));
+      await writeFile(path.join(out, 'main.js'), three(from));
+      const served = await fileServer({ '/models/': models });
+      const server = await vite.createServer({
+        root: out,
+        logLevel: 'error',
+        optimizeDeps: { exclude: ['autoannotator'] },
+        server: { host: '127.0.0.1', port: 0, watch: null, proxy: { '/models/': served.url } },
+      });
+      try {
+        await server.listen();
+        await shown(server.resolvedUrls.local[0]);
+      } finally {
+        await server.close();
+        served.stop();
+      }
     });
 
     test(`webpack: ${from}`, async () => {
@@ -154,14 +180,16 @@ describe('in browsers', { skip: noModels }, () => {
     });
     after(() => served?.stop());
 
-    function check(name, found, exact) {
+    function check(name, found, exact, version) {
       assert.equal(found.error, undefined, found.error);
       if (exact) assert.deepEqual(found.annotations, bits, `${name}: other bits than in Node.js`);
       const { clear, near } = mismatches(found.annotations, reference);
       console.log(`${name}: ${clear.length} verdicts of ${COUNT} differ from the native ones, ${near.length} more where two labels are within 0.01`);
       assert.deepEqual(clear, []);
       assert.ok(near.length <= COUNT * 0.005, JSON.stringify(near));
-      record(name, { mismatches: clear.length, near: near.length, memoryMib: found.memoryBytes / 2 ** 20, firstMs: found.first, textsPerSecond: (COUNT * 1000) / found.ms, build: found.build });
+      const { memoryBytes, first, ms, build, device } = found;
+      const [runtime, where = 'page'] = name.replace(' (relaxed)', '').split(', ');
+      record(name, { runtime, where, version: version ?? browser.version(), device, build, mismatches: clear.length, near: near.length, memoryMib: memoryBytes / 2 ** 20, firstMs: first, textsPerSecond: (COUNT * 1000) / ms });
     }
 
     async function inChromium(where, work) {
@@ -243,7 +271,7 @@ describe('in browsers', { skip: noModels }, () => {
         const tab = await firefox.newPage();
         await tab.goto(`${served.url}/blank.html`);
         const found = await tab.evaluate(async (work) => JSON.stringify(await (await import('/ask.js')).inPage(work)), job('simd'));
-        check('Firefox', JSON.parse(found), true);
+        check('Firefox', JSON.parse(found), true, (await firefox.version()).split('/').at(-1));
       } finally {
         await firefox.close();
       }

@@ -1,12 +1,12 @@
 // The edge worker and its twins, as they stand in examples/edge-worker.
 import assert from 'node:assert/strict';
 import { spawn } from 'node:child_process';
-import { cpSync } from 'node:fs';
+import { cpSync, readdirSync, statSync, symlinkSync } from 'node:fs';
 import path from 'node:path';
 import { describe, test } from 'node:test';
 import { record } from './figures.mjs';
-import { workerd } from './isolates.mjs';
-import { consumer, env, models, noModels, reviewer, root, RUNTIMES } from './kit.mjs';
+import { runBuilt, workerd } from './isolates.mjs';
+import { consumer, env, exec, here, models, noModels, OWN_NODE, reviewer, root, RUNTIMES } from './kit.mjs';
 
 const HARD = 'the rocket by @someone is not bad at all, write to me@example.com';
 const TEXTS = ['I love this film', { id: 'b', text: 'worst day ever, I hate it' }, HARD];
@@ -52,6 +52,30 @@ describe('the edge worker', { skip: noModels }, () => {
       assert.ok(peak <= 96, `${peak} MiB`);
       assert.equal(body.restarts, 0);
       record('workerd', { peakMib: peak });
+    } finally {
+      await worker.stop();
+      desk.stop();
+    }
+  });
+
+  // wrangler runs in Node.js 22 and later.
+  const node = RUNTIMES['Node.js 22'] ?? (parseInt(process.versions.node) >= 22 ? RUNTIMES[OWN_NODE] : undefined);
+  test('as wrangler deploys it', { skip: node ? false : 'wrangler needs Node.js 22' }, async () => {
+    const out = await consumer('wrangler');
+    cpSync(path.join(root, 'examples/edge-worker'), out, { recursive: true });
+    symlinkSync(models, path.join(out, 'models'));
+    const wrangler = path.join(here, 'node_modules/wrangler/bin/wrangler.js');
+    const { stdout } = await exec(node[0], [wrangler, 'deploy', '--dry-run', '--outdir', 'built'], { cwd: out, env });
+    const [, kib] = /gzip: ([\d.]+) KiB/.exec(stdout) ?? assert.fail(stdout);
+    assert.ok(Number(kib) <= 1024, `${kib} KiB are uploaded`);
+    record('wrangler', { gzipKib: Number(kib) });
+    const built = path.join(out, 'built');
+    const modules = readdirSync(built).filter((name) => name.endsWith('.wasm'));
+    assert.deepEqual([modules.length, statSync(path.join(built, 'index.js')).isFile()], [1, true]);
+    const desk = await reviewer();
+    const worker = await runBuilt(built, { TASK: 'sentiment', REVIEW_URL: desk.url, REVIEW_TOKEN: 'sesame' });
+    try {
+      await speaks(worker.ask, desk);
     } finally {
       await worker.stop();
       desk.stop();

@@ -33,7 +33,11 @@ export function workerd(vars = {}, from = 'autoannotator') {
 
 /** A script of a folder in workerd, with the models bound as MODELS. */
 export async function inWorkerd(script, source, vars = {}, from = 'autoannotator') {
-  const built = await bundled(script, source, from);
+  return runBuilt(await bundled(script, source, from), vars);
+}
+
+/** What was bundled into a folder in workerd: its index.js, with the modules beside it. */
+export async function runBuilt(built, vars) {
   const names = readdirSync(built);
   const miniflare = new Miniflare({
     log: new Log(LogLevel.ERROR),

@@ -1,10 +1,12 @@
 // Memory stays flat: over many texts, and over loading and disposing again and again.
 import assert from 'node:assert/strict';
+import path from 'node:path';
 import { describe, test } from 'node:test';
 import { setFlagsFromString } from 'node:v8';
 import { runInNewContext } from 'node:vm';
 import { record } from './figures.mjs';
-import { entry, models, noModels, SLMS } from './kit.mjs';
+import { inWorkerd } from './isolates.mjs';
+import { entry, here, memoryOf, models, noModels, SLMS } from './kit.mjs';
 
 setFlagsFromString('--expose-gc');
 const gc = runInNewContext('gc');
@@ -52,5 +54,25 @@ describe('memory', { skip: noModels }, () => {
     }
     assert.ok(sizes.at(-1) <= sizes[0] * 1.05, sizes.map((size) => size.toFixed(1)).join(' '));
     record('memory', { after10Loads: sizes[0], after50Loads: sizes.at(-1) });
+  });
+
+  test('in workerd: what does not fit is refused or set aside, and the worker goes on', async () => {
+    const worker = await inWorkerd('limits.js', path.join(here, 'workers'));
+    try {
+      const most = memoryOf('edge').maximum * 65536;
+      for (const again of [1, 2]) {
+        const { body: usual } = await worker.ask('/');
+        assert.deepEqual(usual.annotations.map(({ label }) => label), ['positive']);
+        assert.ok(usual.info.memoryBytes < most, `${usual.info.memoryBytes} bytes`);
+        const { body: three } = await worker.ask('/three');
+        assert.deepEqual([three.typed, three.code], [true, 'wasm-memory'], JSON.stringify(three));
+        const { body: long } = await worker.ask('/long');
+        assert.equal(long.annotations[0].verdict.status, 'set-aside');
+        assert.match(long.annotations[0].verdict.why, /^wasm-memory: /);
+        assert.equal(long.info.restarts, 2 * again);
+      }
+    } finally {
+      await worker.stop();
+    }
   });
 });

@@ -332,7 +332,7 @@ impl CpuEncoder {
     pub fn lower(weights: &EncoderWeights, layers: usize) -> Self {
         let shell = shell(weights, weights.words.clone());
         match layers {
-            0 => Self::from_weights(shell),
+            0 => Self::from_weights(shell, None),
             _ => Self::from_int8(shell.quantized(quantized(&weights.layers[..layers.min(weights.layers.len())])), None),
         }
     }
@@ -351,9 +351,9 @@ impl CpuEncoder {
     }
 
     /// Packs layer after layer and frees each as soon as it is packed, so that memory holds the weights about once.
-    pub fn from_weights(mut weights: EncoderWeights) -> Self {
+    pub fn from_weights(mut weights: EncoderWeights, isa: Option<Isa>) -> Self {
         let layers = std::mem::take(&mut weights.layers);
-        Self::pack(weights, None, layers.into_iter())
+        Self::pack(weights, isa, layers.into_iter())
     }
 
     fn pack<M: Matrix, L: std::borrow::Borrow<LayerWeights<M>>>(
