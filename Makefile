@@ -29,7 +29,7 @@ BENCH := $(CACHE)/bench
 API := $(CACHE)/api
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package clean
+.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package package-burn clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -95,7 +95,7 @@ lint: page $(STAMPS)/npm-pkg ## Check format, lints, documentation, licences and
 
 clean: ## Remove what was built (not the cache of models)
 	cargo clean
-	rm -rf $(STAMPS) pkg/wasm pkg/dist www/dist {www,xtask,pkg,wasm-tests,wasm-tests/bench,wasm-tests/edge,wasm-tests/edge/peer}/node_modules
+	rm -rf $(STAMPS) {pkg,pkg-burn}/{wasm,dist} www/dist {www,xtask,pkg,pkg-burn,wasm-tests,wasm-tests/bench,wasm-tests/edge,wasm-tests/edge/peer}/node_modules
 
 # --- parts ---
 
@@ -157,6 +157,13 @@ $(WASM): wasm ;
 # The npm package, built; `npm pack` in pkg/ makes its tarball.
 package: $(WASM) $(STAMPS)/npm-pkg
 	npm --prefix pkg run build
+
+# The package on burn-wgpu, whose module takes minutes to build.
+package-burn: package $(STAMPS)/npm-pkg-burn
+	cargo xtask wasm --variant burn
+	rm -rf pkg-burn/wasm && mkdir pkg-burn/wasm
+	cp pkg/wasm/burn/autoannotator{_bg.wasm,.d.ts,.js,.factory.js,.factory.d.ts} pkg-burn/wasm
+	npm --prefix pkg-burn run build
 
 page: www/dist/index.html
 

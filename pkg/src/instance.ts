@@ -9,6 +9,7 @@ import { type Glue, moduleOf, type Runtime } from './runtime.js';
 const PIECE = 1 << 20;
 
 type OnGpu = SlmLoader & { finishOn(gpu: Gpu, tokenizer: Uint8Array): Promise<Slm> };
+type OnBurn = SlmLoader & { finishOnBurn(tokenizer: Uint8Array): Promise<Slm> };
 
 /** The trap of an instance, and whoever waits for an async call that it would leave without an answer. */
 interface Traps {
@@ -28,6 +29,7 @@ export class Instance {
   readonly #deterministic: boolean;
   #slms: Slm[] = [];
   #gpu: Gpu | undefined;
+  #onBurn = false;
   #redactor: Redactor | undefined;
 
   private constructor(build: BuildName, glue: Glue, memory: WebAssembly.Memory, traps: Traps, deterministic: boolean) {
@@ -64,11 +66,12 @@ export class Instance {
   /** Brings the SLMs of `models` into it. */
   async load(models: Models, onCpu: boolean, signal: AbortSignal | undefined, onProgress?: (progress: Progress) => void): Promise<void> {
     if (this.build === 'gpu' && !onCpu) this.#gpu = await this.#call(() => this.glue.Gpu?.request(true) as Promise<Gpu>);
+    this.#onBurn = this.build === 'burn' && !onCpu;
     let loader: SlmLoader | undefined;
     let tokenizer = new Uint8Array();
     try {
       // At once, and before anything is fetched: as much as the files have, which is less than the models will take.
-      if (!this.#gpu) this.#sync(() => this.glue.reserve(models.total));
+      if (this.device === 'cpu') this.#sync(() => this.glue.reserve(models.total));
       for await (const { slm, kind, pieces, last } of models.files(signal, onProgress)) {
         if (kind === 'tokenizer') {
           tokenizer = await joined(pieces);
@@ -82,17 +85,22 @@ export class Instance {
         }
         if (!last) continue;
         loader = undefined; // `finish` uses it up
-        const gpu = this.#gpu;
-        const made = gpu ? await this.#call(() => (taking as OnGpu).finishOn(gpu, tokenizer)) : this.#sync(() => taking.finish(tokenizer));
-        this.#slms.push(made);
+        this.#slms.push(await this.#finish(taking, tokenizer));
       }
     } finally {
       if (loader) this.#quietly(loader);
     }
   }
 
+  async #finish(loader: SlmLoader, tokenizer: Uint8Array): Promise<Slm> {
+    const gpu = this.#gpu;
+    if (gpu) return this.#call(() => (loader as OnGpu).finishOn(gpu, tokenizer));
+    if (this.#onBurn) return this.#call(() => (loader as OnBurn).finishOnBurn(tokenizer));
+    return this.#sync(() => loader.finish(tokenizer));
+  }
+
   get device(): Device {
-    return this.#gpu ? 'gpu' : 'cpu';
+    return this.#gpu || this.#onBurn ? 'gpu' : 'cpu';
   }
 
   /** The spec that the options name. */

@@ -160,7 +160,10 @@ export class Models {
     const labels = task.labels.map((label) => label.name);
     const slms = ids.map((id) => {
       const all = index.filter((slm) => slm.id === id);
-      const slm = precision ? all.find((one) => one.precision === precision) : (all.find((one) => one.precision === 'int8') ?? all[0]);
+      // burn takes no int8, and the CPU's kernels are fastest with it.
+      const int8 = (one: Manifest) => one.precision === 'int8';
+      const usual = runtime.builds.burn ? (one: Manifest) => !int8(one) : int8;
+      const slm = precision ? all.find((one) => one.precision === precision) : (all.find(usual) ?? all[0]);
       if (!slm) {
         throw new ModelsError('models-missing', `there is no '${id}'${precision ? ` in ${precision}` : ''} in the folder of models, only ${[...new Set(index.map((one) => one.id))].join(', ')}`);
       }

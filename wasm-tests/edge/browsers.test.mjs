@@ -11,7 +11,7 @@ import puppeteer from 'puppeteer-core';
 import * as vite from 'vite';
 import webpack from 'webpack';
 import { record } from './figures.mjs';
-import { consumer, entry, fileServer, folder, here, mismatches, models, native, noModels, noTexts, SLMS, texts } from './kit.mjs';
+import { burnConsumer, consumer, entry, fileServer, folder, here, mismatches, models, native, noBurn, noModels, noTexts, SLMS, texts } from './kit.mjs';
 
 const ARGS = ['--headless=new', '--no-sandbox', '--enable-unsafe-webgpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 const FIREFOX = process.env.FIREFOX ?? '/usr/bin/firefox-esr';
@@ -175,7 +175,7 @@ describe('in browsers', { skip: noModels }, () => {
       bits = [];
       for await (const annotation of annotator.annotate(some)) bits.push(annotation);
       annotator.dispose();
-      const out = await consumer('pages');
+      const out = await (noBurn ? consumer('pages') : burnConsumer('pages'));
       served = await fileServer({ '/models/': models, '/node_modules/': path.join(out, 'node_modules'), '/': path.join(here, 'pages') });
     });
     after(() => served?.stop());
@@ -217,6 +217,22 @@ describe('in browsers', { skip: noModels }, () => {
         return annotation.votes[0].engine !== 'gpu' || (first - second > 0.05 && annotation.votes[0].label !== bits[at].votes[0].label);
       });
       assert.deepEqual(off, []);
+    });
+
+    test('Chromium, autoannotator-burn', { skip: noBurn }, async () => {
+      const { tab } = await opened(`${served.url}/burn.html`);
+      try {
+        const work = { entry: '/node_modules/autoannotator-burn/dist/index.js', texts: some.slice(0, 4), options: { models: '/models/', slms: SLMS.slice(0, 1), device: 'gpu', batch: 4 } };
+        const found = await tab.evaluate(async (work) => (await import('/ask.js')).inPage(work), work);
+        assert.deepEqual([found.build, found.device, found.annotations.length], ['burn', 'gpu', 4]);
+        for (const [at, { votes: [vote] }] of found.annotations.entries()) {
+          const [first, second] = [...bits[at].votes[0].probabilities].sort((a, b) => b - a);
+          assert.equal(vote.engine, 'burn');
+          if (first - second > 0.05) assert.equal(vote.label, bits[at].votes[0].label, some[at]);
+        }
+      } finally {
+        await tab.close();
+      }
     });
 
     test('Chromium, a GPU that is lost: the CPU goes on; one that is slower than the CPU is not taken', async () => {

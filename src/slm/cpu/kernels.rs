@@ -128,7 +128,7 @@ macro_rules! kernels {
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn quantize(job: &Quantize<'_>, out: &mut Int8Rows) {
-                unsafe { int8::quantize::<$dot>(job, out) }
+                unsafe { int8::quantize::<$dot, $int8_rows>(job, out) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn int8_product(job: &Int8Product<'_>, c: &mut [f32]) {
@@ -195,7 +195,7 @@ kernels!(SIMD128, simd128, Wasm, 4, Pairs, 4);
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::{dot::RelaxedDot, simd::Relaxed};
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
-kernels!(RELAXED, relaxed, Relaxed, 4, RelaxedDot, 2);
+kernels!(RELAXED, relaxed, Relaxed, 4, RelaxedDot, 16);
 
 #[inline(always)]
 unsafe fn product<S: Simd, const ROWS: usize, const GELU: bool, const ADD: bool>(job: &Product<'_>, c: &mut [f32]) {
