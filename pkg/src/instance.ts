@@ -85,7 +85,10 @@ export class Instance {
         }
         if (!last) continue;
         loader = undefined; // `finish` uses it up
-        this.#slms.push(await this.#finish(taking, tokenizer));
+        const made = await this.#finish(taking, tokenizer);
+        this.#slms.push(made);
+        // The engine makes the kernels faster while the next SLM is loaded.
+        if (this.device === 'cpu' && this.#slms.length < models.slms.length) await this.#call(() => made.vote(['a']));
       }
     } finally {
       if (loader) this.#quietly(loader);

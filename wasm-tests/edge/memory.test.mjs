@@ -63,6 +63,7 @@ describe('memory', { skip: noModels }, () => {
       for (const again of [1, 2]) {
         const { body: usual } = await worker.ask('/');
         assert.deepEqual(usual.annotations.map(({ label }) => label), ['positive']);
+        assert.equal(usual.compiles, false, 'no run-time compilation, as in production');
         assert.ok(usual.info.memoryBytes < most, `${usual.info.memoryBytes} bytes`);
         const { body: three } = await worker.ask('/three');
         assert.deepEqual([three.typed, three.code], [true, 'wasm-memory'], JSON.stringify(three));

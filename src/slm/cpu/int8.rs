@@ -195,23 +195,20 @@ unsafe fn four<S: Simd>([a, b, c, d]: [S::V; 4], out: *mut f32, step: usize) {
 }
 
 #[inline(always)]
-pub(super) unsafe fn product<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
-    job: &Int8Product<'_>,
-    c: &mut [f32],
-) {
-    const { assert!(ROWS <= MOST_ROWS) };
+pub(super) unsafe fn product<D: Dot, const ROWS: usize>(job: &Int8Product<'_>, c: &mut [f32]) {
+    const { assert!(ROWS <= MOST_ROWS && (D::INPUTS == 16 || !D::INTERLEAVED)) };
     let panel = 2 * <D::S as Simd>::LANES;
     let (rows, stride_c, row_bytes) = (job.rows, job.b.count * panel, row_bytes::<D>(job.b.inputs));
     assert!(rows > 0 && job.a.bytes.len() >= (rows + MOST_ROWS) * row_bytes);
     assert!(job.b.bytes.len() >= job.b.count * Layout::new(panel, job.b.inputs).size() && c.len() >= rows * stride_c);
-    assert!(job.b.bias.len() >= stride_c && (!ADD || job.residual.len() >= rows * stride_c));
+    assert!(job.b.bias.len() >= stride_c && (job.residual.is_empty() || job.residual.len() >= rows * stride_c));
     let block = (BLOCK / row_bytes / ROWS).max(1) * ROWS;
     for first in (0..rows).step_by(block) {
         let end = (first + block).min(rows);
         for index in 0..job.b.count {
             let mut row = first;
             while row < end {
-                unsafe { tile::<D, ROWS, GELU, ADD>(job, c.as_mut_ptr(), row, end, index) };
+                unsafe { tile::<D, ROWS>(job, c.as_mut_ptr(), row, end, index) };
                 row += ROWS;
             }
         }
@@ -220,13 +217,7 @@ pub(super) unsafe fn product<D: Dot, const ROWS: usize, const GELU: bool, const 
 
 /// Rows `first..min(first + ROWS, end)` by panel `index`. Rows beyond the end hold anything and are not stored.
 #[inline(always)]
-unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
-    job: &Int8Product<'_>,
-    c: *mut f32,
-    first: usize,
-    end: usize,
-    index: usize,
-) {
+unsafe fn tile<D: Dot, const ROWS: usize>(job: &Int8Product<'_>, c: *mut f32, first: usize, end: usize, index: usize) {
     unsafe {
         let lanes = <D::S as Simd>::LANES;
         let panel = 2 * lanes;
@@ -291,7 +282,7 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
             // What the groups add up to waits where it will stand: it would take registers from the sums.
             (total, total_stride) = (c, stride_c);
         }
-        if GELU {
+        if job.epilogue == Epilogue::Gelu {
             for r in 0..ROWS.min(end - first) {
                 let p = c.add(r * stride_c);
                 let [low, high] = gelu::<D::S, 2>([D::S::load(p), D::S::load(p.add(lanes))]);
@@ -299,7 +290,7 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
                 D::S::store(p.add(lanes), high);
             }
         }
-        if ADD {
+        if !job.residual.is_empty() {
             let residual = job.residual.as_ptr().add(first * stride_c + index * panel);
             for r in 0..ROWS.min(end - first) {
                 for at in [r * stride_c, r * stride_c + lanes] {

@@ -132,13 +132,7 @@ macro_rules! kernels {
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn int8_product(job: &Int8Product<'_>, c: &mut [f32]) {
-                unsafe {
-                    match (job.epilogue, job.residual.is_empty()) {
-                        (Epilogue::Plain, true) => int8::product::<$dot, $int8_rows, false, false>(job, c),
-                        (Epilogue::Plain, false) => int8::product::<$dot, $int8_rows, false, true>(job, c),
-                        (Epilogue::Gelu, _) => int8::product::<$dot, $int8_rows, true, false>(job, c),
-                    }
-                }
+                unsafe { int8::product::<$dot, $int8_rows>(job, c) }
             }
             #[cfg(feature = "native")]
             $(#[target_feature(enable = $feature)])?
