@@ -44,7 +44,7 @@ test: test-rust test-api test-proxy test-neon test-wasm test-www test-page test-
 test: ROUNDS ?= 1
 test: TEXTS ?= 100
 
-test-edge: package package-burn pull chromium firefox $(BENCH)/venv/.ready $(STAMPS)/npm-edge $(STAMPS)/npm-peer ## Test the npm package in every runtime it is for, and measure it against transformers.js (ROUNDS=3, TEXTS=500; TABLES=1 writes its README's tables)
+test-edge: package pull chromium firefox $(BENCH)/venv/.ready $(STAMPS)/npm-edge $(STAMPS)/npm-peer ## Test the npm package in every runtime it is for, and measure it against transformers.js (ROUNDS=3, TEXTS=500; TABLES=1 writes its README's tables)
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	export AUTOANNOTATOR_BINARY=$(BINARY) AUTOANNOTATOR_FIGURES="$$(mktemp)"; \
 	export ROUNDS=$(or $(ROUNDS),3) TEXTS=$(or $(TEXTS),500) TABLES=$(TABLES); \
@@ -158,7 +158,7 @@ $(WASM): wasm ;
 package: $(WASM) $(STAMPS)/npm-pkg
 	npm --prefix pkg run build
 
-# The package on burn-wgpu, whose module takes minutes to build.
+# The package on burn-wgpu, whose module takes long to build: once it is there, test-edge tests it too.
 package-burn: package $(STAMPS)/npm-pkg-burn
 	cargo xtask wasm --variant burn
 	rm -rf pkg-burn/wasm && mkdir pkg-burn/wasm

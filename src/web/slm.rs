@@ -7,7 +7,6 @@ use crate::slm::cpu::Isa;
 use crate::slm::pack::Unpacker;
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::{Batch, SlmError, model};
-use sha2::{Digest, Sha256};
 use std::cell::RefCell;
 use std::sync::{Arc, Weak};
 use wasm_bindgen::prelude::*;
@@ -64,9 +63,9 @@ impl SlmLoader {
     }
 }
 
-/// A tokenizer in use: what it was read from, and the longest text.
+/// A tokenizer in use, with what it was read from.
 struct InUse {
-    sha256: [u8; 32],
+    json: Vec<u8>,
     max_length: usize,
     tokenizer: Weak<Tokenizer>,
 }
@@ -75,17 +74,16 @@ thread_local! {
     static TOKENIZERS: RefCell<Vec<InUse>> = const { RefCell::new(Vec::new()) };
 }
 
-/// The tokenizer of a `tokenizer.json`: another SLM's, if one has the same. Reading one takes as long as packing a small SLM.
+/// The tokenizer of a `tokenizer.json`: another SLM's, if one has the same.
 fn shared(json: &[u8], max_length: usize) -> Result<Arc<Tokenizer>, SlmError> {
-    let sha256 = Sha256::digest(json).into();
     TOKENIZERS.with_borrow_mut(|all| {
         all.retain(|one| one.tokenizer.strong_count() > 0);
-        let same = all.iter().find(|one| one.sha256 == sha256 && one.max_length == max_length);
+        let same = all.iter().find(|one| one.max_length == max_length && one.json == json);
         if let Some(tokenizer) = same.and_then(|one| one.tokenizer.upgrade()) {
             return Ok(tokenizer);
         }
         let tokenizer = Arc::new(Tokenizer::from_json(json, max_length)?);
-        all.push(InUse { sha256, max_length, tokenizer: Arc::downgrade(&tokenizer) });
+        all.push(InUse { json: json.to_vec(), max_length, tokenizer: Arc::downgrade(&tokenizer) });
         Ok(tokenizer)
     })
 }

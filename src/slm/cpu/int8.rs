@@ -249,16 +249,18 @@ unsafe fn tile<D: Dot, const ROWS: usize>(job: &Int8Product<'_>, c: *mut f32, fi
             for _ in 0..steps {
                 let blocks = D::blocks(b);
                 b = b.add(D::INPUTS * panel);
+                let (mut row, mut at) = (tile, sums);
                 for r in 0..count {
-                    let x = if D::INTERLEAVED { tile.add(r * D::INPUTS * D::WIDTH) } else { a[r] };
-                    let x = D::input(x);
-                    if !D::INTERLEAVED {
+                    let x = D::input(if D::INTERLEAVED { row } else { a[r] });
+                    if D::INTERLEAVED {
+                        row = row.add(D::INPUTS * D::WIDTH);
+                    } else {
                         a[r] = a[r].add(D::INPUTS * D::WIDTH);
                     }
-                    let sums = &mut *sums.add(r);
                     for half in [0, 1] {
-                        sums[half] = D::dot(sums[half], x, blocks[half], constant);
+                        (*at)[half] = D::dot((*at)[half], x, blocks[half], constant);
                     }
+                    at = at.add(1);
                 }
                 tile = tile.add(ROWS * D::INPUTS * D::WIDTH);
             }
