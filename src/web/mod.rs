@@ -25,8 +25,8 @@ use crate::sample::{Annotation, Review, Sample, Verdict, Vote};
 use crate::spec::{ExportSpec, ReviewSpec, Spec, TuneSpec};
 use crate::task::Task;
 use crate::vote::Rule;
-use serde::de::DeserializeOwned;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use wasm_bindgen::prelude::*;
 
 /// The records in TypeScript, field for field as serde writes them.

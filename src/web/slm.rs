@@ -1,9 +1,9 @@
 //! One small language model in a worker.
 
 use super::{thrown, to_js};
+use crate::slm::cpu::Isa;
 #[cfg(feature = "gpu")]
 use crate::slm::gpu::GpuOptions;
-use crate::slm::cpu::Isa;
 use crate::slm::pack::Unpacker;
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::{Batch, SlmError, model};

@@ -272,7 +272,7 @@ describe('the interface', { skip: noModels }, () => {
     };
     await refused(400);
     assert.deepEqual(asked, ['index.json']);
-    await refused(850); // enough for the files, not for the models
+    await refused(700); // enough for the files, not for the models
   });
 
   test('the build for the edge ends where an edge worker’s memory is not yet spent', () => {

@@ -22,7 +22,8 @@ async function held() {
 }
 
 const load = async () => (await entry('simd.node')).Annotator;
-const options = { task: 'sentiment', slms: SLMS, models, device: 'cpu' };
+// One model: what would leak does so with any number of them.
+const options = { task: 'sentiment', slms: SLMS.slice(0, 1), models, device: 'cpu' };
 
 describe('memory', { skip: noModels }, () => {
   test('over 10,000 texts', async () => {
@@ -33,7 +34,7 @@ describe('memory', { skip: noModels }, () => {
       const texts = Array.from({ length: 1000 }, (_, at) => `film ${thousand * 1000 + at} ${'good '.repeat(at % 7)}`);
       let count = 0;
       for await (const annotation of annotator.annotate(texts)) count += annotation.votes.length;
-      assert.equal(count, 2 * texts.length);
+      assert.equal(count, texts.length);
       sizes.push([await held(), (await annotator.info()).memoryBytes / 2 ** 20]);
     }
     annotator.dispose();
