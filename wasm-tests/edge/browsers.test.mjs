@@ -45,7 +45,7 @@ describe('in browsers', { skip: noModels }, () => {
   async function shown(url) {
     const { tab, problems } = await opened(url);
     try {
-      const title = async () => (await tab.waitForFunction(() => document.title !== '-', undefined, { timeout: 30_000 }), tab.title());
+      const title = async () => (await tab.waitForFunction(() => document.title !== '-', undefined, { timeout: 120_000 }), tab.title());
       assert.equal(await title().catch((error) => `${error.message}: ${problems.join('\n')}`), 'positive');
     } finally {
       await tab.close();
