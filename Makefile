@@ -21,13 +21,15 @@ STAMPS := .make
 NPM := npm ci --no-audit --no-fund --loglevel=error
 PAGE_SOURCES = $(shell find www -type f -not -path '*/node_modules/*' -not -path '*/dist/*' -not -path '*/tests/*' 2>/dev/null)
 PORT ?= 8080
+# What outlives the clone.
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator
 # What the benches install and make of their peers.
-BENCH := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/bench
+BENCH := $(CACHE)/bench
 # What the test of the API installs.
-API := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/autoannotator/api
+API := $(CACHE)/api
 ARGS ?=
 
-.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package clean
+.PHONY: help run test bench bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package package-burn clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -37,13 +39,17 @@ help: ## Show this
 run: binary page pull ## Build everything, bring the models and serve the page (PORT=8080)
 	@exec $(BINARY) serve --port $(PORT)
 
-test: test-rust test-api test-proxy test-neon test-wasm test-www test-page ## Run every test: Rust, the API against its document, the server behind nginx, the ARM kernels under emulation, the wasm in node, the page's own, the page in Chromium
+test: test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge ## Run every test: Rust, the API against its document, the server behind nginx, the ARM kernels under emulation, the wasm in node, the page's own, the page in Chromium, the npm package
+# Enough to see that the comparison runs; its figures are those of `make test-edge`.
+test: ROUNDS ?= 1
+test: TEXTS ?= 100
 
-test-edge: package pull chromium firefox $(BENCH)/venv/.ready $(STAMPS)/npm-edge $(STAMPS)/npm-peer ## Test the npm package in every runtime it is for, and measure it against transformers.js (ROUNDS=3)
+test-edge: package pull chromium firefox $(BENCH)/venv/.ready $(STAMPS)/npm-edge $(STAMPS)/npm-peer ## Test the npm package in every runtime it is for, and measure it against transformers.js (ROUNDS=3, TEXTS=500; TABLES=1 writes its README's tables)
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	export AUTOANNOTATOR_BINARY=$(BINARY) AUTOANNOTATOR_FIGURES="$$(mktemp)"; \
+	export ROUNDS=$(or $(ROUNDS),3) TEXTS=$(or $(TEXTS),500) TABLES=$(TABLES); \
 	trap 'rm -f "$$AUTOANNOTATOR_FIGURES"' EXIT; \
-	(cd wasm-tests/edge && node --test --test-concurrency=1 *.test.mjs) && node wasm-tests/edge/bench.mjs
+	(cd wasm-tests/edge && node --test --test-concurrency=2 *.test.mjs) && node wasm-tests/edge/bench.mjs
 
 bench: ## Run the benches
 	cargo bench --locked
@@ -93,7 +99,7 @@ lint: page $(STAMPS)/npm-pkg ## Check format, lints, documentation, licences and
 
 clean: ## Remove what was built (not the cache of models)
 	cargo clean
-	rm -rf $(STAMPS) pkg/wasm pkg/dist www/dist {www,xtask,pkg,wasm-tests,wasm-tests/bench,wasm-tests/edge,wasm-tests/edge/peer}/node_modules
+	rm -rf $(STAMPS) {pkg,pkg-burn}/{wasm,dist} www/dist {www,xtask,pkg,pkg-burn,wasm-tests,wasm-tests/bench,wasm-tests/edge,wasm-tests/edge/peer}/node_modules
 
 # --- parts ---
 
@@ -114,13 +120,22 @@ $(STAMPS)/npm-%: %/package-lock.json $(STAMPS)/tools
 	cd $* && $(NPM)
 	@mkdir -p $(STAMPS) && touch $@
 
+# These two are large: they are installed once for all clones.
 $(STAMPS)/npm-edge: wasm-tests/edge/package-lock.json $(STAMPS)/tools
-	cd wasm-tests/edge && $(NPM)
-	@touch $@
+	$(call install,wasm-tests/edge,)
 
 $(STAMPS)/npm-peer: wasm-tests/edge/peer/package-lock.json $(STAMPS)/tools
-	cd wasm-tests/edge/peer && $(NPM) --ignore-scripts
-	@touch $@
+	$(call install,wasm-tests/edge/peer,--ignore-scripts)
+
+define install
+	@lock="$$(sha256sum $(1)/package-lock.json)"; to="$(CACHE)/npm-$(notdir $(1))/$${lock:0:16}"; \
+	if ! [ -e "$$to/.ready" ]; then \
+	  rm -rf "$$to"; mkdir -p "$$to"; cp $(1)/package.json $(1)/package-lock.json "$$to"; \
+	  (cd "$$to" && $(NPM) $(2)); touch "$$to/.ready"; \
+	fi; \
+	rm -rf $(1)/node_modules; ln -s "$$to/node_modules" $(1)/node_modules
+	@mkdir -p $(STAMPS) && touch $@
+endef
 
 $(STAMPS)/npm-bench: wasm-tests/bench/package-lock.json $(STAMPS)/tools
 	cd wasm-tests/bench && $(NPM) --ignore-scripts
@@ -146,6 +161,13 @@ $(WASM): wasm ;
 # The npm package, built; `npm pack` in pkg/ makes its tarball.
 package: $(WASM) $(STAMPS)/npm-pkg
 	npm --prefix pkg run build
+
+# The package on burn-wgpu, whose module takes long to build: once it is there, test-edge tests it too.
+package-burn: package $(STAMPS)/npm-pkg-burn
+	cargo xtask wasm --variant burn
+	rm -rf pkg-burn/wasm && mkdir pkg-burn/wasm
+	cp pkg/wasm/burn/autoannotator{_bg.wasm,.d.ts,.js,.factory.js,.factory.d.ts} pkg-burn/wasm
+	npm --prefix pkg-burn run build
 
 page: www/dist/index.html
 

@@ -146,7 +146,7 @@ fn packing_by_value_or_reference_gives_the_same_bits() {
     let texts = random.texts(&weights.config, 2);
     let batch = Batch::new(texts.iter().map(Vec::as_slice));
     let by_reference = CpuEncoder::new(&weights).hidden(&batch, 1).expect("hidden");
-    assert_eq!(CpuEncoder::from_weights(weights).hidden(&batch, 1).expect("hidden"), by_reference);
+    assert_eq!(CpuEncoder::from_weights(weights, None).hidden(&batch, 1).expect("hidden"), by_reference);
 }
 
 #[test]

@@ -20,6 +20,7 @@ export async function load(options: LoadOptions, runtime: Runtime): Promise<Anno
   const settings = settingsOf(options);
   if (!simd()) throw new WasmError('wasm-simd', 'this engine has no WebAssembly SIMD, without which the models do not run; use a current one');
   const device = options.device ?? 'auto';
+  if (runtime.builds.burn) return onBurn(options, settings, runtime);
   if (device === 'gpu') return LocalAnnotator.start(options, settings, runtime, 'gpu');
   if (device === 'auto' && (await hardwareGpu(runtime))) return faster(options, settings, runtime);
   return LocalAnnotator.start(options, settings, runtime, cpuBuild(options, runtime));
@@ -43,8 +44,8 @@ function cpuBuild({ wasm, device }: LoadOptions, { builds }: Runtime): BuildName
   const here = (build: BuildName) => builds[build] !== undefined && (wasm === undefined || wasm[build] !== undefined);
   if (here('relaxed') && (relaxedSimd() || !here('plain'))) return 'relaxed';
   if (here('plain')) return 'plain';
-  // The GPU's build has the CPU's kernels too.
-  if (here('gpu') && device !== 'gpu') return 'gpu';
+  // Those for the GPU have the CPU's kernels too.
+  for (const build of ['gpu', 'burn'] as const) if (here(build) && device !== 'gpu') return build;
   throw new WasmError('wasm-load', `there is no build for the CPU here, only ${Object.keys(wasm ?? builds).join(', ')}`);
 }
 
@@ -56,6 +57,16 @@ async function hardwareGpu({ builds }: Runtime): Promise<boolean> {
   const adapter = await gpu.requestAdapter().catch(() => null);
   const { vendor, architecture, description, isFallbackAdapter } = adapter?.info ?? { isFallbackAdapter: true };
   return adapter !== null && !isFallbackAdapter && !/swiftshader|llvmpipe|basic render/i.test(`${vendor} ${architecture} ${description}`);
+}
+
+/** Loads on burn-wgpu; on the CPU where there is no GPU, if that will do. */
+async function onBurn(options: LoadOptions, settings: Settings, runtime: Runtime): Promise<Annotator> {
+  try {
+    return await LocalAnnotator.start(options, settings, runtime, 'burn');
+  } catch (error) {
+    if (options.device === 'gpu' || (error as { code?: string }).code !== 'slm-no-gpu') throw error;
+    return LocalAnnotator.start({ ...options, device: 'cpu' }, settings, runtime, 'burn');
+  }
 }
 
 /** Loads on both devices and keeps the faster. */

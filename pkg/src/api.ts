@@ -20,7 +20,7 @@ export type {
 export type Device = 'cpu' | 'gpu';
 
 /** A build of the WebAssembly module. */
-export type BuildName = 'plain' | 'relaxed' | 'gpu';
+export type BuildName = 'plain' | 'relaxed' | 'gpu' | 'burn';
 
 /** A module: compiled, its bytes, or where it is. */
 export type WasmSource = WebAssembly.Module | BufferSource | URL | string;

@@ -27,12 +27,21 @@ export class WasmError extends AutoannotatorError {
   override name = 'WasmError';
 }
 
-/** The WebAssembly module stopped at a defect (`wasm-trap`). Its instance is not used any more. */
+/** The WebAssembly module stopped: at a defect (`wasm-trap`), or see `MemoryError`. Its instance is not used any more. */
 export class TrapError extends AutoannotatorError {
   override name = 'TrapError';
 
-  constructor(cause: unknown) {
-    super('wasm-trap', `the WebAssembly instance stopped (${messageOf(cause)}); please report it with the text that did it`, { cause });
+  constructor(cause: unknown, code = 'wasm-trap', message = `the WebAssembly instance stopped (${messageOf(cause)}); please report it with the text that did it`) {
+    super(code, message, { cause });
+  }
+}
+
+/** The WebAssembly module has no memory left (`wasm-memory`): the models, or a text, are too large for this runtime. */
+export class MemoryError extends TrapError {
+  override name = 'MemoryError';
+
+  constructor(message: string, cause?: unknown) {
+    super(cause, 'wasm-memory', message);
   }
 }
 
@@ -100,6 +109,10 @@ export function fromRecord({ name, code, message }: ErrorRecord): Error {
       return new WasmError(code, message);
     case 'DisposedError':
       return new DisposedError();
+    case 'TrapError':
+      return new TrapError(undefined, code, message);
+    case 'MemoryError':
+      return new MemoryError(message);
     case 'ReviewError':
       return new ReviewError(code, message, false);
     default:

@@ -3,6 +3,7 @@ export type * from './api.js';
 export {
   AutoannotatorError,
   DisposedError,
+  MemoryError,
   ModelsError,
   OptionError,
   ReviewError,

@@ -1,14 +1,15 @@
 // One instance of the WebAssembly module, with the SLMs in it.
 import type { Gpu } from '../wasm/gpu/autoannotator.js';
-import type { Redactor, Rule, Sample, Slm, SlmLoader, Verdict, Vote } from '../wasm/plain/autoannotator.js';
+import type { Redactor, Rule, Sample, Slm, SlmLoader, Verdict, Vote } from '../wasm/relaxed/autoannotator.js';
 import type { Annotation, BuildName, Device, LoadOptions, Progress, Review, Spec, WasmSource } from './api.js';
-import { fromWasm, messageOf, OptionError, TrapError, WasmError } from './errors.js';
+import { type AutoannotatorError, fromWasm, MemoryError, messageOf, OptionError, TrapError, WasmError } from './errors.js';
 import type { Models } from './models.js';
 import { type Glue, moduleOf, type Runtime } from './runtime.js';
 
 const PIECE = 1 << 20;
 
 type OnGpu = SlmLoader & { finishOn(gpu: Gpu, tokenizer: Uint8Array): Promise<Slm> };
+type OnBurn = SlmLoader & { finishOnBurn(tokenizer: Uint8Array): Promise<Slm> };
 
 /** The trap of an instance, and whoever waits for an async call that it would leave without an answer. */
 interface Traps {
@@ -25,15 +26,18 @@ export class Instance {
   readonly glue: Glue;
   readonly #memory: WebAssembly.Memory;
   readonly #traps: Traps;
+  readonly #deterministic: boolean;
   #slms: Slm[] = [];
   #gpu: Gpu | undefined;
+  #onBurn = false;
   #redactor: Redactor | undefined;
 
-  private constructor(build: BuildName, glue: Glue, memory: WebAssembly.Memory, traps: Traps) {
+  private constructor(build: BuildName, glue: Glue, memory: WebAssembly.Memory, traps: Traps, deterministic: boolean) {
     this.build = build;
     this.glue = glue;
     this.#memory = memory;
     this.#traps = traps;
+    this.#deterministic = deterministic;
   }
 
   /** Starts an instance of a build, without SLMs. */
@@ -45,11 +49,11 @@ export class Instance {
       const module = await (given === undefined ? kept(build, () => build.module()) : moduleOf(given, runtime));
       const traps: Traps = {};
       const glue = create((error) => {
-        traps.error = fromWasm(error);
+        traps.error = reasonOf(error, glue, memory);
         traps.tell?.(traps.error);
       });
       const { memory } = await glue.init({ module_or_path: module });
-      return new Instance(name, glue, memory, traps);
+      return new Instance(name, glue, memory, traps, build.deterministic ?? false);
     } catch (error) {
       throw new WasmError(
         'wasm-load',
@@ -73,32 +77,45 @@ export class Instance {
   /** Brings the SLMs of `models` into it, to vote on the spec's task. */
   async load(models: Models, { task, label_map }: Spec, onCpu: boolean, signal: AbortSignal | undefined, onProgress?: (progress: Progress) => void): Promise<void> {
     if (this.build === 'gpu' && !onCpu) this.#gpu = await this.#call(() => this.glue.Gpu?.request(true) as Promise<Gpu>);
+    this.#onBurn = this.build === 'burn' && !onCpu;
     let loader: SlmLoader | undefined;
     let tokenizer = new Uint8Array();
     try {
-      for await (const { slm, kind, bytes, last } of models.files(signal, onProgress)) {
+      // At once, and before anything is fetched: as much as the files have, which is less than the models will take.
+      if (this.device === 'cpu') this.#sync(() => this.glue.reserve(models.total));
+      for await (const { slm, kind, pieces, last } of models.files(signal, onProgress)) {
         if (kind === 'tokenizer') {
-          tokenizer = bytes;
-          loader = new this.glue.SlmLoader(slm.version);
+          tokenizer = await joined(pieces);
+          loader = new this.glue.SlmLoader(slm.version, this.#deterministic);
           continue;
         }
         const taking = loader as SlmLoader;
-        // In pieces: each is copied into the module's memory, which only grows.
-        for (let at = 0; at < bytes.length; at += PIECE) this.#sync(() => taking.push(bytes.subarray(at, at + PIECE)));
+        for await (const bytes of pieces) {
+          // In pieces: each is copied into the module's memory, which only grows.
+          for (let at = 0; at < bytes.length; at += PIECE) this.#sync(() => taking.push(bytes.subarray(at, at + PIECE)));
+        }
         if (!last) continue;
         loader = undefined; // `finish` uses it up
-        const gpu = this.#gpu;
-        const made = gpu ? await this.#call(() => (taking as OnGpu).finishOn(gpu, tokenizer)) : this.#sync(() => taking.finish(tokenizer));
+        const made = await this.#finish(taking, tokenizer);
         this.#slms.push(made);
         this.#sync(() => made.voteOn(task, label_map?.[slm.id]));
+        // The engine makes the kernels faster while the next SLM is loaded.
+        if (this.device === 'cpu' && this.#slms.length < models.slms.length) await this.#call(() => made.vote(['a']));
       }
     } finally {
       if (loader) this.#quietly(loader);
     }
   }
 
+  async #finish(loader: SlmLoader, tokenizer: Uint8Array): Promise<Slm> {
+    const gpu = this.#gpu;
+    if (gpu) return this.#call(() => (loader as OnGpu).finishOn(gpu, tokenizer));
+    if (this.#onBurn) return this.#call(() => (loader as OnBurn).finishOnBurn(tokenizer));
+    return this.#sync(() => loader.finish(tokenizer));
+  }
+
   get device(): Device {
-    return this.#gpu ? 'gpu' : 'cpu';
+    return this.#gpu || this.#onBurn ? 'gpu' : 'cpu';
   }
 
   /** The spec that the options name. */
@@ -167,7 +184,7 @@ export class Instance {
   }
 
   #note(error: unknown): Error {
-    const known = fromWasm(error);
+    const known = reasonOf(error, this.glue, this.#memory);
     if (known instanceof TrapError) this.#traps.error = known;
     return known;
   }
@@ -180,6 +197,21 @@ export class Instance {
       // The instance goes as a whole.
     }
   }
+}
+
+/** The error of a call into the module; that it had no memory left is known of its allocator. */
+function reasonOf(error: unknown, glue: Glue, memory: WebAssembly.Memory): AutoannotatorError {
+  const refused = glue.refusedBytes();
+  if (refused === 0) return fromWasm(error);
+  const mib = (bytes: number) => (bytes / 2 ** 20).toFixed(1);
+  const has = mib(memory.buffer.byteLength);
+  return new MemoryError(`there is no room for ${mib(refused)} MiB more beside ${has} MiB of WebAssembly memory; take fewer or smaller models, or shorter texts`, error);
+}
+
+async function joined(pieces: AsyncIterable<Uint8Array<ArrayBuffer>>): Promise<Uint8Array<ArrayBuffer>> {
+  const all: Uint8Array<ArrayBuffer>[] = [];
+  for await (const piece of pieces) all.push(piece);
+  return all.length === 1 && all[0] ? all[0] : new Uint8Array(await new Blob(all).arrayBuffer());
 }
 
 function kept(build: object, bring: () => Promise<WebAssembly.Module | BufferSource>): Promise<WebAssembly.Module | BufferSource> {

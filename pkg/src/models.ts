@@ -89,8 +89,15 @@ async function sha256(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
   if (!globalThis.crypto?.subtle) {
     throw new ModelsError('models-hash', 'downloads cannot be checked here: browsers only do so on https and localhost');
   }
-  const digest = new Uint8Array(await crypto.subtle.digest('SHA-256', bytes));
-  return Array.from(digest, (byte) => byte.toString(16).padStart(2, '0')).join('');
+  return hex(await crypto.subtle.digest('SHA-256', bytes));
+}
+
+function hex(digest: ArrayBuffer): string {
+  return Array.from(new Uint8Array(digest), (byte) => byte.toString(16).padStart(2, '0')).join('');
+}
+
+function otherFile(path: string): ModelsError {
+  return new ModelsError('models-hash', `${path} is not the file that index.json names: its length or its SHA-256 differs. Run \`autoannotator pack\` again, and serve index.json and files of one run`);
 }
 
 /** The bytes of an answer, written once into the room they need; undefined where there are more or fewer. */
@@ -111,19 +118,36 @@ async function readAll(response: Response, length: number): Promise<Uint8Array<A
   }
 }
 
+/** A file on its way into an SLM. */
+export interface ModelFile {
+  slm: Manifest;
+  kind: 'tokenizer' | 'shard';
+  /** Whether it is the SLM's last. */
+  last: boolean;
+  pieces: AsyncIterable<Uint8Array<ArrayBuffer>>;
+}
+
+/** A promise that is waited for later. */
+function settled(coming: Promise<Uint8Array<ArrayBuffer>>): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+  coming.catch(() => undefined); // told when its turn comes
+  return (async function* () {
+    yield await coming;
+  })();
+}
+
 /** The SLMs of a run, and the way to their bytes. */
 export class Models {
   readonly slms: Manifest[];
   readonly total: number;
   readonly #folder: Folder;
-  readonly #atOnce: number;
+  readonly #runtime: Runtime;
   readonly #cache: Cache | undefined;
 
-  private constructor(slms: Manifest[], folder: Folder, atOnce: number, cache: Cache | undefined) {
+  private constructor(slms: Manifest[], folder: Folder, runtime: Runtime, cache: Cache | undefined) {
     this.slms = slms;
     this.total = slms.flatMap((slm) => [slm.tokenizer, ...slm.shards]).reduce((sum, file) => sum + file.bytes, 0);
     this.#folder = folder;
-    this.#atOnce = atOnce;
+    this.#runtime = runtime;
     this.#cache = cache;
   }
 
@@ -135,7 +159,10 @@ export class Models {
     const index = await readIndex(folder, cache, signal);
     const slms = ids.map((id) => {
       const all = index.filter((slm) => slm.id === id);
-      const slm = precision ? all.find((one) => one.precision === precision) : (all.find((one) => one.precision === 'int8') ?? all[0]);
+      // burn takes no int8, and the CPU's kernels are fastest with it.
+      const int8 = (one: Manifest) => one.precision === 'int8';
+      const usual = runtime.builds.burn ? (one: Manifest) => !int8(one) : int8;
+      const slm = precision ? all.find((one) => one.precision === precision) : (all.find(usual) ?? all[0]);
       if (!slm) {
         throw new ModelsError('models-missing', `there is no '${id}'${precision ? ` in ${precision}` : ''} in the folder of models, only ${[...new Set(index.map((one) => one.id))].join(', ')}`);
       }
@@ -143,31 +170,57 @@ export class Models {
       return slm;
     });
     if (slms.length === 0) throw new OptionError('option', 'no SLM is named that could vote');
-    return new Models(slms, folder, runtime.atOnce, cache);
+    return new Models(slms, folder, runtime, cache);
   }
 
-  /** Gives every file's bytes, checked, an SLM's tokenizer before its shards; some are fetched ahead. */
-  async *files(signal: AbortSignal | undefined, onProgress?: (progress: Progress) => void): AsyncGenerator<{ slm: Manifest; last: boolean; kind: 'tokenizer' | 'shard'; bytes: Uint8Array<ArrayBuffer> }> {
+  /** Gives every file's bytes, an SLM's tokenizer before its shards; some files are fetched ahead. Those of a file are checked once they are all taken. */
+  async *files(signal: AbortSignal | undefined, onProgress?: (progress: Progress) => void): AsyncGenerator<ModelFile> {
     const files = this.slms.flatMap((slm) => [
       { slm, file: slm.tokenizer, kind: 'tokenizer' as const, last: false },
       ...slm.shards.map((file, at) => ({ slm, file, kind: 'shard' as const, last: at === slm.shards.length - 1 })),
     ]);
-    const coming: Promise<Uint8Array<ArrayBuffer>>[] = [];
+    const coming: AsyncGenerator<Uint8Array<ArrayBuffer>>[] = [];
     let next = 0;
     let loaded = 0;
     for (const { slm, file, kind, last } of files) {
-      for (; next < files.length && coming.length < this.#atOnce; next++) {
+      for (; next < files.length && coming.length < this.#runtime.atOnce; next++) {
         const { slm: of, file: wanted } = files[next] as (typeof files)[number];
-        const bytes = this.#bring(`${encodeURIComponent(of.id)}/${encodeURIComponent(of.version)}/${encodeURIComponent(wanted.name)}`, wanted, signal);
-        bytes.catch(() => undefined); // told when its turn comes
-        coming.push(bytes);
+        const path = [of.id, of.version, wanted.name].map(encodeURIComponent).join('/');
+        coming.push(this.#runtime.pieces ? this.#stream(path, wanted, signal) : settled(this.#bring(path, wanted, signal)));
       }
-      const bytes = await (coming.shift() as Promise<Uint8Array<ArrayBuffer>>);
+      yield { slm, last, kind, pieces: coming.shift() as AsyncGenerator<Uint8Array<ArrayBuffer>> };
       signal?.throwIfAborted();
       loaded += file.bytes;
       onProgress?.({ status: 'download', slm: slm.id, loaded, total: this.total });
-      yield { slm, last, kind, bytes };
     }
+    signal?.throwIfAborted();
+  }
+
+  /** One file, as it comes. */
+  async *#stream(path: string, file: FileEntry, signal: AbortSignal | undefined): AsyncGenerator<Uint8Array<ArrayBuffer>> {
+    const answer = await ask(this.#folder, path, signal);
+    const { body } = answer instanceof Uint8Array ? new Response(answer) : answer;
+    if (!body) throw otherFile(path);
+    const pieces = (this.#runtime.pieces as NonNullable<Runtime['pieces']>)(body);
+    let left = file.bytes;
+    let digest: ArrayBuffer | undefined;
+    try {
+      while (left >= 0) {
+        const { done, value } = await pieces.next();
+        if (done) {
+          digest = value;
+          break;
+        }
+        left -= value.length;
+        if (left >= 0) yield value;
+      }
+    } catch (error) {
+      signal?.throwIfAborted();
+      throw new ModelsError('models-download', `${path} broke off (${messageOf(error)})`);
+    } finally {
+      await pieces.return(new ArrayBuffer(0)); // lets go of what is left
+    }
+    if (left !== 0 || !digest || hex(digest) !== file.sha256) throw otherFile(path);
   }
 
   /** One file: kept, or brought anew, twice if its hash is not that of the index. */
@@ -187,6 +240,6 @@ export class Models {
       await this.#cache?.put(key, new Response(bytes, { headers })).catch(() => undefined);
       return bytes;
     }
-    throw new ModelsError('models-hash', `${path} is not the file that index.json names: its length or its SHA-256 differs. Run \`autoannotator pack\` again, and serve index.json and files of one run`);
+    throw otherFile(path);
   }
 }

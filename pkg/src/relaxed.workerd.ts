@@ -1,9 +1,11 @@
 import { load } from './annotator.js';
 import type { AnnotatorLoader } from './api.js';
-import { relaxed } from './build.relaxed.workerd.js';
+import { edge } from './build.edge.workerd.js';
 import { workerd } from './runtime.workerd.js';
 
 export * from './exports.js';
 
-export const Annotator: AnnotatorLoader = { load: (options) => load(options, workerd({ relaxed })) };
+const runtime = workerd({ relaxed: edge });
+
+export const Annotator: AnnotatorLoader = { load: (options) => load(options, runtime) };
 export type Annotator = import('./api.js').Annotator;

@@ -1,6 +1,6 @@
 // What differs between the runtimes.
 import type { Glue as GpuGlue } from '../wasm/gpu/autoannotator.factory.js';
-import type { Glue as CpuGlue } from '../wasm/plain/autoannotator.factory.js';
+import type { Glue as CpuGlue } from '../wasm/relaxed/autoannotator.factory.js';
 import type { BuildName, WasmSource } from './api.js';
 import { OptionError } from './errors.js';
 
@@ -10,6 +10,8 @@ export type Glue = CpuGlue & Partial<Pick<GpuGlue, 'Gpu'>>;
 export interface Build {
   factory(): Promise<{ create: (onTrap: (error: unknown) => void) => Glue }>;
   module(): Promise<WebAssembly.Module | BufferSource>;
+  /** With the kernels that give the same bits in every runtime, if it has others too. */
+  deterministic?: boolean;
 }
 
 /** A runtime with the builds that an entry of the package has. */
@@ -23,6 +25,8 @@ export interface Runtime {
   cache: boolean;
   /** Files that are fetched at once. */
   atOnce: number;
+  /** Gives a file in pieces, as they come, and then its SHA-256: where a whole file beside the models would be too much. */
+  pieces?(body: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGenerator<Uint8Array<ArrayBuffer>, ArrayBuffer>;
 }
 
 /** A whole address. */

@@ -1,9 +1,11 @@
 import { load } from './annotator.js';
 import type { AnnotatorLoader } from './api.js';
-import { plain } from './build.plain.workerd.js';
+import { edge } from './build.edge.workerd.js';
 import { workerd } from './runtime.workerd.js';
 
 export * from './exports.js';
 
-export const Annotator: AnnotatorLoader = { load: (options) => load(options, workerd({ plain })) };
+const runtime = workerd({ plain: { ...edge, deterministic: true } });
+
+export const Annotator: AnnotatorLoader = { load: (options) => load(options, runtime) };
 export type Annotator = import('./api.js').Annotator;

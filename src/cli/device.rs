@@ -7,9 +7,11 @@ use crate::sample::Vote;
 use crate::slm::SlmError;
 use crate::slm::gpu::{Gpu, GpuOptions};
 use crate::slm::model::Slm;
+use crate::slm::tokenize::Tokenizer;
 use crate::spec::Spec;
 use anyhow::Context;
 use pollster::block_on;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tracing::{info, warn};
 
@@ -83,7 +85,8 @@ impl Devices {
         let Unpacked { packed, version, tokenizer } = packing::read(&home, &id, &precision)?;
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1000.0;
-        let on_gpu = block_on(Slm::on_gpu(packed, version, &tokenizer, gpu, now)).and_then(|mut slm| {
+        let tokenizer = Arc::new(Tokenizer::from_json(&tokenizer, packed.meta.max_length)?);
+        let on_gpu = block_on(Slm::on_gpu(packed, version, tokenizer, gpu, now)).and_then(|mut slm| {
             slm.vote_on(&task, map.as_ref())?;
             Ok(slm)
         });

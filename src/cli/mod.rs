@@ -1,8 +1,8 @@
 //! The command line: parsing and calls, nothing else. One file a command.
 
 mod annotate;
-mod cold_start;
 mod check;
+mod cold_start;
 mod device;
 mod doctor;
 mod estimate;

@@ -2,7 +2,7 @@
 
 #[cfg(feature = "gpu-burn")]
 use super::burn::{self, BurnEngine};
-use super::cpu::{CpuEncoder, CpuEngine};
+use super::cpu::{CpuEncoder, CpuEngine, Isa};
 #[cfg(feature = "gpu")]
 use super::gpu::{Gpu, GpuEngine};
 use super::pack::{self, PackedMeta, PackedSlm, PackedWeights};
@@ -12,6 +12,7 @@ use crate::sample::Vote;
 use crate::task::Task;
 use crate::vote::{Ballot, LabelMap, Uncovered};
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// Tokens that go through the engine together: enough to keep its panels in use, little enough to stay in the cache.
 const TOKENS: usize = 2048;
@@ -71,7 +72,7 @@ impl Serving {
 pub struct Slm {
     meta: PackedMeta,
     version: String,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     engine: Serving,
     ballot: Ballot,
 }
@@ -91,11 +92,24 @@ impl Slm {
         tokenizer_json: &[u8],
         threads: usize,
     ) -> Result<Self, SlmError> {
+        let tokenizer = Arc::new(Tokenizer::from_json(tokenizer_json, packed.meta.max_length)?);
+        Self::with_tokenizer(packed, version, tokenizer, threads, None)
+    }
+
+    /// As [`Self::from_packed`], with a tokenizer that other SLMs may share, on a certain instruction set of the CPU; for none,
+    /// on the best one.
+    pub fn with_tokenizer(
+        packed: PackedSlm,
+        version: String,
+        tokenizer: Arc<Tokenizer>,
+        threads: usize,
+        isa: Option<Isa>,
+    ) -> Result<Self, SlmError> {
         let PackedSlm { meta, weights, head } = packed;
-        let tokenizer = tokenizer(&meta, tokenizer_json)?;
+        fits(&tokenizer, &meta)?;
         let encoder = match weights {
-            PackedWeights::F32(weights) => CpuEncoder::from_weights(weights),
-            PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, None),
+            PackedWeights::F32(weights) => CpuEncoder::from_weights(weights, isa),
+            PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, isa),
         };
         let engine = Serving::Cpu(Box::new(CpuEngine::from_encoder(encoder.threads(threads), head)));
         Ok(Self::new(meta, version, tokenizer, engine))
@@ -107,12 +121,12 @@ impl Slm {
     pub async fn on_gpu(
         packed: PackedSlm,
         version: String,
-        tokenizer_json: &[u8],
+        tokenizer: Arc<Tokenizer>,
         gpu: &Gpu,
         now: impl Fn() -> f64,
     ) -> Result<Self, SlmError> {
         let PackedSlm { meta, weights, head } = packed;
-        let tokenizer = tokenizer(&meta, tokenizer_json)?;
+        fits(&tokenizer, &meta)?;
         let mut engine = GpuEngine::new(gpu, weights, &head).await?;
         // What suits an adapter in software is known, and it would take long to find out.
         if !gpu.is_software() {
@@ -124,9 +138,9 @@ impl Slm {
     /// As [`Self::from_packed`], on burn-wgpu: for a model that no kernels of ours take, and to hold them against it. It
     /// takes weights in f16 or f32; others are an error, as is a machine without a GPU.
     #[cfg(feature = "gpu-burn")]
-    pub async fn on_burn(packed: PackedSlm, version: String, tokenizer_json: &[u8]) -> Result<Self, SlmError> {
+    pub async fn on_burn(packed: PackedSlm, version: String, tokenizer: Arc<Tokenizer>) -> Result<Self, SlmError> {
         let PackedSlm { meta, weights, head } = packed;
-        let tokenizer = tokenizer(&meta, tokenizer_json)?;
+        fits(&tokenizer, &meta)?;
         let PackedWeights::F32(weights) = weights else {
             return Err(SlmError::NoGpu("burn-wgpu takes weights in f16 or f32, and these are in int8".to_owned()));
         };
@@ -237,9 +251,8 @@ impl Slm {
     }
 }
 
-/// The tokenizer, if it belongs to the model.
-fn tokenizer(meta: &PackedMeta, json: &[u8]) -> Result<Tokenizer, SlmError> {
-    let tokenizer = Tokenizer::from_json(json, meta.max_length)?;
+/// An error if a tokenizer does not belong to the model.
+fn fits(tokenizer: &Tokenizer, meta: &PackedMeta) -> Result<(), SlmError> {
     if tokenizer.vocabulary() > meta.config.vocab_size {
         return Err(SlmError::Tokenizer(format!(
             "tokenizer.json has {} tokens, the model only {}; they do not belong together",
@@ -247,5 +260,5 @@ fn tokenizer(meta: &PackedMeta, json: &[u8]) -> Result<Tokenizer, SlmError> {
             meta.config.vocab_size
         )));
     }
-    Ok(tokenizer)
+    Ok(())
 }

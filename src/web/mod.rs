@@ -3,12 +3,18 @@
 //!
 //! An error is thrown as an `Error` with a stable `code` beside its `message`.
 
+#[cfg(feature = "files")]
 mod data;
+mod memory;
+#[cfg(feature = "files")]
 mod report;
 mod review;
 mod slm;
 
+#[cfg(feature = "files")]
 pub use data::{Exporter, RowReader, sniff_format};
+pub use memory::{refused_bytes, reserve};
+#[cfg(feature = "files")]
 pub use report::ReportBuilder;
 pub use review::{Redactor, redact};
 #[cfg(feature = "gpu")]
@@ -110,19 +116,6 @@ impl<'a> SpecView<'a> {
     }
 }
 
-/// A task as JavaScript gives it.
-#[derive(Deserialize)]
-struct TaskRecord {
-    name: String,
-    labels: Vec<Label>,
-}
-
-impl TaskRecord {
-    fn into_task(self) -> Result<Task, TaskError> {
-        Ok(Task { name: self.name, labels: LabelSet::new(self.labels)? })
-    }
-}
-
 /// An `Error` with the code that the message starts with.
 fn thrown(error: impl std::fmt::Display) -> JsValue {
     let message = error.to_string();
@@ -140,6 +133,19 @@ fn is_code(text: &str) -> bool {
 /// A value as plain JavaScript: objects, arrays, numbers, null.
 fn to_js(value: &impl Serialize) -> Result<JsValue, JsValue> {
     value.serialize(&serde_wasm_bindgen::Serializer::json_compatible()).map_err(|e| thrown(format!("argument: {e}")))
+}
+
+/// A task as JavaScript gives it.
+#[derive(Deserialize)]
+struct TaskRecord {
+    name: String,
+    labels: Vec<Label>,
+}
+
+impl TaskRecord {
+    fn into_task(self) -> Result<Task, TaskError> {
+        Ok(Task { name: self.name, labels: LabelSet::new(self.labels)? })
+    }
 }
 
 /// A value that JavaScript gave as argument `name`.

@@ -1,11 +1,15 @@
 //! One small language model in a worker.
 
 use super::{TaskRecord, from_js, thrown, to_js};
+use crate::slm::cpu::Isa;
 #[cfg(feature = "gpu")]
 use crate::slm::gpu::GpuOptions;
 use crate::slm::pack::Unpacker;
+use crate::slm::tokenize::Tokenizer;
 use crate::slm::{Batch, Scoring, SlmError, model};
 use crate::vote::{Ballot, LabelMap};
+use std::cell::RefCell;
+use std::sync::{Arc, Weak};
 use wasm_bindgen::prelude::*;
 
 /// Loads an SLM from its packed file's bytes as they arrive, without a second copy of the whole.
@@ -13,14 +17,17 @@ use wasm_bindgen::prelude::*;
 pub struct SlmLoader {
     version: String,
     unpacker: Unpacker,
+    isa: Option<Isa>,
 }
 
 #[wasm_bindgen]
 impl SlmLoader {
-    /// Starts; `version` is what the manifest says, whose hashes the bytes were checked against.
+    /// Starts; `version` is what the manifest says, whose hashes the bytes were checked against. `deterministic`: with the
+    /// kernels that give the same bits in every runtime, also where the build has faster ones.
     #[wasm_bindgen(constructor)]
-    pub fn new(version: String) -> Self {
-        Self { version, unpacker: Unpacker::new("the packed SLM") }
+    pub fn new(version: String, deterministic: Option<bool>) -> Self {
+        let isa = deterministic.unwrap_or_default().then_some(Isa::Simd128);
+        Self { version, unpacker: Unpacker::new("the packed SLM"), isa }
     }
 
     /// Takes the packed file's next bytes, a piece of any size.
@@ -31,7 +38,10 @@ impl SlmLoader {
     /// The SLM, with its `tokenizer.json`, once all bytes were pushed. The loader is used up.
     pub fn finish(self, tokenizer: &[u8]) -> Result<Slm, JsValue> {
         let packed = self.unpacker.finish().map_err(thrown)?;
-        Ok(Slm { inner: model::Slm::from_packed(packed, self.version, tokenizer, 1).map_err(thrown)? })
+        let tokenizer = shared(tokenizer, packed.meta.max_length).map_err(thrown)?;
+        // One thread: a module without shared memory has no more.
+        let slm = model::Slm::with_tokenizer(packed, self.version, tokenizer, 1, self.isa);
+        Ok(Slm { inner: slm.map_err(thrown)? })
     }
 
     /// As `finish`, on a GPU. Where that fails the error's code is `slm-no-gpu` or `slm-gpu`, and the CPU will do.
@@ -39,7 +49,8 @@ impl SlmLoader {
     #[wasm_bindgen(js_name = finishOn)]
     pub async fn finish_on(self, gpu: &Gpu, tokenizer: Vec<u8>) -> Result<Slm, JsValue> {
         let packed = self.unpacker.finish().map_err(thrown)?;
-        let slm = model::Slm::on_gpu(packed, self.version, &tokenizer, &gpu.inner, now).await;
+        let tokenizer = shared(&tokenizer, packed.meta.max_length).map_err(thrown)?;
+        let slm = model::Slm::on_gpu(packed, self.version, tokenizer, &gpu.inner, now).await;
         Ok(Slm { inner: slm.map_err(thrown)? })
     }
 
@@ -48,8 +59,34 @@ impl SlmLoader {
     #[wasm_bindgen(js_name = finishOnBurn)]
     pub async fn finish_on_burn(self, tokenizer: Vec<u8>) -> Result<Slm, JsValue> {
         let packed = self.unpacker.finish().map_err(thrown)?;
-        Ok(Slm { inner: model::Slm::on_burn(packed, self.version, &tokenizer).await.map_err(thrown)? })
+        let tokenizer = shared(&tokenizer, packed.meta.max_length).map_err(thrown)?;
+        Ok(Slm { inner: model::Slm::on_burn(packed, self.version, tokenizer).await.map_err(thrown)? })
     }
+}
+
+/// A tokenizer in use, with what it was read from.
+struct InUse {
+    json: Vec<u8>,
+    max_length: usize,
+    tokenizer: Weak<Tokenizer>,
+}
+
+thread_local! {
+    static TOKENIZERS: RefCell<Vec<InUse>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The tokenizer of a `tokenizer.json`: another SLM's, if one has the same.
+fn shared(json: &[u8], max_length: usize) -> Result<Arc<Tokenizer>, SlmError> {
+    TOKENIZERS.with_borrow_mut(|all| {
+        all.retain(|one| one.tokenizer.strong_count() > 0);
+        let same = all.iter().find(|one| one.max_length == max_length && one.json == json);
+        if let Some(tokenizer) = same.and_then(|one| one.tokenizer.upgrade()) {
+            return Ok(tokenizer);
+        }
+        let tokenizer = Arc::new(Tokenizer::from_json(json, max_length)?);
+        all.push(InUse { json: json.to_vec(), max_length, tokenizer: Arc::downgrade(&tokenizer) });
+        Ok(tokenizer)
+    })
 }
 
 #[cfg(feature = "gpu")]

@@ -5,10 +5,12 @@ import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
-import { entry, fileServer, folder, models, noModels, reviewer, root, SLMS } from './kit.mjs';
+import { entry, fileServer, folder, memoryOf, models, noModels, reviewer, root, SLMS, withMemory } from './kit.mjs';
 
 const HARD = 'the rocket by @someone is not bad at all, write to me@example.com';
 const TEXTS = ['I love this film', 'worst day ever, I hate it', 'the bus leaves at nine', '  \u0085', HARD];
+
+const plain = readFileSync(path.join(root, 'pkg/wasm/plain/autoannotator_bg.wasm'));
 
 let aa;
 const load = (options = {}) => aa.Annotator.load({ task: 'sentiment', slms: SLMS, models, device: 'cpu', ...options });
@@ -17,34 +19,6 @@ const all = async (annotator, texts, options) => {
   for await (const annotation of annotator.annotate(texts, options)) found.push(annotation);
   return found;
 };
-
-/** The plain build's module, with a memory of at most `pages`: what needs more traps, as at the edge. */
-function cramped(pages) {
-  const bytes = readFileSync(path.join(root, 'pkg/wasm/plain/autoannotator_bg.wasm'));
-  const leb = (value) => {
-    const out = [];
-    for (; value > 127; value >>>= 7) out.push((value & 127) | 128);
-    return Buffer.from([...out, value]);
-  };
-  const read = (at) => {
-    let value = 0;
-    for (let shift = 0; ; shift += 7) {
-      const byte = bytes[at++];
-      value |= (byte & 127) << shift;
-      if (byte < 128) return [value, at];
-    }
-  };
-  for (let at = 8; at < bytes.length; ) {
-    const [size, body] = read(at + 1);
-    if (bytes[at] === 5) {
-      const [least] = read(body + 2);
-      const section = Buffer.concat([Buffer.from([1, 1]), leb(least), leb(pages)]);
-      return new WebAssembly.Module(Buffer.concat([bytes.subarray(0, at), Buffer.from([5]), leb(section.length), section, bytes.subarray(body + size)]));
-    }
-    at = body + size;
-  }
-  throw new Error('the module has no memory of its own');
-}
 
 describe('the interface', { skip: noModels }, () => {
   before(async () => {
@@ -262,16 +236,16 @@ describe('the interface', { skip: noModels }, () => {
     desk.stop();
   });
 
-  test('a trap spoils one instance: another takes over, and the text that does it again is set aside', async () => {
+  test('memory that ends spoils one instance: another takes over, and the text that does it again is set aside', async () => {
     const { Annotator } = await entry('simd.node');
     const loading = { task: 'sentiment', slms: SLMS, models, device: 'cpu' };
     const reference = await Annotator.load({ ...loading, batch: 4 });
     const { memoryBytes } = await reference.info();
     // Room for the models and usual texts, not for a long text's copies.
-    const tight = await Annotator.load({ ...loading, batch: 4, wasm: { plain: cramped(memoryBytes / 65536 + 16) } });
+    const tight = await Annotator.load({ ...loading, batch: 4, wasm: { plain: withMemory(plain, memoryBytes / 65536 + 16) } });
     const texts = [...TEXTS.slice(0, 3), 'long '.repeat(12_000_000), ...TEXTS.slice(0, 2)];
     const found = await all(tight, texts);
-    assert.match(found[3].verdict.why, /^wasm-trap: /, JSON.stringify({ ...found[3], sample: null }));
+    assert.match(found[3].verdict.why, /^wasm-memory: there is no room for 57\.2 MiB more/, JSON.stringify({ ...found[3], sample: null }));
     assert.deepEqual([found[3].verdict.status, found[3].label, found[3].votes], ['set-aside', null, []]);
     const expected = await all(reference, texts.map((text, at) => (at === 3 ? 'short' : text)));
     expected.forEach((annotation, at) => at === 3 || assert.deepEqual(found[at], annotation));
@@ -280,6 +254,31 @@ describe('the interface', { skip: noModels }, () => {
     // The other instance never noticed.
     assert.equal((await reference.info()).restarts, 0);
     [tight, reference].forEach((annotator) => annotator.dispose());
+  });
+
+  test('models that do not fit are refused before any is fetched, or where they end', async () => {
+    const { Annotator, MemoryError, TrapError } = await entry('simd.node');
+    const asked = [];
+    const source = async (file) => {
+      asked.push(file);
+      return new Response(await readFile(path.join(models, file)));
+    };
+    const load = (pages) => Annotator.load({ task: 'sentiment', slms: SLMS, models: source, device: 'cpu', wasm: { plain: withMemory(plain, pages) } });
+    const refused = async (pages) => {
+      const error = await load(pages).then(() => assert.fail('it loaded'), (problem) => problem);
+      assert.ok(error instanceof MemoryError && error instanceof TrapError, error.stack);
+      assert.deepEqual([error.name, error.code], ['MemoryError', 'wasm-memory']);
+      assert.match(error.message, /^wasm-memory: there is no room for .* MiB more beside .* MiB of WebAssembly memory; /);
+    };
+    await refused(400);
+    assert.deepEqual(asked, ['index.json']);
+    await refused(700); // enough for the files, not for the models
+  });
+
+  test('the build for the edge ends where an edge worker’s memory is not yet spent', () => {
+    const { maximum } = memoryOf('edge');
+    assert.ok(maximum * 65536 <= 112 * 2 ** 20 && maximum * 65536 >= 96 * 2 ** 20, `${maximum} pages`);
+    for (const build of ['plain', 'relaxed', 'gpu']) assert.equal(memoryOf(build).maximum, undefined, build);
   });
 
   test('a trap inside an async call, whose promise would never settle, is noticed', async () => {

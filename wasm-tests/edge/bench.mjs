@@ -8,9 +8,10 @@ import { files } from '../bench/server.mjs';
 import { figures, record } from './figures.mjs';
 import { annotateInWorkerd } from './isolates.mjs';
 import { consumer, env, exec, folder, here, home, models, noModels, noTexts, OWN_NODE, RUNTIMES, SLMS, texts, userCache } from './kit.mjs';
+import { writeTables } from './tables.mjs';
 
 const ROUNDS = Number(process.env.ROUNDS ?? 3);
-const COUNT = 500;
+const COUNT = Number(process.env.TEXTS ?? 500);
 const BATCHES = [1, 8];
 const cache = path.join(userCache, 'bench');
 const python = path.join(cache, 'venv/bin/python');
@@ -54,7 +55,7 @@ async function measure() {
       const found = JSON.parse(stdout);
       took(`Node.js, ${found.build}`, found);
     }
-    for (const from of ['autoannotator', 'autoannotator/relaxed']) {
+    for (const from of ['autoannotator', 'autoannotator/simd']) {
       const found = await annotateInWorkerd(some, from);
       took(`workerd, ${found.build}`, found);
     }
@@ -74,16 +75,17 @@ const least = (peer, key) => Math.min(...Object.entries(bench).filter(([name]) =
 const over = (name, key, peer) => (bench[name] ? Number((least(peer, key) / bench[name][key]).toFixed(2)) : null);
 const ours = bench['Node.js, relaxed'] ? 'Node.js, relaxed' : 'Node.js, plain';
 const runs = Object.values(all).filter((found) => found.mismatches !== undefined);
-say(`measured in ${node === process.execPath ? OWN_NODE : 'Node.js 22'}, ${runs.length} runs of ${COUNT} texts compared`);
+say(`measured in ${node === process.execPath ? OWN_NODE : 'Node.js 22'}, ${runs.length} runs' verdicts held against the native ones`);
+if (process.env.TABLES) writeTables(all);
 console.log(
   JSON.stringify({
     workerd_peak_mib: all.workerd?.peakMib ?? null,
-    workerd_vs_transformersjs: over('workerd, plain', 'cpu', 'native'),
+    workerd_vs_transformersjs: over('workerd, relaxed', 'cpu', 'native'),
     node_vs_transformersjs: over(ours, 'cpu', 'native'),
     cold_start_vs_transformersjs: over(ours, 'first', 'native'),
     tarball_kb: all.package?.tarballKb ?? null,
     verdict_mismatches: runs.length ? runs.reduce((sum, found) => sum + found.mismatches, 0) : null,
-    workerd_vs_transformersjs_wasm: over('workerd, plain', 'cpu', 'wasm'),
+    workerd_vs_transformersjs_wasm: over('workerd, relaxed', 'cpu', 'wasm'),
     node_vs_transformersjs_wasm: over(ours, 'cpu', 'wasm'),
     cold_start_vs_transformersjs_wasm: over(ours, 'first', 'wasm'),
   }),

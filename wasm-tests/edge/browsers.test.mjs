@@ -11,7 +11,7 @@ import puppeteer from 'puppeteer-core';
 import * as vite from 'vite';
 import webpack from 'webpack';
 import { record } from './figures.mjs';
-import { consumer, entry, fileServer, folder, here, mismatches, models, native, noModels, noTexts, SLMS, texts } from './kit.mjs';
+import { burnConsumer, consumer, entry, fileServer, folder, here, mismatches, models, native, noBurn, noModels, noTexts, SLMS, texts } from './kit.mjs';
 
 const ARGS = ['--headless=new', '--no-sandbox', '--enable-unsafe-webgpu', '--disable-background-networking', '--disable-component-update', '--disable-sync'];
 const FIREFOX = process.env.FIREFOX ?? '/usr/bin/firefox-esr';
@@ -41,18 +41,24 @@ describe('in browsers', { skip: noModels }, () => {
     return { tab, problems };
   }
 
-  /** Opens what was built, and waits for the label. */
+  /** Opens a page, and waits for the label. */
+  async function shown(url) {
+    const { tab, problems } = await opened(url);
+    try {
+      const title = async () => (await tab.waitForFunction(() => document.title !== '-', undefined, { timeout: 120_000 }), tab.title());
+      assert.equal(await title().catch((error) => `${error.message}: ${problems.join('\n')}`), 'positive');
+    } finally {
+      await tab.close();
+    }
+  }
+
+  /** The same of what was built; gives the addresses that were asked for. */
   async function shows(built, more = {}) {
     const served = await fileServer({ '/models/': models, ...more, '/': built });
-    let tab;
     try {
-      let problems;
-      ({ tab, problems } = await opened(served.url));
-      const title = async () => (await tab.waitForFunction(() => document.title !== '-', undefined, { timeout: 30_000 }), tab.title());
-      assert.equal(await title().catch((error) => `${error.message}: ${problems.join('\n')}`), 'positive');
+      await shown(served.url);
       return served.seen.map(({ url }) => url);
     } finally {
-      await tab?.close();
       served.stop();
     }
   }
@@ -71,6 +77,26 @@ describe('in browsers', { skip: noModels }, () => {
       await writeFile(path.join(out, 'main.js'), three(from));
       await vite.build({ root: out, logLevel: 'error', build: { target: 'es2022' } });
       await shows(path.join(out, 'dist'));
+    });
+
+    test(`Vite's development server: ${from}`, async () => {
+      const out = await consumer('vite-dev');
+      await writeFile(path.join(out, 'index.html'), page('<script type="module" src="./main.js"></script>'));
+      await writeFile(path.join(out, 'main.js'), three(from));
+      const served = await fileServer({ '/models/': models });
+      const server = await vite.createServer({
+        root: out,
+        logLevel: 'error',
+        optimizeDeps: { exclude: ['autoannotator'] },
+        server: { host: '127.0.0.1', port: 0, watch: null, proxy: { '/models/': served.url } },
+      });
+      try {
+        await server.listen();
+        await shown(server.resolvedUrls.local[0]);
+      } finally {
+        await server.close();
+        served.stop();
+      }
     });
 
     test(`webpack: ${from}`, async () => {
@@ -149,19 +175,21 @@ describe('in browsers', { skip: noModels }, () => {
       bits = [];
       for await (const annotation of annotator.annotate(some)) bits.push(annotation);
       annotator.dispose();
-      const out = await consumer('pages');
+      const out = await (noBurn ? consumer('pages') : burnConsumer('pages'));
       served = await fileServer({ '/models/': models, '/node_modules/': path.join(out, 'node_modules'), '/': path.join(here, 'pages') });
     });
     after(() => served?.stop());
 
-    function check(name, found, exact) {
+    function check(name, found, exact, version) {
       assert.equal(found.error, undefined, found.error);
       if (exact) assert.deepEqual(found.annotations, bits, `${name}: other bits than in Node.js`);
       const { clear, near } = mismatches(found.annotations, reference);
       console.log(`${name}: ${clear.length} verdicts of ${COUNT} differ from the native ones, ${near.length} more where two labels are within 0.01`);
       assert.deepEqual(clear, []);
       assert.ok(near.length <= COUNT * 0.005, JSON.stringify(near));
-      record(name, { mismatches: clear.length, near: near.length, memoryMib: found.memoryBytes / 2 ** 20, firstMs: found.first, textsPerSecond: (COUNT * 1000) / found.ms, build: found.build });
+      const { memoryBytes, first, ms, build, device } = found;
+      const [runtime, where = 'page'] = name.replace(' (relaxed)', '').split(', ');
+      record(name, { runtime, where, version: version ?? browser.version(), device, build, mismatches: clear.length, near: near.length, memoryMib: memoryBytes / 2 ** 20, firstMs: first, textsPerSecond: (COUNT * 1000) / ms });
     }
 
     async function inChromium(where, work) {
@@ -189,6 +217,22 @@ describe('in browsers', { skip: noModels }, () => {
         return annotation.votes[0].engine !== 'gpu' || (first - second > 0.05 && annotation.votes[0].label !== bits[at].votes[0].label);
       });
       assert.deepEqual(off, []);
+    });
+
+    test('Chromium, autoannotator-burn', { skip: noBurn }, async () => {
+      const { tab } = await opened(`${served.url}/burn.html`);
+      try {
+        const work = { entry: '/node_modules/autoannotator-burn/dist/index.js', texts: some.slice(0, 4), options: { models: '/models/', slms: SLMS.slice(0, 1), device: 'gpu', batch: 4 } };
+        const found = await tab.evaluate(async (work) => (await import('/ask.js')).inPage(work), work);
+        assert.deepEqual([found.build, found.device, found.annotations.length], ['burn', 'gpu', 4]);
+        for (const [at, { votes: [vote] }] of found.annotations.entries()) {
+          const [first, second] = [...bits[at].votes[0].probabilities].sort((a, b) => b - a);
+          assert.equal(vote.engine, 'burn');
+          if (first - second > 0.05) assert.equal(vote.label, bits[at].votes[0].label, some[at]);
+        }
+      } finally {
+        await tab.close();
+      }
     });
 
     test('Chromium, a GPU that is lost: the CPU goes on; one that is slower than the CPU is not taken', async () => {
@@ -243,7 +287,7 @@ describe('in browsers', { skip: noModels }, () => {
         const tab = await firefox.newPage();
         await tab.goto(`${served.url}/blank.html`);
         const found = await tab.evaluate(async (work) => JSON.stringify(await (await import('/ask.js')).inPage(work)), job('simd'));
-        check('Firefox', JSON.parse(found), true);
+        check('Firefox', JSON.parse(found), true, (await firefox.version()).split('/').at(-1));
       } finally {
         await firefox.close();
       }

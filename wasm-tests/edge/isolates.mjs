@@ -32,8 +32,12 @@ export function workerd(vars = {}, from = 'autoannotator') {
 }
 
 /** A script of a folder in workerd, with the models bound as MODELS. */
-export async function inWorkerd(script, source, vars = {}, from = 'autoannotator') {
-  const built = await bundled(script, source, from);
+export async function inWorkerd(script, source, vars = {}, from = 'autoannotator', more = {}) {
+  return runBuilt(await bundled(script, source, from), vars, more);
+}
+
+/** What was bundled into a folder in workerd: its index.js, with the modules beside it; `more` are options of miniflare. */
+export async function runBuilt(built, vars, more = {}) {
   const names = readdirSync(built);
   const miniflare = new Miniflare({
     log: new Log(LogLevel.ERROR),
@@ -44,6 +48,7 @@ export async function inWorkerd(script, source, vars = {}, from = 'autoannotator
     ],
     compatibilityDate: '2026-07-01',
     bindings: vars,
+    ...more,
     assets: { directory: models, binding: 'MODELS', routerConfig: { has_user_worker: true, invoke_user_worker_ahead_of_assets: true } },
   });
   await miniflare.ready;

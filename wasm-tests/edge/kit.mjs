@@ -56,27 +56,43 @@ export function folder(name) {
   return mkdtempSync(path.join(cache, `${name}-`));
 }
 
-let packed;
+const packed = {};
 
-/** The tarball that `npm pack` makes of the built package. */
-export function tarball() {
-  packed ??= (async () => {
-    if (!existsSync(path.join(root, 'pkg/dist/index.js'))) throw new Error('pkg/dist is missing: run `npm --prefix pkg run build`');
+/** The tarball that `npm pack` makes of a built package: of the one in `pkg`, or another. */
+export function tarball(name = 'pkg') {
+  packed[name] ??= (async () => {
+    if (!existsSync(path.join(root, name, 'dist/index.js'))) throw new Error(`${name}/dist is missing: run \`make package\``);
     const out = folder('pack');
-    await exec('npm', ['pack', '--ignore-scripts', '--loglevel=error', '--pack-destination', out], { cwd: path.join(root, 'pkg'), env: { ...env, npm_config_cache: path.join(cache, 'npm') } });
-    return path.join(out, readdirSync(out).find((name) => name.endsWith('.tgz')));
+    await exec('npm', ['pack', '--ignore-scripts', '--loglevel=error', '--pack-destination', out], { cwd: path.join(root, name), env: { ...env, npm_config_cache: path.join(cache, 'npm') } });
+    return path.join(out, readdirSync(out).find((file) => file.endsWith('.tgz')));
   })();
-  return packed;
+  return packed[name];
+}
+
+/** Installs a tarball into a folder's node_modules, under its package's name. */
+async function install(file, out) {
+  const { stdout } = await exec('tar', ['xzfO', file, 'package/package.json']);
+  const target = path.join(out, 'node_modules', JSON.parse(stdout).name);
+  await mkdir(target, { recursive: true });
+  await exec('tar', ['xzf', file, '-C', target, '--strip-components=1']);
 }
 
 /** A folder with the package installed, and some files of this one in it. */
 export async function consumer(name, ...files) {
   const out = folder(name);
-  const target = path.join(out, 'node_modules/autoannotator');
-  await mkdir(target, { recursive: true });
-  await exec('tar', ['xzf', await tarball(), '-C', target, '--strip-components=1']);
+  await install(await tarball(), out);
   await writeFile(path.join(out, 'package.json'), '{ "type": "module", "private": true }');
   for (const file of files) await copyFile(path.join(here, file), path.join(out, path.basename(file)));
+  return out;
+}
+
+/** Where `autoannotator-burn` was not built. */
+export const noBurn = existsSync(path.join(root, 'pkg-burn/dist/index.js')) ? false : 'autoannotator-burn is not built; run `make package-burn`';
+
+/** As `consumer`, with `autoannotator-burn` too. */
+export async function burnConsumer(name) {
+  const out = await consumer(name);
+  await install(await tarball('pkg-burn'), out);
   return out;
 }
 
@@ -84,6 +100,44 @@ export async function consumer(name, ...files) {
 export async function entry(name = 'index.node') {
   const out = await consumer('import');
   return import(pathToFileURL(path.join(out, `node_modules/autoannotator/dist/${name}.js`)).href);
+}
+
+/** Where the memory section of a module stands, and the pages it says: {start, end, minimum, maximum}. */
+function memorySection(bytes) {
+  const read = (at) => {
+    let value = 0;
+    for (let shift = 0; ; shift += 7) {
+      const byte = bytes[at++];
+      value += (byte & 127) * 2 ** shift;
+      if (byte < 128) return [value, at];
+    }
+  };
+  for (let at = 8; at < bytes.length; ) {
+    const [size, body] = read(at + 1);
+    if (bytes[at] === 5) {
+      const [minimum, next] = read(body + 2);
+      return { start: at, end: body + size, minimum, maximum: bytes[body + 1] & 1 ? read(next)[0] : undefined };
+    }
+    at = body + size;
+  }
+  throw new Error('the module has no memory of its own');
+}
+
+/** The pages of memory that a build of the package declares: at first, and at most if it says so. */
+export function memoryOf(build) {
+  return memorySection(readFileSync(path.join(root, `pkg/wasm/${build}/autoannotator_bg.wasm`)));
+}
+
+/** A module with a memory of at most `pages`. */
+export function withMemory(bytes, pages) {
+  const { start, end, minimum } = memorySection(bytes);
+  const leb = (value) => {
+    const out = [];
+    for (; value > 127; value >>>= 7) out.push((value & 127) | 128);
+    return Buffer.from([...out, value]);
+  };
+  const section = Buffer.concat([Buffer.from([1, 1]), leb(minimum), leb(pages)]);
+  return new WebAssembly.Module(Buffer.concat([bytes.subarray(0, start), Buffer.from([5]), leb(section.length), section, bytes.subarray(end)]));
 }
 
 const DATA = path.join(process.env.AUTOANNOTATOR_SHARED ?? path.join(root, '../shared'), 'data/sent_tweet_extraction_test.csv');

@@ -19,6 +19,8 @@ pub struct Variant {
     features: &'static [&'static str],
     /// What `wasm-opt` has to know of.
     opt_features: &'static [&'static str],
+    /// The most bytes that its memory may have, if that is less than an engine allows.
+    max_memory: Option<u32>,
     /// What it is optimised for.
     goal: Goal,
 }
@@ -35,18 +37,27 @@ const PLAIN: Variant = Variant {
     target_features: &["+simd128"],
     features: &[],
     opt_features: &["--enable-simd"],
+    max_memory: None,
     goal: Goal::Speed,
 };
 
+const RELAXED: Variant = Variant {
+    name: "relaxed",
+    target_features: &["+simd128", "+relaxed-simd"],
+    opt_features: &["--enable-simd", "--enable-relaxed-simd"],
+    ..PLAIN
+};
+
+/// An edge worker has 128 MiB, and is ended where it takes more. What is left beside this is for JavaScript: its heap, a
+/// shard on its way, requests and answers.
+const EDGE_MEMORY: u32 = 104 << 20;
+
 /// The variants, by name.
-pub const VARIANTS: [Variant; 4] = [
-    PLAIN,
-    Variant {
-        name: "relaxed",
-        target_features: &["+simd128", "+relaxed-simd"],
-        opt_features: &["--enable-simd", "--enable-relaxed-simd"],
-        ..PLAIN
-    },
+pub const VARIANTS: [Variant; 5] = [
+    // The page reads and writes its files with this one.
+    Variant { features: &["files"], ..PLAIN },
+    RELAXED,
+    Variant { name: "edge", max_memory: Some(EDGE_MEMORY), ..RELAXED },
     // Browsers with WebGPU may lack relaxed SIMD, and what is left for the CPU to do is little.
     Variant { name: "gpu", features: &["gpu"], ..PLAIN },
     // Its time goes into kernels that burn makes at run time.
@@ -104,10 +115,13 @@ impl Variant {
     /// would replace these, so they are not let in.
     pub fn cargo(&self, subcommand: &str) -> Result<Command> {
         // Loop strength reduction makes pointers of sums that may wrap, of which engines cannot make address offsets.
-        let flags = format!(
+        let mut flags = format!(
             "-Ctarget-feature={}\x1f--cfg\x1fgetrandom_backend=\"wasm_js\"\x1f-Cllvm-args=-disable-lsr",
             self.target_features.join(",")
         );
+        if let Some(most) = self.max_memory {
+            flags.push_str(&format!("\x1f-Clink-arg=--max-memory={most}"));
+        }
         let mut command = crate::cargo();
         command
             .args([subcommand, "--locked", "--lib", "--package", NAME, "--no-default-features"])

@@ -29,6 +29,9 @@ pub(super) trait Dot {
     const INPUTS: usize;
     /// Bytes of an activation in memory.
     const WIDTH: usize;
+    /// Whether rows of a tile stand together, 16 activations of each in turn, and its sums in memory: engines load all that a
+    /// loop loads before they compute, which leaves no registers for the sums of more than two rows.
+    const INTERLEAVED: bool = false;
     /// Where input `input` (0 to 3) of column `column` (below `2 * S::LANES`) stands in a block.
     fn place(column: usize, input: usize) -> usize {
         4 * column + input
@@ -405,6 +408,7 @@ mod wasm {
         type Constant = v128;
         const INPUTS: usize = 16;
         const WIDTH: usize = 1;
+        const INTERLEAVED: bool = true;
         #[inline(always)]
         unsafe fn sum(p: *const i32) -> v128 {
             unsafe { v128_load(p.cast()) }

@@ -12,7 +12,7 @@ use std::array::from_fn;
 const BLOCK: usize = 1 << 18;
 
 /// The most rows of a tile.
-const MOST_ROWS: usize = 8;
+const MOST_ROWS: usize = 16;
 
 /// Int8 weights with their columns in panels. A panel is, for each group of inputs, what the sums start from (it takes off
 /// what [`ACTIVATION_ZERO`] adds), the blocks of four inputs, and the scales: [`Layout`] says where.
@@ -69,7 +69,7 @@ impl Layout {
 }
 
 /// Rows of activations: a value `q` stands for `(q - ACTIVATION_ZERO) * scale` of its row and group. A row is, for each
-/// group, the values and the scale.
+/// group, the values and the scale; see [`Dot::INTERLEAVED`] for where they stand.
 #[derive(Default)]
 pub(super) struct Int8Rows {
     bytes: Vec<u8>,
@@ -114,7 +114,7 @@ fn quads(inputs: usize) -> usize {
 }
 
 #[inline(always)]
-pub(super) unsafe fn quantize<D: Dot>(job: &Quantize<'_>, out: &mut Int8Rows) {
+pub(super) unsafe fn quantize<D: Dot, const ROWS: usize>(job: &Quantize<'_>, out: &mut Int8Rows) {
     unsafe {
         let lanes_n = <D::S as Simd>::LANES;
         let (rows, whole) = (job.x.len() / job.stride, 4 * quads(job.inputs));
@@ -129,9 +129,11 @@ pub(super) unsafe fn quantize<D: Dot>(job: &Quantize<'_>, out: &mut Int8Rows) {
         out.rotated.resize(whole, 0.0);
         let (multipliers, rotated) = (job.multipliers.as_ptr(), out.rotated.as_mut_ptr());
         let blocks = job.inputs / ROTATION * ROTATION;
+        let together = if D::INTERLEAVED { ROWS } else { 1 };
         for (index, row) in job.x.chunks_exact(job.stride).enumerate() {
             let row = row.as_ptr();
-            let mut target = out.bytes.as_mut_ptr().add(index * row_bytes::<D>(job.inputs));
+            let place = index % together;
+            let mut target = out.bytes.as_mut_ptr().add((index - place) * row_bytes::<D>(job.inputs));
             for j in (0..blocks).step_by(ROTATION) {
                 rotate::<D::S>(row.add(j), multipliers.add(j), rotated.add(j));
             }
@@ -148,11 +150,12 @@ pub(super) unsafe fn quantize<D: Dot>(job: &Quantize<'_>, out: &mut Int8Rows) {
                 let largest = lanes::<D::S>(largest, 0.0, |a, b| if a > b { a } else { b });
                 let inverse = f32::from(ACTIVATION_LEVELS) / largest;
                 for j in (first..end).step_by(16) {
-                    D::store(target, rotated.add(j), inverse);
-                    target = target.add(16 * D::WIDTH);
+                    D::store(target.add(place * 16 * D::WIDTH), rotated.add(j), inverse);
+                    target = target.add(together * 16 * D::WIDTH);
                 }
-                target.cast::<f32>().write_unaligned(largest / f32::from(ACTIVATION_LEVELS));
-                target = target.add(size_of::<f32>());
+                let scale = target.cast::<f32>().add(place);
+                scale.write_unaligned(largest / f32::from(ACTIVATION_LEVELS));
+                target = target.add(together * size_of::<f32>());
             }
         }
     }
@@ -192,23 +195,20 @@ unsafe fn four<S: Simd>([a, b, c, d]: [S::V; 4], out: *mut f32, step: usize) {
 }
 
 #[inline(always)]
-pub(super) unsafe fn product<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
-    job: &Int8Product<'_>,
-    c: &mut [f32],
-) {
-    const { assert!(ROWS <= MOST_ROWS) };
+pub(super) unsafe fn product<D: Dot, const ROWS: usize>(job: &Int8Product<'_>, c: &mut [f32]) {
+    const { assert!(ROWS <= MOST_ROWS && (D::INPUTS == 16 || !D::INTERLEAVED)) };
     let panel = 2 * <D::S as Simd>::LANES;
     let (rows, stride_c, row_bytes) = (job.rows, job.b.count * panel, row_bytes::<D>(job.b.inputs));
     assert!(rows > 0 && job.a.bytes.len() >= (rows + MOST_ROWS) * row_bytes);
     assert!(job.b.bytes.len() >= job.b.count * Layout::new(panel, job.b.inputs).size() && c.len() >= rows * stride_c);
-    assert!(job.b.bias.len() >= stride_c && (!ADD || job.residual.len() >= rows * stride_c));
+    assert!(job.b.bias.len() >= stride_c && (job.residual.is_empty() || job.residual.len() >= rows * stride_c));
     let block = (BLOCK / row_bytes / ROWS).max(1) * ROWS;
     for first in (0..rows).step_by(block) {
         let end = (first + block).min(rows);
         for index in 0..job.b.count {
             let mut row = first;
             while row < end {
-                unsafe { tile::<D, ROWS, GELU, ADD>(job, c.as_mut_ptr(), row, end, index) };
+                unsafe { tile::<D, ROWS>(job, c.as_mut_ptr(), row, end, index) };
                 row += ROWS;
             }
         }
@@ -217,13 +217,7 @@ pub(super) unsafe fn product<D: Dot, const ROWS: usize, const GELU: bool, const 
 
 /// Rows `first..min(first + ROWS, end)` by panel `index`. Rows beyond the end hold anything and are not stored.
 #[inline(always)]
-unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
-    job: &Int8Product<'_>,
-    c: *mut f32,
-    first: usize,
-    end: usize,
-    index: usize,
-) {
+unsafe fn tile<D: Dot, const ROWS: usize>(job: &Int8Product<'_>, c: *mut f32, first: usize, end: usize, index: usize) {
     unsafe {
         let lanes = <D::S as Simd>::LANES;
         let panel = 2 * lanes;
@@ -231,43 +225,66 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
         let row_bytes = row_bytes::<D>(job.b.inputs);
         // Everything is read in the order in which it stands, so that few pointers are needed.
         let mut a: [*const u8; ROWS] = from_fn(|r| job.a.bytes.as_ptr().add((first + r) * row_bytes));
+        let mut tile = a[0];
         let mut b = job.b.bytes.as_ptr().add(index * layout.size());
         let mut total = job.b.bias.as_ptr().add(index * panel);
         let mut total_stride = 0;
         let c = c.add(first * stride_c + index * panel);
         let constant = D::constant();
         let mut left = 4 * layout.quads / D::INPUTS;
+        let count = if D::INTERLEAVED { ROWS.min(end - first) } else { ROWS };
+        let mut sums = [[D::sum(b.cast()); 2]; ROWS];
+        let mut sums = sums.as_mut_ptr();
+        if D::INTERLEAVED {
+            // Of a pointer from who knows where the compiler does not take the sums into registers.
+            sums = std::hint::black_box(sums);
+        }
         while left > 0 {
             let steps = left.min(GROUP / D::INPUTS);
             left -= steps;
-            let mut sums = [[D::sum(b.cast()), D::sum(b.add(4 * lanes).cast())]; ROWS];
+            for r in 0..count {
+                *sums.add(r) = [D::sum(b.cast()), D::sum(b.add(4 * lanes).cast())];
+            }
             b = b.add(4 * panel);
             for _ in 0..steps {
-                let [low, high] = D::blocks(b);
+                let blocks = D::blocks(b);
                 b = b.add(D::INPUTS * panel);
-                for r in 0..ROWS {
-                    let x = D::input(a[r]);
-                    a[r] = a[r].add(D::INPUTS * D::WIDTH);
-                    sums[r] = [D::dot(sums[r][0], x, low, constant), D::dot(sums[r][1], x, high, constant)];
+                let (mut row, mut at) = (tile, sums);
+                for r in 0..count {
+                    let x = D::input(if D::INTERLEAVED { row } else { a[r] });
+                    if D::INTERLEAVED {
+                        row = row.add(D::INPUTS * D::WIDTH);
+                    } else {
+                        a[r] = a[r].add(D::INPUTS * D::WIDTH);
+                    }
+                    for half in [0, 1] {
+                        (*at)[half] = D::dot((*at)[half], x, blocks[half], constant);
+                    }
+                    at = at.add(1);
                 }
+                tile = tile.add(ROWS * D::INPUTS * D::WIDTH);
             }
             let scales = [D::S::load(b.cast()), D::S::load(b.add(4 * lanes).cast())];
             b = b.add(4 * panel);
-            for r in 0..ROWS {
-                let scale = D::S::splat(a[r].cast::<f32>().read_unaligned());
-                a[r] = a[r].add(size_of::<f32>());
+            for r in 0..count {
+                let scale = if D::INTERLEAVED { tile.add(r * size_of::<f32>()) } else { a[r] };
+                let scale = D::S::splat(scale.cast::<f32>().read_unaligned());
+                if !D::INTERLEAVED {
+                    a[r] = a[r].add(size_of::<f32>());
+                }
                 if first + r < end {
                     for half in [0, 1] {
                         let value = D::S::load(total.add(r * total_stride + half * lanes));
-                        let value = D::S::madd(D::float(sums[r][half]), D::S::mul(scale, scales[half]), value);
+                        let value = D::S::madd(D::float((*sums.add(r))[half]), D::S::mul(scale, scales[half]), value);
                         D::S::store(c.add(r * stride_c + half * lanes), value);
                     }
                 }
             }
+            tile = tile.add(ROWS * size_of::<f32>());
             // What the groups add up to waits where it will stand: it would take registers from the sums.
             (total, total_stride) = (c, stride_c);
         }
-        if GELU {
+        if job.epilogue == Epilogue::Gelu {
             for r in 0..ROWS.min(end - first) {
                 let p = c.add(r * stride_c);
                 let [low, high] = gelu::<D::S, 2>([D::S::load(p), D::S::load(p.add(lanes))]);
@@ -275,7 +292,7 @@ unsafe fn tile<D: Dot, const ROWS: usize, const GELU: bool, const ADD: bool>(
                 D::S::store(p.add(lanes), high);
             }
         }
-        if ADD {
+        if !job.residual.is_empty() {
             let residual = job.residual.as_ptr().add(first * stride_c + index * panel);
             for r in 0..ROWS.min(end - first) {
                 for at in [r * stride_c, r * stride_c + lanes] {

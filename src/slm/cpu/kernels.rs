@@ -130,17 +130,11 @@ macro_rules! kernels {
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn quantize(job: &Quantize<'_>, out: &mut Int8Rows) {
-                unsafe { int8::quantize::<$dot>(job, out) }
+                unsafe { int8::quantize::<$dot, $int8_rows>(job, out) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn int8_product(job: &Int8Product<'_>, c: &mut [f32]) {
-                unsafe {
-                    match (job.epilogue, job.residual.is_empty()) {
-                        (Epilogue::Plain, true) => int8::product::<$dot, $int8_rows, false, false>(job, c),
-                        (Epilogue::Plain, false) => int8::product::<$dot, $int8_rows, false, true>(job, c),
-                        (Epilogue::Gelu, _) => int8::product::<$dot, $int8_rows, true, false>(job, c),
-                    }
-                }
+                unsafe { int8::product::<$dot, $int8_rows>(job, c) }
             }
             $(#[target_feature(enable = $feature)])?
             unsafe fn gelu_tanh(x: &mut [f32]) {
@@ -202,7 +196,7 @@ kernels!(SIMD128, simd128, Wasm, 4, Pairs, 4);
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
 use super::{dot::RelaxedDot, simd::Relaxed};
 #[cfg(all(target_arch = "wasm32", target_feature = "relaxed-simd"))]
-kernels!(RELAXED, relaxed, Relaxed, 4, RelaxedDot, 2);
+kernels!(RELAXED, relaxed, Relaxed, 4, RelaxedDot, 16);
 
 #[inline(always)]
 unsafe fn product<S: Simd, const ROWS: usize, const GELU: bool, const ADD: bool>(job: &Product<'_>, c: &mut [f32]) {

@@ -198,24 +198,7 @@ impl Matrix for Int8Matrix {
         let rows = maps.iter().flat_map(|map| map.weight.values.chunks_exact(inputs));
         let scales = maps.iter().flat_map(|map| map.weight.scales.chunks_exact(groups));
         for (output, (row, scales)) in rows.zip(scales).enumerate() {
-            let (target, column) = (&mut target[output / panel * layout.size()..], output % panel);
-            let places: [usize; 4] = std::array::from_fn(|input| (kernels.place)(column, input));
-            for (group, (scale, weights)) in scales.iter().zip(row.chunks(INT8_GROUP)).enumerate() {
-                let blocks = target[layout.block(group * INT8_GROUP)..].chunks_exact_mut(4 * panel);
-                let mut sums = [0; 4];
-                for (block, weights) in blocks.zip(weights.chunks(4)) {
-                    let mut four = [0; 4];
-                    four[..weights.len()].copy_from_slice(weights);
-                    for i in 0..4 {
-                        block[places[i]] = four[i].cast_unsigned();
-                        sums[i] += i32::from(four[i]);
-                    }
-                }
-                let sum: i32 = sums.iter().sum();
-                let start = -i32::from(ACTIVATION_ZERO) * sum;
-                target[layout.starts(group) + 4 * column..][..4].copy_from_slice(&start.to_ne_bytes());
-                target[layout.scales(group) + 4 * column..][..4].copy_from_slice(&scale.to_ne_bytes());
-            }
+            pack_row(row, scales, &layout, kernels, output % panel, &mut target[output / panel * layout.size()..]);
         }
         let mut multipliers = maps[0].weight.multipliers.clone();
         multipliers.resize(inputs, 1.0);
@@ -231,6 +214,28 @@ impl Matrix for Int8Matrix {
     fn plain(map: &Linear<Self>) -> Linear {
         let Linear { weight, bias, outputs, inputs } = map;
         Linear { weight: weight.plain(*inputs), bias: bias.clone(), outputs: *outputs, inputs: *inputs }
+    }
+}
+
+/// Packs a row of int8 weights as column `column` of a panel. A function of its own, because engines of wasm make a loop faster
+/// only from the next call on.
+#[inline(never)]
+fn pack_row(row: &[i8], scales: &[f32], layout: &Layout, kernels: &Kernels, column: usize, panel: &mut [u8]) {
+    // Two and two inputs stand together.
+    let [first, second] = [0, 2].map(|input| (kernels.place)(column, input));
+    for (group, (scale, weights)) in scales.iter().zip(row.chunks(INT8_GROUP)).enumerate() {
+        let blocks = panel[layout.block(group * INT8_GROUP)..].chunks_exact_mut(4 * layout.columns);
+        for (block, weights) in blocks.zip(weights.chunks(4)) {
+            let mut four = [0; 4];
+            four[..weights.len()].copy_from_slice(weights);
+            let [a, b, c, d] = four.map(i8::cast_unsigned);
+            block[first..first + 2].copy_from_slice(&[a, b]);
+            block[second..second + 2].copy_from_slice(&[c, d]);
+        }
+        let sum: i32 = weights.iter().map(|weight| i32::from(*weight)).sum();
+        let start = -i32::from(ACTIVATION_ZERO) * sum;
+        panel[layout.starts(group) + 4 * column..][..4].copy_from_slice(&start.to_ne_bytes());
+        panel[layout.scales(group) + 4 * column..][..4].copy_from_slice(&scale.to_ne_bytes());
     }
 }
 
@@ -385,7 +390,7 @@ impl CpuEncoder {
     pub fn lower(weights: &EncoderWeights, layers: usize) -> Self {
         let shell = shell(weights, weights.words.clone());
         match layers {
-            0 => Self::from_weights(shell),
+            0 => Self::from_weights(shell, None),
             _ => {
                 let layers = quantized(&weights.layers[..layers.min(weights.layers.len())]);
                 Self::from_int8(shell.quantized(layers, Vec::new()), None)
@@ -407,9 +412,9 @@ impl CpuEncoder {
     }
 
     /// Packs layer after layer and frees each as soon as it is packed, so that memory holds the weights about once.
-    pub fn from_weights(mut weights: EncoderWeights) -> Self {
+    pub fn from_weights(mut weights: EncoderWeights, isa: Option<Isa>) -> Self {
         let layers = std::mem::take(&mut weights.layers);
-        Self::pack(weights, None, layers.into_iter())
+        Self::pack(weights, isa, layers.into_iter())
     }
 
     fn pack<M: Matrix, L: std::borrow::Borrow<LayerWeights<M>>>(

@@ -78,7 +78,9 @@ impl GpuEngine {
     /// four) or a lack of memory is an error.
     pub async fn new(gpu: &Gpu, weights: PackedWeights, head: &Head) -> Result<Self, SlmError> {
         match weights {
-            PackedWeights::F32(weights) => Self::load(gpu, weights, head, CpuEncoder::from_weights).await,
+            PackedWeights::F32(weights) => {
+                Self::load(gpu, weights, head, |weights| CpuEncoder::from_weights(weights, None)).await
+            }
             PackedWeights::Int8(weights) => {
                 Self::load(gpu, weights, head, |weights| CpuEncoder::from_int8(weights, None)).await
             }
