@@ -119,7 +119,7 @@ fn measure(folder: &Path, precision: Precision) -> Outcome<Taken> {
     };
     let PackedSlm { weights, head, .. } = packed;
     let encoder = match weights {
-        PackedWeights::F32(weights) => CpuEncoder::from_weights(weights),
+        PackedWeights::F32(weights) => CpuEncoder::from_weights(weights, None),
         PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, None),
     };
     let vocabulary = encoder.config().vocab_size as u32;

@@ -143,8 +143,15 @@ impl Llm {
         let task = crate::task::Task { name: "plan".to_owned(), labels: spec.task.labels.clone() };
         let template = Template::new(&spec);
         let deadline = Instant::now() + Duration::from_secs_f64(2.0 * upstream.config().timeout_seconds);
-        let question =
-            Question { task: &task, template: &template, client: &self.client, deadline, confidence: false, sample: 0 };
+        let question = Question {
+            task: &task,
+            template: &template,
+            examples: &[],
+            client: &self.client,
+            deadline,
+            confidence: false,
+            sample: 0,
+        };
         let (reply, usage) = upstream.complete(&question, prompt).await;
         self.replies.spent.add(&usage);
         self.save()?;
@@ -154,7 +161,7 @@ impl Llm {
     /// What it takes to have texts labelled.
     pub fn cost_of_labels(&self, spec: &Spec, texts: &[String]) -> Cost {
         let template = Template::new(spec);
-        let bytes: usize = texts.iter().map(|text| template.one(text).sent_bytes()).sum();
+        let bytes: usize = texts.iter().map(|text| template.one(text, &[]).sent_bytes()).sum();
         let (prompt, reply) = (bytes as f64 / BYTES, LABEL_REPLY * texts.len() as f64);
         Cost { calls: texts.len(), tokens: prompt + reply, usd: self.usd(prompt, reply) }
     }

@@ -119,14 +119,21 @@ fn read(path: &Path) -> Result<Vec<u8>, PlanError> {
     std::fs::read(path).map_err(|e| PlanError::file(path, e))
 }
 
+/// Tokens of a text, as the paper has it.
+const MAX_LENGTH: usize = 128;
+
 /// The model and its `tokenizer.json` out of its files.
 fn load(candidate: &Candidate, files: &[(&str, Vec<u8>)]) -> Result<(PackedSlm, Vec<u8>), PlanError> {
     let fail = |problem: &str| SlmError::File { file: candidate.id.clone(), problem: problem.to_owned() };
     let (name, weights) = files.first().ok_or_else(|| fail("it has no files"))?;
     let tokenizer = files.iter().find(|(name, _)| *name == "tokenizer.json").map(|(_, bytes)| bytes);
     let tokenizer = tokenizer.ok_or_else(|| fail("it has no tokenizer.json"))?;
-    // A model that `pack` wrote stands on the hub as it is.
-    let slm = PackedSlm::read(weights, &format!("{}/{name}", candidate.id))?;
+    let config = files.iter().find(|(name, _)| *name == "config.json").map(|(_, bytes)| bytes.as_slice());
+    // A model that `pack` wrote stands on the hub as it is; others have the names of the original implementation.
+    let slm = match (PackedSlm::read(weights, &format!("{}/{name}", candidate.id)), config) {
+        (Err(_), Some(config)) => crate::slm::hub::read(config, weights, (&candidate.id, ""), MAX_LENGTH)?,
+        (read, _) => read?,
+    };
     if slm.meta.labels != candidate.labels {
         return Err(fail("its config.json names other labels than its weights").into());
     }
@@ -200,9 +207,10 @@ fn known(path: &Path) -> Option<Measured> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::slm::Scoring;
     use crate::slm::config::{Architecture, EncoderConfig};
     use crate::slm::pack::{PackedMeta, PackedWeights};
-    use crate::slm::weights::{EncoderWeights, Head, Norm, Pooling};
+    use crate::slm::weights::{EncoderWeights, Extras, Head, Norm, Pooling};
 
     fn slm() -> PackedSlm {
         let config = EncoderConfig {
@@ -215,8 +223,7 @@ mod tests {
             max_position_embeddings: 4,
             type_vocab_size: 1,
             layer_norm_eps: 1e-5,
-            relative_attention_num_buckets: 0,
-            pad_token_id: 0,
+            ..EncoderConfig::default()
         };
         let norm = || Norm { gamma: vec![1.0; 2], beta: vec![0.0; 2] };
         let weights = EncoderWeights {
@@ -226,6 +233,7 @@ mod tests {
             embedding_norm: norm(),
             layers: Vec::new(),
             relative_bias: Vec::new(),
+            extras: Extras::default(),
             config: config.clone(),
         };
         let meta = PackedMeta {
@@ -236,6 +244,8 @@ mod tests {
             base: "x".into(),
             config,
             pooling: Pooling::Mean,
+            dense: None,
+            scoring: Scoring::Softmax,
             temperature: 1.0,
             max_length: 4,
             precision: Precision::F32,
@@ -244,7 +254,7 @@ mod tests {
         PackedSlm {
             meta,
             weights: PackedWeights::F32(weights),
-            head: Head { pooling: Pooling::Mean, linear, temperature: 1.0 },
+            head: Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.0 },
         }
     }
 

@@ -29,7 +29,7 @@ impl<'a> Prompt<'a> {
     pub fn of(system: &'a str, data: &Value, schema: Value, reply_tokens: u64) -> Self {
         let schema_bytes = schema.to_string().len();
         let schema = Some(Cow::Owned(schema));
-        Self { system, examples: &[], user: slot(data), schema, schema_bytes, reply_tokens }
+        Self { system, examples: Cow::Borrowed(&[]), user: slot(data), schema, schema_bytes, reply_tokens }
     }
 }
 

@@ -281,8 +281,14 @@ const PART: Lists = 1 << 5;
 const UNDOES: Lists = 1 << 6;
 const IS_UNDONE: Lists = 1 << 7;
 
-/// All words with their lists, and those of scripts without spaces, which stand in a longer run.
-static WORDS: LazyLock<(HashMap<&str, Lists>, Vec<(&str, Lists)>)> = LazyLock::new(|| {
+/// All words with their lists.
+struct Words {
+    words: HashMap<&'static str, Lists>,
+    /// Those of scripts without spaces, which stand in a longer run.
+    runs: Vec<(&'static str, Lists)>,
+}
+
+static WORDS: LazyLock<Words> = LazyLock::new(|| {
     let all = [
         (ORDERS, ORDER),
         (ELSEWHERE, ELSE),
@@ -299,7 +305,7 @@ static WORDS: LazyLock<(HashMap<&str, Lists>, Vec<(&str, Lists)>)> = LazyLock::n
     }
     let unspaced = |(word, lists): (&&'static str, &Lists)| Some((*word, *lists)).filter(|(word, _)| dense(word));
     let runs = words.iter().filter_map(unspaced).collect();
-    (words, runs)
+    Words { words, runs }
 });
 
 fn dense(word: &str) -> bool {
@@ -307,7 +313,7 @@ fn dense(word: &str) -> bool {
 }
 
 fn lists(word: &str) -> Lists {
-    let (words, runs) = &*WORDS;
+    let Words { words, runs } = &*WORDS;
     let own = words.get(word).copied().unwrap_or_default();
     if word.is_ascii() {
         return own;

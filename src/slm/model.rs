@@ -149,7 +149,7 @@ impl Slm {
         Ok(Self::new(meta, version, tokenizer, Serving::Burn(Box::new(engine))))
     }
 
-    fn new(meta: PackedMeta, version: String, tokenizer: Tokenizer, engine: Serving) -> Self {
+    fn new(meta: PackedMeta, version: String, tokenizer: Arc<Tokenizer>, engine: Serving) -> Self {
         let ballot = Ballot::plain(&meta.labels, meta.scoring);
         Self { meta, version, tokenizer, engine, ballot }
     }

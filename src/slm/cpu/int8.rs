@@ -216,6 +216,7 @@ pub(super) unsafe fn product<D: Dot, const ROWS: usize>(job: &Int8Product<'_>, c
 }
 
 /// Rows `first..min(first + ROWS, end)` by panel `index`. Rows beyond the end hold anything and are not stored.
+#[allow(clippy::needless_range_loop, reason = "a row is looked for in several places")]
 #[inline(always)]
 unsafe fn tile<D: Dot, const ROWS: usize>(job: &Int8Product<'_>, c: *mut f32, first: usize, end: usize, index: usize) {
     unsafe {
