@@ -126,7 +126,7 @@ fn logits_of_the_cpu_engine_in_int8() {
             texts += 1;
         }
     }
-    let rms = (squares / count as f64).sqrt();
+    let rms = (squares / count).sqrt();
     println!("int8: logits off by {rms:.4} (rms), {agree} of {texts} labels agree");
     // Layers of 32 and weights by chance are rounded worse than any model that was trained; a mistake would be off by ones.
     assert!(rms < 0.15, "{rms}");
@@ -281,7 +281,8 @@ fn a_file_that_does_not_fit_its_config_is_refused_by_the_tensors_name() {
         let weights = file(model, "model.safetensors");
         hub::read(config.to_string().as_bytes(), &weights, (model, "sentiment"), 512).expect_err("refused").to_string()
     };
-    let cases: [(&str, fn(&mut serde_json::Value), &str); 8] = [
+    type Change = fn(&mut serde_json::Value);
+    let cases: [(&str, Change, &str); 8] = [
         ("bert", |c| c["vocab_size"] = 121.into(), "bert.embeddings.word_embeddings.weight"),
         ("roberta", |c| c["intermediate_size"] = 53.into(), "roberta.encoder.layer.0.intermediate.dense.weight"),
         ("roberta", |c| c["id2label"] = serde_json::json!({"0": "a", "1": "b"}), "classifier.out_proj.weight"),
