@@ -38,7 +38,7 @@ enum Step {
         left: bool,
         right: bool,
     },
-    /// Spaces at the ends go; of whitespace, only those.
+    /// Spaces at the ends go, and what stands for one at the end; of whitespace, only those.
     Trim,
     /// Several spaces become this.
     Collapse(String),
@@ -55,7 +55,7 @@ enum Step {
 }
 
 /// The pattern of [`Step::Trim`] in a file.
-pub(super) const TRIM: &str = "^ +| +$";
+pub(super) const TRIM: &str = "^ +|[ \u{2581}]+$";
 
 /// The pattern of [`Step::Gather`] in a file.
 pub(super) const GATHER: &str = r"[\s\x1c-\x1f]+";
@@ -342,7 +342,7 @@ fn normalize(steps: &[Step], text: &str) -> String {
                 let text = if *left { text.trim_start() } else { &text };
                 if *right { text.trim_end() } else { text }.to_owned()
             }
-            Step::Trim => text.trim_matches(' ').to_owned(),
+            Step::Trim => text.trim_start_matches(' ').trim_end_matches([' ', SPACE]).to_owned(),
             Step::Collapse(content) => collapse(&text, content),
             Step::Gather => gather(&text),
             Step::Prepend(prepend) if !text.is_empty() => format!("{prepend}{text}"),
