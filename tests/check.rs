@@ -206,7 +206,7 @@ fn an_llm_without_prices_definitions_or_a_priced_budget_is_told() {
     bench.file("server.toml", "[llm]\nurl = \"http://a\"\nmodel = \"m\"\nbudget_usd = 1.0\n");
     let output = check(&bench, "task = \"sentiment\"\n", &["--config", "server.toml"]);
     assert_eq!(output.status.code(), Some(1));
-    assert!(said(&output).contains("server.toml: a budget without prices"), "{}", said(&output));
+    assert!(said(&output).contains("server.toml: a budget needs prices"), "{}", said(&output));
 }
 
 #[test]

@@ -435,8 +435,11 @@ fn a_round_promotes_what_is_better_and_nothing_else() {
     let report = one_round(&mut member, &swapped, &[], &running).expect("a round");
     assert!(matches!(&report.decision, Decision::Kept(why) if why.contains("anchor")), "{report:?}");
     // Labels without sense: not better on the gate part.
-    let senseless: Vec<Labelled> =
-        samples(&OLD, 200).into_iter().enumerate().map(|(i, row)| Labelled { label: i * 7 / 3 % 3, ..row }).collect();
+    let senseless: Vec<Labelled> = samples(&OLD, 200)
+        .into_iter()
+        .enumerate()
+        .map(|(i, row)| Labelled { label: i * 7919 % 101 % 3, ..row })
+        .collect();
     let report = one_round(&mut member, &senseless, &replay, &running).expect("a round");
     assert!(matches!(&report.decision, Decision::Kept(_)), "{report:?}");
     assert_eq!(votes(&mut member, &replay), old, "what was not promoted left no trace");

@@ -379,8 +379,10 @@ fn head(config: &Value) -> Result<(Vec<String>, String), String> {
                 .to_owned(),
         );
     }
-    let json = serde_json::to_vec(config).unwrap_or_default();
-    EncoderConfig::from_json(&json, "config.json").map_err(|e| e.to_string())?;
+    let loads = || {
+        let json = serde_json::to_vec(config).unwrap_or_default();
+        EncoderConfig::from_json(&json, "config.json").map_err(|e| e.to_string())
+    };
     let class = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
     if !class.is_empty() && !class.ends_with("ForSequenceClassification") {
         return Err(format!("catalogue-head: it is a {class}, without a head that classifies texts"));
@@ -397,7 +399,7 @@ fn head(config: &Value) -> Result<(Vec<String>, String), String> {
         (_, count) if count > MAX_LABELS => {
             Err(format!("catalogue-labels: {count} labels, expected at most {MAX_LABELS}"))
         }
-        _ => Ok((labels, text("model_type").unwrap_or_default().to_owned())),
+        _ => loads().map(|_| (labels, text("model_type").unwrap_or_default().to_owned())),
     }
 }
 

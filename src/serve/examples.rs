@@ -28,8 +28,11 @@ impl Examples {
     pub fn add(&self, task: &str, samples: impl IntoIterator<Item = Example>) {
         let Some(task) = self.0.get(task) else { return };
         for sample in samples {
-            if let Some(vector) = vector(&task.embedder, &sample.text) {
-                task.known.lock().unwrap_or_else(PoisonError::into_inner).keep(&vector, sample);
+            let Some(vector) = vector(&task.embedder, &sample.text) else { continue };
+            let mut known = task.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let same = known.nearest(&vector, 1).first().is_some_and(|(_, other)| other.text == sample.text);
+            if !same {
+                known.keep(&vector, sample);
             }
         }
     }

@@ -369,6 +369,12 @@ impl Upstream {
         });
         let tokens = [cost.prompt_tokens, cost.completion_tokens];
         self.ledger.settle(reserve, cost.cost_usd, tokens, known.collect());
+        // Nothing is written later that would be waited for in its place.
+        if called.is_err()
+            && let Err(error) = self.store.flush().await
+        {
+            tracing::error!("{error}");
+        }
         usage.add(&cost);
         called.map(|_| said)
     }

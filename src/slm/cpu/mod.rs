@@ -754,7 +754,7 @@ impl Model {
                 }
             }
             // Those whose positions are relative alone have no table.
-            let position = self.positions.get(position * hidden..).map_or(&[][..], |rows| &rows[..hidden]);
+            let position = self.positions.get(position * hidden..(position + 1) * hidden).unwrap_or_default();
             for other in [&self.token_type[..], position] {
                 row.iter_mut().zip(other).for_each(|(x, y)| *x += y);
             }
