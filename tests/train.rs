@@ -374,11 +374,11 @@ fn texts_without_labels_are_learnt_from_a_teacher_alone() {
 /// An SLM that knows `good`, `bad` and `ok`, but neither `great` nor `awful`.
 fn member(place: &Path) -> Member {
     let places = places(place);
-    let known = |text: String| !(text.contains("great") || text.contains("awful"));
-    for file in ["train.csv", "val.csv"] {
-        let text = String::from_utf8(read(place.join(file))).expect("text");
-        let kept: Vec<&str> = text.lines().filter(|line| known((*line).to_owned())).collect();
-        std::fs::write(place.join(file), kept.join("\n")).expect("writes");
+    for (file, rows) in [("train.csv", 320), ("val.csv", 60)] {
+        let rows = samples(&OLD, rows).into_iter();
+        let rows = rows.map(|row| format!("{},{}", row.text, task().labels.name(row.label).expect("a label")));
+        let lines: Vec<String> = std::iter::once("text,label".to_owned()).chain(rows).collect();
+        std::fs::write(place.join(file), lines.join("\n")).expect("writes");
     }
     let options = Options { method: Method::Full, lr: 5e-3, layers: 3, ..options() };
     train(&task(), base(), None, &options, &places, &ProgressBar::hidden()).expect("trains");
@@ -410,7 +410,7 @@ fn one_round(
     replay: &[Labelled],
     running: &Running,
 ) -> Result<Report, TuneError> {
-    let options = RoundOptions { lr: 2e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
+    let options = RoundOptions { lr: 1e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
     let parts = split(pool, 3, 0)?;
     let anchor = samples(&OLD, 90);
     let material = Material { split: &parts, old: &[replay.to_vec()], earlier: &[], anchor: &anchor };
@@ -435,11 +435,8 @@ fn a_round_promotes_what_is_better_and_nothing_else() {
     let report = one_round(&mut member, &swapped, &[], &running).expect("a round");
     assert!(matches!(&report.decision, Decision::Kept(why) if why.contains("anchor")), "{report:?}");
     // Labels without sense: not better on the gate part.
-    let senseless: Vec<Labelled> = samples(&OLD, 200)
-        .into_iter()
-        .enumerate()
-        .map(|(i, row)| Labelled { label: i * 7919 % 101 % 3, ..row })
-        .collect();
+    let senseless: Vec<Labelled> =
+        samples(&OLD, 200).into_iter().enumerate().map(|(i, row)| Labelled { label: i * 7 / 3 % 3, ..row }).collect();
     let report = one_round(&mut member, &senseless, &replay, &running).expect("a round");
     assert!(matches!(&report.decision, Decision::Kept(_)), "{report:?}");
     assert_eq!(votes(&mut member, &replay), old, "what was not promoted left no trace");
