@@ -4,7 +4,7 @@
 use autoannotator::slm::Batch;
 use autoannotator::slm::config::{Architecture, EncoderConfig};
 use autoannotator::slm::cpu::{CpuEncoder, Isa};
-use autoannotator::slm::weights::{EncoderWeights, LayerWeights, Linear, Norm};
+use autoannotator::slm::weights::{EncoderWeights, Extras, LayerWeights, Linear, Norm};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use std::time::Duration;
 
@@ -44,8 +44,7 @@ fn weights(heads: usize, h: usize) -> EncoderWeights {
             max_position_embeddings: 512,
             type_vocab_size: 1,
             layer_norm_eps: 1e-5,
-            relative_attention_num_buckets: 0,
-            pad_token_id: 0,
+            ..EncoderConfig::default()
         },
         words: values(1000 * h),
         positions: values(512 * h),
@@ -53,6 +52,7 @@ fn weights(heads: usize, h: usize) -> EncoderWeights {
         embedding_norm: norm(),
         layers: (0..LAYERS).map(|_| layer()).collect(),
         relative_bias: Vec::new(),
+        extras: Extras::default(),
     }
 }
 

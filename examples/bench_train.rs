@@ -35,7 +35,7 @@ fn main() -> Result<()> {
     let first = weights.layers.len() - layers;
     let width = weights.config.hidden_size;
     let linear = Linear { weight: vec![0.0; LABELS * width], bias: vec![0.0; LABELS], outputs: LABELS, inputs: width };
-    let head = Head { pooling: Pooling::Mean, linear, temperature: 1.0 };
+    let head = Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.0 };
     let training = Training::Lora { rank: 16, alpha: 32.0, embedding_rank: 0, seed: 0 };
     let mut model = Classifier::new(&weights, &head, first, training, 0.1, &Device::flex().autodiff());
     let mut optimizer: ModuleOptimizer = AdamWConfig::new().with_weight_decay(0.01).init();

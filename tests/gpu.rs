@@ -36,7 +36,8 @@ fn takes(weights: &EncoderWeights) -> bool {
 }
 
 fn head(random: &mut Random, weights: &EncoderWeights) -> Head {
-    Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 }
+    let linear = random.linear(2, weights.config.hidden_size);
+    Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.0 }
 }
 
 /// The first case on the GPU, with some texts.
@@ -59,7 +60,8 @@ fn logits_are_those_of_the_cpu_engine() {
         let texts = random.texts(&weights.config, 9);
         let batch = Batch::new(texts.iter().map(Vec::as_slice));
         for pooling in [Pooling::Mean, Pooling::Cls] {
-            let head = Head { pooling, linear: random.linear(3, weights.config.hidden_size), temperature: 1.0 };
+            let linear = random.linear(3, weights.config.hidden_size);
+            let head = Head { pooling, dense: None, linear, temperature: 1.0 };
             let expected = CpuEngine::new(&weights, head.clone()).logits(&batch).expect("cpu");
             let mut engine =
                 block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights.clone()), &head)).expect("loaded");

@@ -4,7 +4,7 @@
 use autoannotator::slm::burn::{Classifier, Padded, Training};
 use autoannotator::slm::config::EncoderConfig;
 use autoannotator::slm::cpu::backward::{Parameters, Step, Trainee};
-use autoannotator::slm::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
+use autoannotator::slm::weights::{EncoderWeights, Extras, Head, LayerWeights, Linear, Norm, Pooling};
 use burn::optim::GradientsParams;
 use burn::tensor::activation::log_softmax;
 use burn::tensor::{Device, Tensor, TensorData};
@@ -49,6 +49,7 @@ fn encoder(kind: &str) -> EncoderWeights {
         token_types: Vec::new(),
         embedding_norm: Norm { gamma: vec![1.0; 36], beta: vec![0.0; 36] },
         layers,
+        extras: Extras::default(),
         relative_bias: if kind == "mpnet" { random(chance, 32 * 3, 0.5) } else { Vec::new() },
         config,
     }
@@ -82,7 +83,7 @@ fn check(kind: &str, training: Training, pooling: Pooling) {
         outputs: LABELS,
         inputs: 36,
     };
-    let head = Head { pooling, linear, temperature: 1.0 };
+    let head = Head { pooling, dense: None, linear, temperature: 1.0 };
     let model = moved(&Classifier::new(&weights, &head, 1, training, 0.0, &device));
     let tokens: usize = LENGTHS.iter().sum();
     let hidden = random(chance, tokens * 36, 1.5);
@@ -159,7 +160,7 @@ fn gradients_fit_the_loss_with_dropout() {
     let device = Device::flex().autodiff();
     let chance = &mut StdRng::seed_from_u64(9);
     let linear = Linear { weight: random(chance, LABELS * 36, 0.5), bias: vec![0.0; 3], outputs: LABELS, inputs: 36 };
-    let head = Head { pooling: Pooling::Mean, linear, temperature: 1.0 };
+    let head = Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.0 };
     let model = moved(&Classifier::new(&weights, &head, 1, LORA, 0.0, &device));
     let hidden = random(chance, LENGTHS.iter().sum::<usize>() * 36, 1.5);
     let targets = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 1.0], [0.2, 0.3, 0.5]].concat();

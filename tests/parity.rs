@@ -155,7 +155,8 @@ fn logits_are_the_head_on_the_pooled_states() {
         let texts = random.texts(&weights.config, 4);
         let batch = Batch::new(texts.iter().map(Vec::as_slice));
         for pooling in [Pooling::Mean, Pooling::Cls] {
-            let head = Head { pooling, linear: random.linear(3, weights.config.hidden_size), temperature: 1.0 };
+            let map = random.linear(3, weights.config.hidden_size);
+            let head = Head { pooling, dense: None, linear: map, temperature: 1.0 };
             let found = CpuEngine::new(&weights, head.clone()).logits(&batch).expect("logits");
             for (ids, found) in texts.iter().zip(found.chunks_exact(3)) {
                 let states = reference(&weights, ids, weights.layers.len());
@@ -187,8 +188,8 @@ fn foreign_input_is_refused_and_an_empty_batch_is_empty() {
 #[test]
 fn logits_that_are_not_finite_are_an_error() {
     let (mut random, weights) = cases().next().expect("a case");
-    let mut head =
-        Head { pooling: Pooling::Mean, linear: random.linear(2, weights.config.hidden_size), temperature: 1.0 };
+    let linear = random.linear(2, weights.config.hidden_size);
+    let mut head = Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.0 };
     head.linear.bias[1] = f32::NAN;
     let error = CpuEngine::new(&weights, head).logits(&Batch::new([&[0][..]])).expect_err("NaN");
     assert!(error.to_string().contains("not finite"));

@@ -6,7 +6,7 @@ use autoannotator::slm::model::Slm;
 use autoannotator::slm::pack::{self, FORMAT, PackedMeta, PackedWeights, Precision};
 use autoannotator::slm::tokenize::Tokenizer;
 use autoannotator::slm::weights::{EncoderWeights, Head, Linear, Pooling, SafetensorsSource};
-use autoannotator::slm::{Batch, Engine, SlmError};
+use autoannotator::slm::{Batch, Engine, Scoring, SlmError};
 use pollster::block_on;
 use serde::Deserialize;
 use std::collections::HashMap;
@@ -90,7 +90,7 @@ impl Case {
         let HeadValues { weight, bias, temperature } = &self.head;
         let (outputs, inputs) = (bias.len(), weight.len() / bias.len());
         let linear = Linear { weight: weight.clone(), bias: bias.clone(), outputs, inputs };
-        Head { pooling: Pooling::Mean, linear, temperature: *temperature }
+        Head { pooling: Pooling::Mean, dense: None, linear, temperature: *temperature }
     }
 
     fn batch(&self) -> Batch {
@@ -193,6 +193,8 @@ fn meta(case: &Case, cases: &Cases, precision: Precision) -> PackedMeta {
         base: case.model.clone(),
         config: config(&case.model),
         pooling: Pooling::Mean,
+        dense: None,
+        scoring: Scoring::Softmax,
         temperature: case.head.temperature,
         max_length: cases.max_length,
         precision,

@@ -1,14 +1,15 @@
 //! Training end to end on a tiny random base: it learns, a stopped run goes on to the same result, bad options are told.
 
 use autoannotator::Task;
-use autoannotator::slm::SlmError;
 use autoannotator::slm::adapter::{Method, SlmFolder};
 use autoannotator::slm::burn::Backend;
 use autoannotator::slm::config::EncoderConfig;
+use autoannotator::slm::hub::HubClassifier;
 use autoannotator::slm::model::Slm;
 use autoannotator::slm::pack::{FORMAT, PackedMeta, PackedWeights, Precision, write};
 use autoannotator::slm::tokenize::Tokenizer;
 use autoannotator::slm::weights::{EncoderWeights, TensorSource};
+use autoannotator::slm::{Scoring, SlmError};
 use autoannotator::tune::TuneError;
 use autoannotator::tune::dataset::Columns;
 use autoannotator::tune::gate::Decision;
@@ -315,6 +316,8 @@ fn teacher(place: &Path) -> Teacher {
         base: id,
         config: weights.config.clone(),
         pooling: slm.pooling,
+        dense: None,
+        scoring: Scoring::Softmax,
         temperature: slm.temperature,
         max_length: slm.max_length,
         precision: Precision::F32,
@@ -482,4 +485,39 @@ fn a_round_that_was_stopped_goes_on_to_the_same_result() {
     let found = one_round(&mut parts, &samples(&NEW, 200), &replay, &running).expect("a round");
     assert_eq!(format!("{found:?}"), format!("{expected:?}"));
     assert_eq!(votes(&mut parts, &replay), votes(&mut whole, &replay));
+}
+
+/// The encoder of a classifier that `tests/reference/architectures.py` wrote, with the tokenizer of [`base`].
+fn hub_base(name: &str) -> BaseModel {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/reference/architectures").join(name);
+    let classifier = HubClassifier::from_json(&read(folder.join("config.json")), name).expect("a config");
+    let (weights, _) = classifier.read(&read(folder.join("model.safetensors")), name).expect("weights");
+    BaseModel { weights, id: name.into(), sha256: name.into(), ..base() }
+}
+
+#[test]
+fn encoders_of_the_same_layers_train_and_others_are_refused() {
+    let _alone = alone();
+    for (name, method, layers, lr) in
+        [("roberta", Method::Lora, 1, 2e-2), ("distilbert", Method::Lora, 2, 2e-2), ("electra", Method::Full, 2, 5e-3)]
+    {
+        let place = folder();
+        let options = Options { method, layers, lr, ..options() };
+        let figures = train(&task(), hub_base(name), None, &options, &places(place.path()), &ProgressBar::hidden());
+        let figures = figures.expect(name);
+        assert!(figures.accuracy > 0.9, "{name}: {figures:?}");
+        let text = String::from_utf8(read(place.path().join("out/slm.toml"))).expect("text");
+        let slm = SlmFolder::from_toml(&text, "slm.toml").expect("reads");
+        let (mut weights, before) = (hub_base(name).weights, hub_base(name).weights);
+        slm.merge(&[read(place.path().join("out/adapter.safetensors"))], &mut weights).expect("merges");
+        assert_ne!(weights.layers[1], before.layers[1]);
+        // All parameters are those of what brings ELECTRA's embeddings to its layers, too.
+        assert_eq!(weights.extras != before.extras, name == "electra");
+    }
+    for (name, word) in [("deberta-v3", "deberta-v2"), ("modernbert", "modernbert"), ("albert", "shared layers")] {
+        let place = folder();
+        let error = train(&task(), hub_base(name), None, &options(), &places(place.path()), &ProgressBar::hidden());
+        let error = error.expect_err("refused").to_string();
+        assert!(error.contains(word) && error.contains("served, not trained"), "{error}");
+    }
 }

@@ -2,7 +2,9 @@
 
 use super::{Home, HubError, HubSettings, disk, write_atomically};
 use crate::hub::Catalogue;
+use crate::slm::Scoring;
 use crate::slm::adapter::{Metrics, SlmFolder, sha256_hex};
+use crate::slm::hub::HubClassifier;
 use crate::slm::model::Slm;
 use crate::slm::pack::{
     Assembler, FORMAT, Index, PackedMeta, PackedSlm, PackedWeights, Precision, SlmManifest, flops_per_token,
@@ -108,15 +110,140 @@ pub fn pack(
             done.push(pack_one(folder, *precision, home, &catalogue, &settings, bar)?);
         }
     }
+    write_index(home, &mut done)?;
+    Ok(done)
+}
+
+/// Writes the index of all that was packed, and takes over what it says of `done`.
+fn write_index(home: &Home, done: &mut [Packed]) -> Result<(), HubError> {
     let made = all_made(home)?;
     let index = Index::new(made.into_iter().map(|made| (made.manifest, made.cost)).collect());
     write_json(&home.packed().join("index.json"), &index)?;
-    for packed in &mut done {
+    for packed in done {
         if let Some(manifest) = index.slms.iter().find(|slm| slm.version == packed.manifest.version) {
             packed.manifest = manifest.clone();
         }
     }
+    Ok(())
+}
+
+/// A classifier in the layout of the hub, with its own head.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HubFolder {
+    /// The folder, with `config.json`, `model.safetensors` and `tokenizer.json`.
+    pub path: PathBuf,
+    /// What the SLM will be known by.
+    pub id: String,
+    /// Its task.
+    pub task: String,
+    /// The longest text in tokens; cut to what the model takes.
+    pub max_length: usize,
+}
+
+/// The weights that are read, and those that are not: a pickle runs whatever code it holds.
+const WEIGHTS: &str = "model.safetensors";
+const PICKLES: [&str; 4] = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model.pt", "model.ckpt"];
+
+impl HubFolder {
+    fn read(&self, name: &str) -> Result<Vec<u8>, HubError> {
+        let path = self.path.join(name);
+        std::fs::read(&path).map_err(disk(&path))
+    }
+
+    /// The bytes of its weights.
+    fn weights(&self) -> Result<Vec<u8>, HubError> {
+        if self.path.join(WEIGHTS).is_file() {
+            return self.read(WEIGHTS);
+        }
+        let has = |name: &&str| self.path.join(name).exists();
+        let problem = if let Some(pickle) = PICKLES.into_iter().find(has) {
+            format!(
+                "there is no {WEIGHTS}, and {pickle} is never read: a pickle can run code. Convert it with the original implementation, or choose a revision with safetensors"
+            )
+        } else if has(&"model.safetensors.index.json") {
+            format!("its weights are cut into several files; join them into one {WEIGHTS}")
+        } else {
+            format!("there is no {WEIGHTS}")
+        };
+        Err(HubError::File { file: self.path.display().to_string(), problem })
+    }
+}
+
+/// Packs a classifier of the hub with its own head into `<home>/packed/`, in each of the precisions, and writes its index.
+pub fn pack_hub_folder(
+    folder: &HubFolder,
+    precisions: &[Precision],
+    home: &Home,
+    bar: &ProgressBar,
+) -> Result<Vec<Packed>, HubError> {
+    let config = folder.read("config.json")?;
+    // What the config refuses need not be looked for.
+    HubClassifier::from_json(&config, &folder.path.join("config.json").display().to_string())?;
+    let bytes = folder.weights()?;
+    let tokenizer = plain_tokenizer(&folder.read("tokenizer.json")?, "tokenizer.json")?;
+    let _lock = home.lock("pack")?;
+    let PackedSlm { mut meta, weights, head } =
+        crate::slm::hub::read(&config, &bytes, (&folder.id, &folder.task), folder.max_length)?;
+    Tokenizer::from_json(&tokenizer, meta.max_length)?;
+    let hashes = [&config, &bytes, &tokenizer].map(|bytes| sha256_hex(bytes)).join(" ");
+    drop(bytes);
+    let mut done = Vec::new();
+    for precision in precisions {
+        meta.precision = *precision;
+        meta.check(&folder.id)?;
+        let parts = [FORMAT.to_string(), calibration(*precision), hashes.clone(), format!("{meta:?}")];
+        let inputs = sha256_hex(parts.join(" ").as_bytes());
+        if let Some(packed) = unchanged(home, &meta.id, *precision, &inputs) {
+            done.push(packed);
+            continue;
+        }
+        bar.set_message(format!("packing {} in {}", meta.id, precision.name()));
+        let bytes = match precision {
+            Precision::F16 | Precision::F32 => write(&meta, &weights, &head)?,
+            Precision::Int8 => {
+                let PackedWeights::F32(plain) = &weights else { continue };
+                let int8 = PackedWeights::Int8(quantize(plain, &tokenizer, &meta, bar)?);
+                write(&meta, &int8, &head)?
+            }
+        };
+        done.push(place(home, &meta, &bytes, &tokenizer, None, inputs)?);
+    }
+    write_index(home, &mut done)?;
     Ok(done)
+}
+
+/// What int8 weights depend on besides the SLM.
+fn calibration(precision: Precision) -> String {
+    match precision {
+        Precision::Int8 => format!("{GROUP} {WEIGHT_LEVELS} {}", sha256_hex(CALIBRATION)),
+        Precision::F16 | Precision::F32 => String::new(),
+    }
+}
+
+/// The SLM as it was packed from the same inputs before.
+fn unchanged(home: &Home, id: &str, precision: Precision, inputs: &str) -> Option<Packed> {
+    let made = read_made(&record_path(home, id, precision), home)?;
+    (made.inputs == inputs).then_some(Packed { manifest: made.manifest, written: false })
+}
+
+/// Puts a packed SLM where it is served from, and records what it was made of.
+fn place(
+    home: &Home,
+    meta: &PackedMeta,
+    bytes: &[u8],
+    tokenizer: &[u8],
+    validation: Option<Metrics>,
+    inputs: String,
+) -> Result<Packed, HubError> {
+    let manifest = SlmManifest::new(meta, bytes, tokenizer, validation);
+    let target = version_dir(home, &manifest);
+    for (part, shard) in shards(bytes) {
+        write_atomically(&target.join(&part.name), shard)?;
+    }
+    write_atomically(&target.join(&manifest.tokenizer.name), tokenizer)?;
+    let made = Made { inputs, cost: flops_per_token(&meta.config), manifest: manifest.clone() };
+    write_json(&record_path(home, &meta.id, meta.precision), &made)?;
+    Ok(Packed { manifest, written: true })
 }
 
 fn pack_one(
@@ -136,23 +263,18 @@ fn pack_one(
             format!("base_sha256 is {}, but the base '{}' has {}", slm.base_sha256, entry.id, entry.tensors_sha256);
         return Err(HubError::File { file, problem });
     }
-    let calibration = match precision {
-        Precision::Int8 => format!("{GROUP} {WEIGHT_LEVELS} {}", sha256_hex(CALIBRATION)),
-        Precision::F16 | Precision::F32 => String::new(),
-    };
     let parts = [
         FORMAT.to_string(),
         precision.name().to_owned(),
-        calibration,
+        calibration(precision),
         entry.tensors_sha256.clone(),
         entry.tokenizer_sha256.clone(),
         sha256_hex(folder.toml.as_bytes()),
         sha256_hex(&adapters.concat()),
     ];
     let inputs = sha256_hex(parts.join(" ").as_bytes());
-    let record = record_path(home, &slm.id, precision);
-    if let Some(made) = read_made(&record, home).filter(|made| made.inputs == inputs) {
-        return Ok(Packed { manifest: made.manifest, written: false });
+    if let Some(packed) = unchanged(home, &slm.id, precision, &inputs) {
+        return Ok(packed);
     }
     bar.set_message(format!("packing {} in {}", slm.id, precision.name()));
     let base = catalogue.base(&slm.base, home, settings, bar)?;
@@ -166,6 +288,8 @@ fn pack_one(
         base: slm.base.clone(),
         config: weights.config.clone(),
         pooling: slm.pooling,
+        dense: None,
+        scoring: Scoring::Softmax,
         temperature: slm.temperature,
         max_length: slm.max_length,
         precision,
@@ -192,22 +316,13 @@ fn finish(
         weights => weights,
     };
     let bytes = write(&meta, &weights, &head)?;
-    let manifest = SlmManifest::new(&meta, &bytes, tokenizer, validation);
-    let target = version_dir(home, &manifest);
-    for (part, shard) in shards(&bytes) {
-        write_atomically(&target.join(&part.name), shard)?;
-    }
-    write_atomically(&target.join(&manifest.tokenizer.name), tokenizer)?;
-    let record = record_path(home, &meta.id, meta.precision);
-    write_json(&record, &Made { inputs, cost: flops_per_token(&meta.config), manifest: manifest.clone() })?;
-    Ok(Packed { manifest, written: true })
+    place(home, &meta, &bytes, tokenizer, validation, inputs)
 }
 
-/// The manifest of an SLM that [`add`] packed of the same inputs before.
+/// An SLM that [`add`] packed of the same inputs before, and that the index lists.
 pub fn known(home: &Home, id: &str, precision: Precision, inputs: &str) -> Option<SlmManifest> {
-    let inputs = added_inputs(inputs, precision);
-    let made = read_made(&record_path(home, id, precision), home).filter(|made| made.inputs == inputs)?;
-    index(home).ok()?.get(id, precision.computes_in()).filter(|listed| listed.version == made.manifest.version).cloned()
+    let packed = unchanged(home, id, precision, &added_inputs(inputs, precision))?;
+    index(home).ok()?.slms.into_iter().find(|listed| listed.version == packed.manifest.version && listed.id == id)
 }
 
 /// Packs a model that is none of `models/` into `<home>/packed/`, under the id of its header, and adds it to the index.
@@ -226,20 +341,12 @@ pub fn add(
     let inputs = added_inputs(inputs, model.meta.precision);
     let _lock = home.lock("pack")?;
     let mut packed = finish(model, tokenizer, inputs, None, home, bar)?;
-    let made = all_made(home)?;
-    let index = Index::new(made.into_iter().map(|made| (made.manifest, made.cost)).collect());
-    write_json(&home.packed().join("index.json"), &index)?;
-    if let Some(manifest) = index.slms.iter().find(|slm| slm.version == packed.manifest.version) {
-        packed.manifest = manifest.clone();
-    }
+    write_index(home, std::slice::from_mut(&mut packed))?;
     Ok(packed)
 }
 
 fn added_inputs(inputs: &str, precision: Precision) -> String {
-    sha256_hex(
-        format!("{inputs} {FORMAT} {} {GROUP} {WEIGHT_LEVELS} {}", precision.name(), sha256_hex(CALIBRATION))
-            .as_bytes(),
-    )
+    sha256_hex(format!("{inputs} {FORMAT} {} {}", precision.name(), calibration(precision)).as_bytes())
 }
 
 /// The texts that int8 weights are calibrated by, in the column `text`: the page's sample file.

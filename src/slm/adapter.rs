@@ -142,7 +142,7 @@ impl SlmFolder {
             let problem = format!("tensor '{name}' belongs to no part of the base '{}'", self.base);
             return Err(SlmError::File { file, problem });
         }
-        Ok(Head { pooling: self.pooling, linear, temperature: self.temperature })
+        Ok(Head { pooling: self.pooling, dense: None, linear, temperature: self.temperature })
     }
 }
 

@@ -37,6 +37,12 @@ impl Statistics {
         }
         Self { largest, products: times_transposed(&columns, &columns, inputs, tokens) }
     }
+
+    /// Takes in what went into the same map another time.
+    fn add(&mut self, other: &Self) {
+        self.largest.iter_mut().zip(&other.largest).for_each(|(a, b)| *a = a.max(*b));
+        self.products.iter_mut().zip(&other.products).for_each(|(a, b)| *a += b);
+    }
 }
 
 impl EncoderWeights {
@@ -57,19 +63,51 @@ impl EncoderWeights {
             return Err(SlmError::Input("there are no texts to calibrate by".to_owned()));
         }
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
-        let mut layers = Vec::with_capacity(self.layers.len());
+        let (mut layers, mut gates) = (Vec::with_capacity(self.layers.len()), Vec::new());
+        // Consecutive layers may share their weights: these are rounded by what went into all of them.
+        let mut open: Option<(usize, [Statistics; 4])> = None;
+        let mut close = |(index, statistics): (usize, [Statistics; 4])| {
+            let (layer, gate) =
+                quantize_layer(&self.layers[index], self.extras.gates.get(index), statistics.each_ref());
+            layers.push(layer);
+            gates.extend(gate);
+            progress(index + 1);
+        };
         CpuEncoder::new(self).layer_inputs(&batch, |index, inputs| {
             let [qkv, output, up] = [inputs.qkv, inputs.output, inputs.up].map(|x| Statistics::new(&x, hidden));
-            let down = Statistics::new(&inputs.down, inner);
-            layers.push(quantize_layer(&self.layers[index], [&qkv, &output, &up, &down]));
-            progress(index + 1);
+            let found = [qkv, output, up, Statistics::new(&inputs.down, inner)];
+            match &mut open {
+                Some((last, sums)) if *last == index => sums.iter_mut().zip(&found).for_each(|(sum, one)| sum.add(one)),
+                _ => {
+                    if let Some(done) = open.replace((index, found)) {
+                        close(done);
+                    }
+                }
+            }
+            if self.config.layer_groups.is_none()
+                && let Some(done) = open.take()
+            {
+                close(done);
+            }
         })?;
-        Ok(self.quantized(layers))
+        if let Some(done) = open.take() {
+            close(done);
+        }
+        Ok(self.quantized(layers, gates))
     }
 }
 
-fn quantize_layer(layer: &LayerWeights, inputs: [&Statistics; 4]) -> LayerWeights<Int8Matrix> {
+/// A layer, and its gate where it has one: that takes the same inputs as the feed-forward part's first map.
+fn quantize_layer(
+    layer: &LayerWeights,
+    gate: Option<&Linear>,
+    inputs: [&Statistics; 4],
+) -> (LayerWeights<Int8Matrix>, Option<Linear<Int8Matrix>>) {
     let [qkv, output, up, down] = inputs;
+    let gate = gate.map(|map| {
+        let weight = quantize(&[map], up).into_iter().next().unwrap_or_default();
+        Linear { weight, bias: map.bias.clone(), outputs: map.outputs, inputs: map.inputs }
+    });
     let matrices = [
         quantize(&[&layer.query, &layer.key, &layer.value], qkv),
         quantize(&[&layer.output], output),
@@ -77,7 +115,7 @@ fn quantize_layer(layer: &LayerWeights, inputs: [&Statistics; 4]) -> LayerWeight
         quantize(&[&layer.down], down),
     ];
     let mut matrices = matrices.into_iter().flatten();
-    quantized_layer(layer, std::array::from_fn(|_| matrices.next().unwrap_or_default()))
+    (quantized_layer(layer, std::array::from_fn(|_| matrices.next().unwrap_or_default())), gate)
 }
 
 /// Rounds maps of the same inputs.

@@ -1,7 +1,7 @@
 //! One small language model: a BERT-family encoder with a classification head.
 //!
-//! [`config`] reads `config.json`; [`weights`] the tensors; [`tokenize`] the tokenizer; [`adapter`] merges what was
-//! trained into a base; [`pack`] is the file that a browser downloads; [`cpu`] runs it, and makes the gradients of a training
+//! [`config`] reads `config.json`; [`weights`] the tensors; [`hub`] a whole classifier of the hub with its own head;
+//! [`tokenize`] the tokenizer; [`adapter`] merges what was trained into a base; [`pack`] is the file that a browser downloads; [`cpu`] runs it, and makes the gradients of a training
 //! on the CPU; [`gpu`] runs it on a GPU. The burn module (`burn`) holds what trains, trains on a GPU, and is the oracle.
 
 pub mod adapter;
@@ -13,12 +13,14 @@ pub mod config;
 pub mod cpu;
 #[cfg(feature = "gpu")]
 pub mod gpu;
+pub mod hub;
 pub mod model;
 pub mod pack;
 pub mod quant;
 pub mod tokenize;
 pub mod weights;
 
+use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 /// What can be wrong with a model or its input. Every message names the file or tensor and what was expected.
@@ -33,7 +35,9 @@ pub enum SlmError {
         problem: String,
     },
     /// The architecture is not one that is served.
-    #[error("slm-architecture: {file}: model_type '{found}' is not supported; supported: bert, mpnet")]
+    #[error(
+        "slm-architecture: {file}: model_type '{found}' is not supported; supported: bert, roberta (BERTweet too), xlm-roberta, distilbert, electra, mpnet, albert, deberta-v2 (v3 too), modernbert"
+    )]
     Architecture {
         /// The file.
         file: String,
@@ -140,6 +144,27 @@ fn finite(logits: Vec<f32>) -> Result<Vec<f32>, SlmError> {
         return Ok(logits);
     }
     Err(SlmError::Input("the model gave a logit that is not finite; its weights are unusable".to_owned()))
+}
+
+/// How logits become probabilities.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scoring {
+    /// One label a text: [`probabilities`].
+    #[default]
+    Softmax,
+    /// Any number of labels a text, each with a probability of its own: `sigmoid(logit / temperature)`.
+    Sigmoid,
+}
+
+impl Scoring {
+    /// Logits to probabilities, row by row in place; `labels` values a row.
+    pub fn probabilities(self, logits: &mut [f32], labels: usize, temperature: f32) {
+        match self {
+            Self::Softmax => probabilities(logits, labels, temperature),
+            Self::Sigmoid => logits.iter_mut().for_each(|logit| *logit = 1.0 / (1.0 + (-*logit / temperature).exp())),
+        }
+    }
 }
 
 /// `softmax(logits / temperature)`, row by row in place; `labels` values a row.

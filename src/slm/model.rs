@@ -7,7 +7,7 @@ use super::cpu::{CpuEncoder, CpuEngine};
 use super::gpu::{Gpu, GpuEngine};
 use super::pack::{self, PackedMeta, PackedSlm, PackedWeights};
 use super::tokenize::Tokenizer;
-use super::{Batch, Engine, SlmError, plan_batches, probabilities};
+use super::{Batch, Engine, SlmError, plan_batches};
 use crate::sample::Vote;
 use crate::vote::argmax;
 use std::collections::HashMap;
@@ -178,7 +178,7 @@ impl Slm {
     pub async fn vote(&mut self, texts: &[&str]) -> Result<Vec<Vote>, SlmError> {
         let (mut values, truncated) = self.run(texts).await?;
         let labels = self.meta.labels.len();
-        probabilities(&mut values, labels, self.meta.temperature);
+        self.meta.scoring.probabilities(&mut values, labels, self.meta.temperature);
         Ok(values.chunks_exact(labels).zip(truncated).map(|(row, truncated)| self.as_vote(row, truncated)).collect())
     }
 

@@ -6,14 +6,14 @@
 //! Its version is the start of its SHA-256. It travels in shards of at most [`SHARD_BYTES`], listed in a [`SlmManifest`],
 //! and all manifests stand in one [`Index`].
 
-use super::SlmError;
 use super::adapter::{Metrics, hex, sha256_hex};
-use super::config::EncoderConfig;
+use super::config::{Activation, EncoderConfig};
 use super::quant::Int8Matrix;
 use super::weights::{
-    EncoderWeights, Head, Linear, Part, Pooling, ShapedTensor, TensorSource, multipliers_name, scales_name, to_f32,
-    to_int8,
+    Dense, EncoderWeights, Head, Linear, Part, Pooling, Reader, ShapedTensor, TensorSource, multipliers_name,
+    scales_name, to_f32, to_int8,
 };
+use super::{Scoring, SlmError};
 use safetensors::tensor::Metadata;
 use safetensors::{Dtype, View};
 use serde::{Deserialize, Serialize};
@@ -92,12 +92,39 @@ pub struct PackedMeta {
     pub config: EncoderConfig,
     /// How the hidden states are pooled.
     pub pooling: Pooling,
-    /// Temperature of the softmax.
+    /// What the head applies to the pooled state first, where it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dense: Option<DenseShape>,
+    /// How logits become probabilities.
+    #[serde(default, skip_serializing_if = "is_softmax")]
+    pub scoring: Scoring,
+    /// What logits are divided by before that.
     pub temperature: f32,
     /// The longest text in tokens, special tokens included.
     pub max_length: usize,
     /// How the numbers are stored.
     pub precision: Precision,
+}
+
+/// What a [`Dense`] is, besides its tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DenseShape {
+    /// What follows the linear map.
+    pub activation: Activation,
+    /// Whether a LayerNorm comes after that.
+    pub norm: bool,
+}
+
+impl DenseShape {
+    /// That of a head's.
+    pub fn of(dense: &Dense) -> Self {
+        Self { activation: dense.activation, norm: dense.norm.is_some() }
+    }
+}
+
+fn is_softmax(scoring: &Scoring) -> bool {
+    *scoring == Scoring::Softmax
 }
 
 impl PackedMeta {
@@ -168,13 +195,16 @@ impl PackedSlm {
             Precision::Int8 => PackedWeights::Int8(EncoderWeights::read(&meta.config, source)?),
             Precision::F16 | Precision::F32 => PackedWeights::F32(EncoderWeights::read(&meta.config, source)?),
         };
-        let (labels, hidden) = (meta.labels.len(), meta.config.hidden_size);
-        let linear = Linear {
-            weight: head_tensor(source, "head.weight", vec![labels, hidden])?,
-            bias: head_tensor(source, "head.bias", vec![labels])?,
-            outputs: labels,
-            inputs: hidden,
+        let (labels, hidden, reader) = (meta.labels.len(), meta.config.hidden_size, Reader::plain(source));
+        let dense = match meta.dense {
+            None => None,
+            Some(DenseShape { activation, norm }) => Some(Dense {
+                linear: reader.linear("head.dense", hidden, hidden)?,
+                activation,
+                norm: if norm { Some(reader.norm("head.norm", hidden)?) } else { None },
+            }),
         };
+        let linear: Linear = reader.linear("head", labels, hidden)?;
         let fail = |problem: String| Err(SlmError::File { file: source.file.clone(), problem });
         if let Some((name, _)) = source.left.borrow().first_key_value() {
             return fail(format!("tensor '{name}' belongs to no part of the model; pack it again"));
@@ -187,7 +217,7 @@ impl PackedSlm {
                 return fail("query, key and value of a layer differ in their multipliers; pack it again".to_owned());
             }
         }
-        let head = Head { pooling: meta.pooling, linear, temperature: meta.temperature };
+        let head = Head { pooling: meta.pooling, dense, linear, temperature: meta.temperature };
         Ok(Self { meta, weights, head })
     }
 }
@@ -352,20 +382,6 @@ impl TensorSource for Tensors {
     }
 }
 
-fn head_tensor(source: &Tensors, tensor: &str, expected: Vec<usize>) -> Result<Vec<f32>, SlmError> {
-    let (file, tensor) = (source.file().to_owned(), tensor.to_owned());
-    let Some((found, values)) = source.tensor(&tensor)? else {
-        return Err(SlmError::MissingTensor { file, tensor, expected });
-    };
-    if found != expected {
-        return Err(SlmError::Shape { file, tensor, found, expected });
-    }
-    match values.iter().position(|value| !value.is_finite()) {
-        Some(index) => Err(SlmError::NotFinite { file, tensor, index }),
-        None => Ok(values),
-    }
-}
-
 /// One tensor on its way into the file; its bytes are made when they are written, one tensor at a time.
 struct Stored<'a> {
     shape: Vec<usize>,
@@ -460,8 +476,10 @@ pub fn write(meta: &PackedMeta, weights: &PackedWeights, head: &Head) -> Result<
         PackedWeights::F32(weights) => &weights.config,
         PackedWeights::Int8(weights) => &weights.config,
     };
-    if meta.config != *config || meta.pooling != head.pooling || meta.temperature != head.temperature {
-        return Err(fail("its header differs from the weights in config, pooling or temperature".to_owned()));
+    let dense = head.dense.as_ref().map(DenseShape::of);
+    if meta.config != *config || (meta.pooling, meta.dense, meta.temperature) != (head.pooling, dense, head.temperature)
+    {
+        return Err(fail("its header differs from the weights in config, pooling, head or temperature".to_owned()));
     }
     let values: fn(&[f32]) -> Values<'_> = match meta.precision {
         Precision::F16 => |values| Values::F16(values),
@@ -477,6 +495,14 @@ pub fn write(meta: &PackedMeta, weights: &PackedWeights, head: &Head) -> Result<
     };
     let (labels, hidden) = (meta.labels.len(), meta.config.hidden_size);
     let mut add = |name: &str, shape, part| tensors.push((name.to_owned(), Stored { shape, values: values(part) }));
+    if let Some(Dense { linear, norm, .. }) = &head.dense {
+        add("head.dense.weight", vec![hidden, hidden], &linear.weight[..]);
+        add("head.dense.bias", vec![hidden], &linear.bias[..]);
+        if let Some(norm) = norm {
+            add("head.norm.weight", vec![hidden], &norm.gamma[..]);
+            add("head.norm.bias", vec![hidden], &norm.beta[..]);
+        }
+    }
     add("head.weight", vec![labels, hidden], &head.linear.weight[..]);
     add("head.bias", vec![labels], &head.linear.bias[..]);
     for (name, Stored { shape, values }) in &tensors {
@@ -699,7 +725,8 @@ impl Index {
 pub fn flops_per_token(config: &EncoderConfig) -> f64 {
     const TOKENS: f64 = 32.0;
     let (h, i) = (config.hidden_size as f64, config.intermediate_size as f64);
-    let linear = 2.0 * (4.0 * h * h + 2.0 * h * i);
+    let gate = if config.rotary.is_some() { h * i } else { 0.0 };
+    let linear = 2.0 * (4.0 * h * h + 2.0 * h * i + gate);
     config.num_hidden_layers as f64 * (linear + 4.0 * h * TOKENS)
 }
 
@@ -768,6 +795,7 @@ mod tests {
             layer_norm_eps: 1e-12,
             relative_attention_num_buckets: if mpnet { 4 } else { 0 },
             pad_token_id: usize::from(mpnet),
+            ..EncoderConfig::default()
         }
     }
 
@@ -777,7 +805,7 @@ mod tests {
             EncoderWeights::read(&config, &Made { seed, config: config.clone() }).expect("made");
         let weight = weights.words[..24].to_vec();
         let linear = Linear { weight, bias: vec![0.5, -0.25, 0.0], outputs: 3, inputs: 8 };
-        let head = Head { pooling: Pooling::Mean, linear, temperature: 1.25 };
+        let head = Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.25 };
         let meta = PackedMeta {
             format: FORMAT,
             id: "sentiment-tiny".into(),
@@ -786,6 +814,8 @@ mod tests {
             base: "tiny".into(),
             config,
             pooling: Pooling::Mean,
+            dense: None,
+            scoring: Scoring::Softmax,
             temperature: 1.25,
             max_length: 12,
             precision,

@@ -159,20 +159,26 @@ impl EncoderWeights {
     /// The word embeddings and linear maps in int8, each number rounded by itself. See `calibrate` for what is better
     /// where there are texts to measure by.
     pub fn quantize(&self) -> EncoderWeights<Int8Matrix> {
-        self.quantized(self.layers.iter().map(LayerWeights::quantize).collect())
+        let gates = self.extras.gates.iter().map(quantize_map).collect();
+        self.quantized(self.layers.iter().map(LayerWeights::quantize).collect(), gates)
     }
 
-    /// With these layers, and the word embeddings in int8.
-    pub(super) fn quantized(&self, layers: Vec<LayerWeights<Int8Matrix>>) -> EncoderWeights<Int8Matrix> {
-        let hidden = self.config.hidden_size;
+    /// With these layers and gates, and the word embeddings in int8.
+    pub(super) fn quantized(
+        &self,
+        layers: Vec<LayerWeights<Int8Matrix>>,
+        gates: Vec<Linear<Int8Matrix>>,
+    ) -> EncoderWeights<Int8Matrix> {
+        let width = self.config.embedding_width();
         EncoderWeights {
             config: self.config.clone(),
-            words: Int8Matrix::quantize(&self.words, hidden, hidden, EMBEDDING_LEVELS, None),
+            words: Int8Matrix::quantize(&self.words, width, width, EMBEDDING_LEVELS, None),
             positions: self.positions.clone(),
             token_types: self.token_types.clone(),
             embedding_norm: self.embedding_norm.clone(),
             layers,
             relative_bias: self.relative_bias.clone(),
+            extras: self.extras.with_gates(gates),
         }
     }
 }
@@ -180,13 +186,16 @@ impl EncoderWeights {
 impl LayerWeights {
     /// The linear maps in int8, each number rounded by itself.
     pub(super) fn quantize(&self) -> LayerWeights<Int8Matrix> {
-        let round = |map: &Linear| {
-            let mut rows = map.weight.clone();
-            rows.chunks_exact_mut(map.inputs.max(1)).for_each(rotate);
-            Int8Matrix::quantize(&rows, map.inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_EIGHT))
-        };
-        quantized_layer(self, self.linears().map(round))
+        quantized_layer(self, self.linears().map(|map| quantize_map(map).weight))
     }
+}
+
+/// A linear map in int8, each number rounded by itself.
+fn quantize_map(map: &Linear) -> Linear<Int8Matrix> {
+    let mut rows = map.weight.clone();
+    rows.chunks_exact_mut(map.inputs.max(1)).for_each(rotate);
+    let weight = Int8Matrix::quantize(&rows, map.inputs, GROUP, WEIGHT_LEVELS, Some(SUM_OF_EIGHT));
+    Linear { weight, bias: map.bias.clone(), outputs: map.outputs, inputs: map.inputs }
 }
 
 /// A layer with other matrices, in the order of [`LayerWeights::linears`].

@@ -172,6 +172,10 @@ pub(super) fn fine_tune(
     progress: &ProgressBar,
 ) -> Result<Vec<Trained>, TuneError> {
     check(options, start.weights)?;
+    if start.head.is_some_and(|head| head.dense.is_some()) {
+        let problem = "a head of more than one map is served, not trained; train a new head on its encoder";
+        return Err(TuneError::Options(problem.to_owned()));
+    }
     let none = Dataset::default();
     let mut run = Run::new(start, options, running, (data, stopping, &none), targets, progress)?;
     run.all_epochs()?;
@@ -274,6 +278,9 @@ pub fn train(
 
 fn check(options: &Options, weights: &EncoderWeights) -> Result<(), TuneError> {
     let fail = |problem: String| Err(TuneError::Options(problem));
+    if let Some(problem) = weights.config.untrainable() {
+        return fail(problem);
+    }
     let (layers, longest) = (weights.config.num_hidden_layers, weights.config.max_length());
     if options.layers == 0 || options.layers > layers {
         return fail(format!("--layers is {}, the base has {layers}", options.layers));
@@ -394,7 +401,7 @@ impl<'a> Run<'a> {
                 } else {
                     probe(weights, data, &targets, labels, progress)?
                 };
-                Head { pooling: Pooling::Mean, linear, temperature: 1.0 }
+                Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.0 }
             }
         };
         let model = Classifier::new(weights, &head, first, training, options.dropout, &device);

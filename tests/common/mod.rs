@@ -2,10 +2,10 @@
 
 #![allow(dead_code, reason = "each test file uses its part")]
 
-use autoannotator::slm::SlmError;
 use autoannotator::slm::config::{Architecture, EncoderConfig};
 use autoannotator::slm::pack::{self, Index, PackedMeta, PackedWeights, Precision, SlmManifest};
 use autoannotator::slm::weights::{EncoderWeights, Head, Linear, Pooling, TensorSource};
+use autoannotator::slm::{Scoring, SlmError};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -122,8 +122,7 @@ fn config() -> EncoderConfig {
         max_position_embeddings: 64,
         type_vocab_size: 2,
         layer_norm_eps: 1e-12,
-        relative_attention_num_buckets: 0,
-        pad_token_id: 0,
+        ..EncoderConfig::default()
     }
 }
 
@@ -136,6 +135,8 @@ fn meta(id: &str) -> PackedMeta {
         base: "tiny".into(),
         config: config(),
         pooling: Pooling::Mean,
+        dense: None,
+        scoring: Scoring::Softmax,
         temperature: 1.0,
         max_length: 64,
         precision: Precision::Int8,
@@ -182,7 +183,8 @@ fn packed(id: &str, seed: u64) -> Vec<u8> {
     let other = Random(seed + 7).many(3 * 16);
     head.iter_mut().zip(other).for_each(|(x, y)| *x += 0.6 * y);
     let linear = Linear { weight: head, bias: vec![0.0; 3], inputs: 16, outputs: 3 };
-    pack::write(&meta(id), &weights, &Head { pooling: Pooling::Mean, linear, temperature: 1.0 }).expect("packed")
+    pack::write(&meta(id), &weights, &Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.0 })
+        .expect("packed")
 }
 
 /// A WordPiece tokenizer whose pieces are letters and digits.

@@ -4,7 +4,7 @@
 
 use autoannotator::slm::config::{Architecture, EncoderConfig};
 use autoannotator::slm::quant::Int8Matrix;
-use autoannotator::slm::weights::{EncoderWeights, LayerWeights, Linear, Norm};
+use autoannotator::slm::weights::{EncoderWeights, Extras, LayerWeights, Linear, Norm};
 
 /// A small generator of repeatable numbers (xorshift).
 pub struct Random(pub u64);
@@ -59,6 +59,7 @@ impl Random {
             layer_norm_eps: 1e-5,
             relative_attention_num_buckets: if bert { 0 } else { 32 },
             pad_token_id: 1,
+            ..EncoderConfig::default()
         };
         let (h, i) = (config.hidden_size, config.intermediate_size);
         EncoderWeights {
@@ -79,6 +80,7 @@ impl Random {
                 })
                 .collect(),
             relative_bias: self.values(config.relative_attention_num_buckets * heads, 0.0, 1.0),
+            extras: Extras::default(),
             config,
         }
     }

@@ -1,7 +1,7 @@
 //! One post-norm transformer layer, with low-rank pairs where they are trained.
 
 use super::Training;
-use crate::slm::config::EncoderConfig;
+use crate::slm::config::{Activation, EncoderConfig};
 #[cfg(feature = "native")]
 use crate::slm::cpu::backward::{LayerParameters, Map, Pair};
 use crate::slm::weights::{self, LayerWeights};
@@ -9,7 +9,7 @@ use burn::module::{Module, Param, ParamId};
 use burn::nn::{Dropout, DropoutConfig};
 #[cfg(feature = "native")]
 use burn::optim::GradientsParams;
-use burn::tensor::activation::{gelu, softmax};
+use burn::tensor::activation::softmax;
 use burn::tensor::module::layer_norm;
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use rand::rngs::StdRng;
@@ -161,11 +161,12 @@ impl Norm {
     }
 }
 
-/// What attention needs to know of a padded batch.
+/// What a layer needs to know of a padded batch and its model.
 pub(super) struct Attended {
     pub texts: usize,
     pub length: usize,
     pub heads: usize,
+    pub activation: Activation,
     pub bias: Tensor<4>,
 }
 
@@ -187,12 +188,12 @@ impl Layer {
     pub(super) fn forward(&self, x: Tensor<2>, attended: &Attended) -> Tensor<2> {
         let attention = self.dropout.forward(self.attention(x.clone(), attended));
         let x = self.attention_norm.forward(x + attention);
-        let inner = gelu(self.up.forward(x.clone()));
+        let inner = super::activate(attended.activation, self.up.forward(x.clone()));
         self.output_norm.forward(x + self.dropout.forward(self.down.forward(inner)))
     }
 
     fn attention(&self, x: Tensor<2>, attended: &Attended) -> Tensor<2> {
-        let Attended { texts, length, heads, bias } = attended;
+        let Attended { texts, length, heads, bias, .. } = attended;
         let [tokens, hidden] = x.dims();
         let size = hidden / heads;
         let split = |t: Tensor<2>| t.reshape([*texts, *length, *heads, size]).swap_dims(1, 2);
@@ -295,6 +296,12 @@ impl<'a> Maker<'a> {
     pub(super) fn head(&mut self, linear: &weights::Linear) -> Projection {
         let weight = self.transposed(linear, self.training != Training::Nothing);
         Projection { weight, bias: self.small([linear.outputs], &linear.bias), low_rank: None }
+    }
+
+    /// A map without a pair, which trains only when everything does.
+    pub(super) fn map(&mut self, linear: &weights::Linear) -> Projection {
+        let weight = self.transposed(linear, self.training == Training::Full);
+        Projection { weight, bias: self.full([linear.outputs], &linear.bias), low_rank: None }
     }
 
     fn projection(&mut self, linear: &weights::Linear) -> Projection {

@@ -2,13 +2,15 @@
 //! on burn-wgpu (feature `gpu-burn`).
 
 mod layer;
+mod served;
 
 pub use layer::Trained;
 use layer::{Attended, Layer, LowRank, Norm, Projection};
+use served::Served;
 
 #[cfg(feature = "native")]
 use super::Engine;
-use super::config::{Architecture, EncoderConfig, relative_position_bucket};
+use super::config::{Activation, Architecture, EncoderConfig, relative_position_bucket};
 #[cfg(feature = "native")]
 use super::cpu::backward::Parameters;
 use super::weights::{EncoderWeights, Head, Pooling, linear_names, norm_names};
@@ -109,6 +111,7 @@ struct Embeddings {
     token_type: Option<Param<Tensor<1>>>,
     low_rank: Option<LowRank>,
     norm: Norm,
+    projection: Option<Projection>,
 }
 
 /// The upper layers of an encoder with its head. The layers below are frozen: their output is this module's input.
@@ -117,6 +120,7 @@ pub struct Classifier {
     embeddings: Option<Embeddings>,
     layers: Vec<Layer>,
     relative_bias: Option<Param<Tensor<2>>>,
+    dense: Option<Projection>,
     head: Projection,
     #[module(skip)]
     shape: Shape,
@@ -127,6 +131,8 @@ struct Shape {
     config: EncoderConfig,
     first_layer: usize,
     pooling: Pooling,
+    /// What follows the head's first map.
+    head_activation: Activation,
 }
 
 /// Texts padded to one length.
@@ -167,7 +173,8 @@ impl Classifier {
     /// Builds the module from layer `first_layer` upwards. With `first_layer` 0 the embeddings are part of it
     /// ([`Self::forward_ids`]), unless low-rank pairs leave them as they are. `head` gives the head's start.
     /// `dropout`, in 0..1, is applied where BERT has it (attention weights and the output of both halves of a layer), on a
-    /// device with a gradient tape only.
+    /// device with a gradient tape only. For encoders of BERT's layers; what cannot be trained
+    /// ([`EncoderConfig::untrainable`]), and a head of more than one map, are for [`Training::Nothing`] alone.
     pub fn new(
         weights: &EncoderWeights,
         head: &Head,
@@ -178,14 +185,16 @@ impl Classifier {
     ) -> Self {
         let config = &weights.config;
         let mut make = layer::Maker::new(device, training, dropout);
-        let h = config.hidden_size;
+        let h = config.embedding_width();
         let with_embeddings = first_layer == 0 && training.reaches_embeddings();
         let embeddings = with_embeddings.then(|| Embeddings {
             words: make.full([config.vocab_size, h], &weights.words),
             positions: make.full([config.max_position_embeddings, h], &weights.positions),
-            token_type: (!weights.token_types.is_empty()).then(|| make.full([h], &weights.token_types[..h])),
+            // It never trains: the positions can take up whatever it would learn.
+            token_type: (!weights.token_types.is_empty()).then(|| make.fixed([h], &weights.token_types[..h])),
             low_rank: make.embedding_pair(config.vocab_size, h),
             norm: make.norm(&weights.embedding_norm, config.layer_norm_eps),
+            projection: weights.extras.projection.as_ref().map(|map| make.map(map)),
         });
         let layers = weights.layers[first_layer..].iter().map(|layer| make.layer(layer, config)).collect();
         let buckets = [config.relative_attention_num_buckets, config.num_attention_heads];
@@ -195,13 +204,21 @@ impl Classifier {
             _ => make.fixed(buckets, &weights.relative_bias),
         });
         let head_projection = make.head(&head.linear);
-        let shape = Shape { config: config.clone(), first_layer, pooling: head.pooling };
-        Self { embeddings, layers, relative_bias, head: head_projection, shape }
+        let dense = head.dense.as_ref().map(|dense| make.map(&dense.linear));
+        let head_activation = head.dense.as_ref().map(|dense| dense.activation).unwrap_or_default();
+        let shape = Shape { config: config.clone(), first_layer, pooling: head.pooling, head_activation };
+        Self { embeddings, layers, relative_bias, dense, head: head_projection, shape }
     }
 
     /// Logits `[texts x labels]` from the hidden states `[texts x length x hidden]` that go into the first layer.
     pub fn forward(&self, hidden: Tensor<3>, padded: &Padded) -> Tensor<2> {
-        self.head.forward(self.pooled(hidden, padded))
+        self.logits(self.pooled(hidden, padded))
+    }
+
+    /// Logits `[texts x labels]` from pooled states.
+    fn logits(&self, pooled: Tensor<2>) -> Tensor<2> {
+        let dense = |map: &Projection| activate(self.shape.head_activation, map.forward(pooled.clone()));
+        self.head.forward(self.dense.as_ref().map(dense).unwrap_or(pooled.clone()))
     }
 
     /// The pooled states `[texts x hidden]`, from the same.
@@ -214,6 +231,7 @@ impl Classifier {
             length,
             bias: self.attention_bias(&mask, length),
             heads: self.shape.config.num_attention_heads,
+            activation: self.shape.config.activation,
         };
         let x = self.through_layers(hidden, &attended);
         match self.shape.pooling {
@@ -229,8 +247,11 @@ impl Classifier {
     fn through_layers(&self, hidden: Tensor<3>, attended: &Attended) -> Tensor<3> {
         let shape = hidden.dims();
         let mut x = hidden.reshape([shape[0] * shape[1], shape[2]]);
-        for layer in &self.layers {
-            x = layer.forward(x, attended);
+        let config = &self.shape.config;
+        for index in 0..config.num_hidden_layers - self.shape.first_layer {
+            // ALBERT's are used several times, and from the first on.
+            let layer = if config.layer_groups.is_some() { config.weights_of(index) } else { index };
+            x = self.layers[layer].forward(x, attended);
         }
         x.reshape(shape)
     }
@@ -248,13 +269,11 @@ impl Classifier {
             .ok_or_else(|| SlmError::Input("this module starts above the embeddings".to_owned()))?;
         let device = embeddings.words.val().device();
         let config = &self.shape.config;
-        let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
-        let index = Tensor::<1, Int>::from_data(TensorData::new(ids, [padded.texts * padded.length]), &device);
-        let first = config.first_position() as i32;
-        let positions: Vec<i32> =
-            (0..padded.texts).flat_map(|_| (0..padded.length).map(|p| first + p as i32)).collect();
-        let positions =
-            Tensor::<1, Int>::from_data(TensorData::new(positions, [padded.texts * padded.length]), &device);
+        let index = ids_tensor(ids, &device);
+        let first = config.first_position() as u32;
+        let positions: Vec<u32> =
+            (0..padded.texts).flat_map(|_| (0..padded.length).map(|p| first + p as u32)).collect();
+        let positions = ids_tensor(&positions, &device);
         let mut x = embeddings.words.val().select(0, index.clone()) + embeddings.positions.val().select(0, positions);
         if let Some(pair) = &embeddings.low_rank {
             x = x + pair.rows(index);
@@ -263,6 +282,7 @@ impl Classifier {
             x = x + token_type.val().unsqueeze::<2>();
         }
         let x = embeddings.norm.forward(x);
+        let x = embeddings.projection.iter().fold(x, |x, map| map.forward(x));
         Ok(x.reshape([padded.texts, padded.length, config.hidden_size]))
     }
 
@@ -292,6 +312,7 @@ impl Classifier {
                 all.extend(pair.trained_rows("embeddings.word_embeddings"));
             }
             all.extend(embeddings.norm.trained("embeddings.LayerNorm"));
+            all.extend(embeddings.projection.iter().flat_map(|map| map.trained("embeddings_project")));
         }
         for (index, layer) in self.layers.iter().enumerate() {
             let index = index + self.shape.first_layer;
@@ -323,42 +344,71 @@ impl Classifier {
     }
 }
 
-/// The burn module as an engine: the oracle, and what serves on burn-wgpu.
+/// The burn module as an engine: the oracle, and what serves on burn-wgpu what the GPU engine does not take.
 pub struct BurnEngine {
-    model: Classifier,
+    model: Model,
+}
+
+enum Model {
+    Classifier(Box<Classifier>),
+    Served(Box<Served>),
+}
+
+impl Model {
+    fn config(&self) -> &EncoderConfig {
+        match self {
+            Self::Classifier(model) => &model.shape.config,
+            Self::Served(model) => &model.config,
+        }
+    }
+
+    /// Pooled states of texts of one length.
+    fn pooled(&self, ids: &[u32], padded: &Padded) -> Result<Tensor<2>, SlmError> {
+        match self {
+            Self::Classifier(model) => Ok(model.pooled(model.embed(ids, padded)?, padded)),
+            Self::Served(model) => Ok(model.pooled(ids, padded)),
+        }
+    }
+
+    fn logits(&self, pooled: Tensor<2>) -> Tensor<2> {
+        match self {
+            Self::Classifier(model) => model.logits(pooled),
+            Self::Served(model) => model.logits(pooled),
+        }
+    }
 }
 
 impl BurnEngine {
     /// The whole encoder with its head on a device without a gradient tape: see [`device`].
     pub fn new(weights: &EncoderWeights, head: &Head, device: &Device) -> Self {
-        Self { model: Classifier::new(weights, head, 0, Training::Nothing, 0.0, device) }
+        let model = if weights.config.is_bert_like() {
+            Model::Classifier(Box::new(Classifier::new(weights, head, 0, Training::Nothing, 0.0, device)))
+        } else {
+            Model::Served(Box::new(Served::new(weights, head, device)))
+        };
+        Self { model }
     }
 
     /// Raw logits, `[texts x labels]`.
     pub async fn logits_async(&self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
-        self.run(batch, |hidden, padded| self.model.forward(hidden, padded)).await
+        self.run(batch, |pooled| self.model.logits(pooled)).await
     }
 
     /// Pooled states, `[texts x hidden]`.
     pub async fn pooled_async(&self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
-        self.run(batch, |hidden, padded| self.model.pooled(hidden, padded)).await
+        self.run(batch, |pooled| pooled).await
     }
 
     /// Texts beside each other go through together only if their lengths are equal: padding would let a text's neighbours
     /// into its sums.
-    async fn run(
-        &self,
-        batch: &Batch,
-        forward: impl Fn(Tensor<3>, &Padded) -> Tensor<2>,
-    ) -> Result<Vec<f32>, SlmError> {
-        let config = &self.model.shape.config;
+    async fn run(&self, batch: &Batch, last: impl Fn(Tensor<2>) -> Tensor<2>) -> Result<Vec<f32>, SlmError> {
+        let config = self.model.config();
         batch.check(config.vocab_size, config.max_length())?;
         let mut parts = Vec::new();
         let mut rest = batch.ids.as_slice();
         for lengths in batch.lengths.chunk_by(|one, other| one == other) {
             let (ids, others) = rest.split_at(lengths.iter().sum());
-            let padded = Padded::new(lengths);
-            parts.push(forward(self.model.embed(ids, &padded)?, &padded));
+            parts.push(last(self.model.pooled(ids, &Padded::new(lengths))?));
             rest = others;
         }
         // Read once all are under way.
@@ -383,6 +433,24 @@ impl Engine for BurnEngine {
 
     fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
         pollster::block_on(self.logits_async(batch))
+    }
+}
+
+/// Token ids or rows of a table, as an index.
+fn ids_tensor(ids: &[u32], device: &Device) -> Tensor<1, Int> {
+    let ids: Vec<i32> = ids.iter().map(|id| *id as i32).collect();
+    let count = ids.len();
+    Tensor::from_data(TensorData::new(ids, [count]), device)
+}
+
+/// An activation.
+fn activate<const D: usize>(activation: Activation, x: Tensor<D>) -> Tensor<D> {
+    use burn::tensor::activation::{gelu, gelu_approximate, relu};
+    match activation {
+        Activation::Gelu => gelu(x),
+        Activation::GeluTanh => gelu_approximate(x),
+        Activation::Tanh => x.tanh(),
+        Activation::Relu => relu(x),
     }
 }
 

@@ -588,7 +588,8 @@ impl Trainee {
                 let scores = &mut weights[from..];
                 let (query, key) = (qkv.from(at), qkv.transposed(at + hidden));
                 times((scores, stride), [length, length, size], query, key, 1.0, false);
-                softmax(self.kernels, &self.config, self.distances.get(head), (length, stride), scores);
+                let bias = self.distances.get(head).map_or(&[][..], |bias| bias);
+                softmax(self.kernels, &self.config, bias, (length, stride), scores);
                 let mut dropped = scores.to_vec();
                 dropout.apply(&mut dropped, from);
                 let to = (&mut context.values[first * context.stride + head * size..], context.stride);

@@ -93,6 +93,8 @@ pub(super) struct Kernels {
     pub quantize: unsafe fn(&Quantize<'_>, &mut Int8Rows),
     /// See [`Int8Product`]; writes to `[rows x panels * width]`.
     pub int8_product: unsafe fn(&Int8Product<'_>, &mut [f32]),
+    /// GELU by its approximation with tanh, in place, of whole panels.
+    pub gelu_tanh: unsafe fn(&mut [f32]),
     /// GELU, in place.
     #[cfg(feature = "native")]
     pub gelu: unsafe fn(&mut [f32]),
@@ -140,6 +142,10 @@ macro_rules! kernels {
                     }
                 }
             }
+            $(#[target_feature(enable = $feature)])?
+            unsafe fn gelu_tanh(x: &mut [f32]) {
+                unsafe { super::gelu_tanh_all::<$simd>(x) }
+            }
             #[cfg(feature = "native")]
             $(#[target_feature(enable = $feature)])?
             unsafe fn gelu(x: &mut [f32]) {
@@ -157,6 +163,7 @@ macro_rules! kernels {
                 layer_norm,
                 quantize,
                 int8_product,
+                gelu_tanh,
                 #[cfg(feature = "native")]
                 gelu,
                 #[cfg(feature = "native")]
@@ -321,6 +328,32 @@ unsafe fn upper_tail<S: Simd, const N: usize>(x: [S::V; N]) -> [[S::V; N]; 2] {
             0.000_748_173_57,
         ];
         [polynomial::<S, N, 6>(above, x), polynomial::<S, N, 8>(below, x)]
+    }
+}
+
+/// [`gelu`] of one value, on any machine the same.
+pub(in super::super) fn gelu_of(x: f32) -> f32 {
+    // SAFETY: the scalar instruction set is everywhere.
+    let [[y, ..]] = unsafe { gelu::<Scalar, 1>([[x; 4]]) };
+    y
+}
+
+/// `x / 2 (1 + tanh(u))` with `u = sqrt(2 / pi) (x + 0.044715 x^3)`, which is `x / (1 + e^-2u)`. Of whole vectors, two at a
+/// time.
+#[inline(always)]
+unsafe fn gelu_tanh_all<S: Simd>(x: &mut [f32]) {
+    unsafe {
+        assert!(x.len().is_multiple_of(2 * S::LANES));
+        let (one, cube) = (S::splat(1.0), S::splat(0.044_715));
+        let factor = S::splat(-2.0 * 0.797_884_6); // sqrt(2 / pi)
+        for j in (0..x.len()).step_by(2 * S::LANES) {
+            let at = x.as_mut_ptr().add(j);
+            let x = [S::load(at), S::load(at.add(S::LANES))];
+            let u: [S::V; 2] = from_fn(|i| S::mul(factor, S::madd(S::mul(cube, x[i]), S::mul(x[i], x[i]), x[i])));
+            let [low, high] = exp::<S, 2>(u);
+            S::store(at, S::div(x[0], S::add(one, low)));
+            S::store(at.add(S::LANES), S::div(x[1], S::add(one, high)));
+        }
     }
 }
 
@@ -500,6 +533,11 @@ mod tests {
             assert!((f64::from(e[0]) / exact - 1.0).abs() < 2e-7, "exp {x}: {}", e[0]);
             let exact = f64::from(x) / 2.0 * (1.0 + erf(f64::from(x) * std::f64::consts::FRAC_1_SQRT_2));
             assert!((f64::from(g[0]) - exact).abs() < 3e-7 + 6e-8 * exact.abs(), "gelu {x}: {} {exact}", g[0]);
+            let mut t = [x * 2.0; 8];
+            unsafe { gelu_tanh_all::<Scalar>(&mut t) };
+            let x = f64::from(x * 2.0);
+            let exact = x / 2.0 * (1.0 + ((2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x.powi(3))).tanh());
+            assert!((f64::from(t[0]) - exact).abs() < 4e-7 + 6e-7 * exact.abs(), "gelu tanh {x}: {} {exact}", t[0]);
         }
     }
 }

@@ -9,14 +9,17 @@ pub mod backward;
 mod dot;
 mod int8;
 mod kernels;
+mod positions;
 mod simd;
 
-use super::config::{EncoderConfig, relative_position_bucket};
+use super::config::{Activation, Disentangled, EncoderConfig, relative_position_bucket};
 use super::quant::{ACTIVATION_ZERO, GROUP as INT8_GROUP, Int8Matrix, ROTATION, ROTATION_SCALE};
-use super::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
+use super::weights::{Dense, EncoderWeights, Extras, Head, LayerWeights, Linear, Norm, Pooling};
 use super::{Batch, Engine, SlmError, finite};
 use int8::{Int8Panels, Int8Product, Int8Rows, Layout, Quantize};
+pub(super) use kernels::gelu_of as gelu;
 use kernels::{Epilogue, Kernels, LayerNorm, Panels, Product, Softmax};
+use positions::{Distances, Positions, Relative, Turns};
 
 /// The most tokens of a group, where its first text is not longer.
 const GROUP: usize = 256;
@@ -151,6 +154,9 @@ trait Matrix: Sized {
 
     /// The table of word embeddings.
     fn words(self) -> Words;
+
+    /// The map in f32.
+    fn plain(map: &Linear<Self>) -> Linear;
 }
 
 /// The word embeddings.
@@ -176,6 +182,10 @@ impl Matrix for Vec<f32> {
 
     fn words(self) -> Words {
         Words::F32(self)
+    }
+
+    fn plain(map: &Linear) -> Linear {
+        map.clone()
     }
 }
 
@@ -217,6 +227,11 @@ impl Matrix for Int8Matrix {
     fn words(self) -> Words {
         Words::Int8(self)
     }
+
+    fn plain(map: &Linear<Self>) -> Linear {
+        let Linear { weight, bias, outputs, inputs } = map;
+        Linear { weight: weight.plain(*inputs), bias: bias.clone(), outputs: *outputs, inputs: *inputs }
+    }
 }
 
 impl Packed {
@@ -237,11 +252,33 @@ struct Layer {
     down: Packed,
     attention_norm: Norm,
     output_norm: Norm,
+    /// ModernBERT's.
+    gate: Option<Packed>,
+    /// DeBERTa's.
+    positions: Option<Positions>,
 }
 
 impl Layer {
-    fn new<M: Matrix>(layer: &LayerWeights<M>, kernels: &Kernels) -> Self {
+    fn new<M: Matrix>(
+        layer: &LayerWeights<M>,
+        index: usize,
+        (config, extras): (&EncoderConfig, &Extras<M>),
+        kernels: &Kernels,
+    ) -> Self {
+        let positions = |kind: &Disentangled| {
+            let relative = |used: bool, shared: &Linear<M>, own: &[Linear]| {
+                let own = if kind.shared { None } else { own.get(index) };
+                let make = |map: &Linear| Relative::new(&extras.relative, map, config.num_attention_heads, kernels);
+                used.then(|| own.map_or_else(|| make(&M::plain(shared)), make))
+            };
+            Positions {
+                keys: relative(kind.content_to_position, &layer.key, &extras.relative_keys),
+                queries: relative(kind.position_to_content, &layer.query, &extras.relative_queries),
+            }
+        };
         Self {
+            positions: config.disentangled.as_ref().map(positions),
+            gate: extras.gates.get(index).map(|gate| Packed::new(&[gate], kernels)),
             qkv: Packed::new(&[&layer.query, &layer.key, &layer.value], kernels),
             output: Packed::new(&[&layer.output], kernels),
             up: Packed::new(&[&layer.up], kernels),
@@ -258,17 +295,33 @@ struct Model {
     kernels: &'static Kernels,
     words: Words,
     positions: Vec<f32>,
-    /// The embedding of token type 0, which all tokens have; empty for MPNet.
+    /// The embedding of token type 0, which all tokens have; empty where there is none.
     token_type: Vec<f32>,
     embedding_norm: Norm,
+    /// From the embeddings' width to the hidden size.
+    projection: Option<Packed>,
     layers: Vec<Layer>,
-    /// MPNet's bias: for each head, by distance (key - query), distance 0 in the middle; none for BERT.
+    /// The layers' order: ALBERT's are used several times.
+    order: Vec<usize>,
+    /// MPNet's bias: for each head, by distance (key - query), distance 0 in the middle; none for others.
     distances: Vec<Vec<f32>>,
+    /// DeBERTa's.
+    relative: Option<Distances>,
+    /// The convolution beside DeBERTa's first layer: a map for each of its places, and the norm after it.
+    convolution: Option<(Vec<Packed>, Norm)>,
+    /// ModernBERT's.
+    turns: Option<Turns>,
+    /// After ModernBERT's last layer.
+    final_norm: Option<Norm>,
 }
 
 /// The buffers of one thread; they grow to the largest group.
 #[derive(Default)]
 struct Scratch {
+    embedded: Vec<f32>,
+    normed: Vec<f32>,
+    gated: Vec<f32>,
+    relative: Vec<f32>,
     x: Vec<f32>,
     qkv: Vec<f32>,
     context: Vec<f32>,
@@ -333,7 +386,10 @@ impl CpuEncoder {
         let shell = shell(weights, weights.words.clone());
         match layers {
             0 => Self::from_weights(shell),
-            _ => Self::from_int8(shell.quantized(quantized(&weights.layers[..layers.min(weights.layers.len())])), None),
+            _ => {
+                let layers = quantized(&weights.layers[..layers.min(weights.layers.len())]);
+                Self::from_int8(shell.quantized(layers, Vec::new()), None)
+            }
         }
     }
 
@@ -341,7 +397,7 @@ impl CpuEncoder {
     #[cfg(feature = "native")]
     pub fn upper(weights: &EncoderWeights, first: usize) -> Self {
         let layers = quantized(weights.layers.get(first..).unwrap_or_default());
-        Self::from_int8(shell(weights, Vec::new()).quantized(layers), None)
+        Self::from_int8(shell(weights, Vec::new()).quantized(layers, Vec::new()), None)
     }
 
     /// Packs int8 weights layer after layer, as [`Self::from_weights`]; activations are quantised row by row.
@@ -362,11 +418,25 @@ impl CpuEncoder {
         layers: impl Iterator<Item = L>,
     ) -> Self {
         let kernels = isa.and_then(Isa::kernels).unwrap_or_else(Isa::best);
-        let EncoderWeights { config, words, positions, mut token_types, embedding_norm, relative_bias, .. } = weights;
-        token_types.truncate(config.hidden_size);
+        let EncoderWeights { config, words, positions, mut token_types, embedding_norm, relative_bias, extras, .. } =
+            weights;
+        token_types.truncate(config.embedding_width());
+        let pack = |(index, layer): (usize, L)| Layer::new(layer.borrow(), index, (&config, &extras), kernels);
+        let layers: Vec<Layer> = layers.enumerate().map(pack).collect();
         let model = Model {
             distances: distances(&config, &relative_bias, kernels.panel),
-            layers: layers.map(|layer| Layer::new(layer.borrow(), kernels)).collect(),
+            relative: config.disentangled.as_ref().map(|kind| Distances::new(kind, config.max_length())),
+            convolution: extras.convolution.map(|(map, norm)| (places(&map, kernels), norm)),
+            turns: config.rotary.as_ref().map(|rotary| Turns::new(rotary, &config, kernels.panel)),
+            final_norm: extras.final_norm,
+            projection: extras.projection.map(|map| Packed::new(&[&map], kernels)),
+            order: match config.layer_groups {
+                Some(groups) if groups == layers.len() => {
+                    (0..config.num_hidden_layers).map(|layer| config.weights_of(layer)).collect()
+                }
+                _ => (0..layers.len()).collect(),
+            },
+            layers,
             token_type: token_types,
             config,
             kernels,
@@ -402,8 +472,8 @@ impl CpuEncoder {
     pub fn hidden(&mut self, batch: &Batch, layers: usize) -> Result<Vec<f32>, SlmError> {
         let Self { model, scratch } = self;
         batch.check(model.config.vocab_size, model.config.max_length())?;
-        if layers > model.layers.len() {
-            let has = model.layers.len();
+        if layers > model.order.len() {
+            let has = model.order.len();
             return Err(SlmError::Input(format!("{layers} layers were asked for, the model has {has}")));
         }
         let mut out = vec![0.0; batch.ids.len() * model.config.hidden_size];
@@ -422,9 +492,20 @@ impl CpuEncoder {
         }
         let mut out = vec![0.0; states.len()];
         let groups = groups(Input::Hidden(states), lengths, &mut out, scratch.len());
-        run(groups, scratch, |group, scratch| model.encode(group, model.layers.len(), scratch));
+        run(groups, scratch, |group, scratch| model.encode(group, model.order.len(), scratch));
         Ok(out)
     }
+}
+
+/// The maps of a convolution's places, of which the middle one has the bias.
+fn places(map: &Linear, kernels: &Kernels) -> Vec<Packed> {
+    let (outputs, size) = (map.outputs, map.inputs / map.outputs.max(1));
+    let at = |place: usize| {
+        let weight: Vec<f32> = map.weight.iter().skip(place).step_by(size.max(1)).copied().collect();
+        let bias = if place == size / 2 { map.bias.clone() } else { vec![0.0; outputs] };
+        Packed::new(&[&Linear { weight, bias, outputs, inputs: outputs }], kernels)
+    };
+    (0..size).map(at).collect()
 }
 
 /// What an encoder is packed from, without its layers.
@@ -437,6 +518,7 @@ fn shell(weights: &EncoderWeights, words: Vec<f32>) -> EncoderWeights {
         embedding_norm: weights.embedding_norm.clone(),
         layers: Vec::new(),
         relative_bias: weights.relative_bias.clone(),
+        extras: weights.extras.clone(),
     }
 }
 
@@ -461,7 +543,8 @@ pub(crate) struct LayerInputs {
 
 #[cfg(feature = "native")]
 impl CpuEncoder {
-    /// Runs a batch on one thread and hands over what goes into each layer's linear maps.
+    /// Runs a batch on one thread and hands over, layer after layer, the number of its weights and what goes into its
+    /// linear maps.
     pub(crate) fn layer_inputs(
         &mut self,
         batch: &Batch,
@@ -477,11 +560,20 @@ impl CpuEncoder {
         let rows = |buffer: &[f32], width: usize| -> Vec<f32> {
             buffer.chunks_exact(model.stride(width)).take(tokens).flat_map(|row| &row[..width]).copied().collect()
         };
-        for (index, layer) in model.layers.iter().enumerate() {
-            let qkv = rows(&scratch.x, hidden);
-            model.layer(layer, &batch.lengths, tokens, scratch);
+        for (number, index) in model.order.iter().enumerate() {
+            let mut qkv = rows(&scratch.x, hidden);
+            model.layer(number, &model.layers[*index], &batch.lengths, tokens, scratch);
             let output = rows(&scratch.context, hidden);
-            each(index, LayerInputs { qkv, output, up: rows(&scratch.y, hidden), down: rows(&scratch.inner, inner) });
+            let up = match &model.turns {
+                None => rows(&scratch.y, hidden),
+                Some(_) => {
+                    let norm = &model.layers[*index].attention_norm;
+                    let states = qkv.chunks_exact_mut(hidden).filter(|_| number > 0);
+                    states.for_each(|row| norm.apply(row, model.config.layer_norm_eps));
+                    rows(&scratch.normed, hidden)
+                }
+            };
+            each(*index, LayerInputs { qkv, output, up, down: rows(&scratch.inner, inner) });
         }
         Ok(())
     }
@@ -577,16 +669,15 @@ pub(super) fn distances(config: &EncoderConfig, bias: &[f32], panel: usize) -> V
     (0..heads).map(head).collect()
 }
 
-/// A head's attention scores to weights, in place: `tokens` rows of `stride`; `distances` are its relative position bias.
+/// A head's attention scores to weights, in place: `tokens` rows of `stride`; `bias` is added to them by distance.
 fn softmax(
     kernels: &Kernels,
     config: &EncoderConfig,
-    distances: Option<&Vec<f32>>,
+    bias: &[f32],
     (tokens, stride): (usize, usize),
     scores: &mut [f32],
 ) {
-    let scale = 1.0 / (config.head_size() as f32).sqrt();
-    let bias = distances.map_or(&[][..], |bias| bias);
+    let scale = config.attention_scale();
     let job = Softmax { stride, tokens, scale, bias, center: config.max_length() - 1 };
     // SAFETY: `Isa::kernels` gives only kernels that the machine can run; they check their slices.
     unsafe { (kernels.softmax)(&job, scores) }
@@ -611,7 +702,15 @@ impl Model {
         let stride = self.stride(hidden);
         let x = part(&mut scratch.x, tokens * stride);
         match group.input {
-            Input::Ids(ids) => self.embed(ids, group.lengths, x),
+            Input::Ids(ids) => match &self.projection {
+                None => self.embed(ids, group.lengths, x),
+                Some(projection) => {
+                    let stride = self.stride(self.config.embedding_width());
+                    let embedded = part(&mut scratch.embedded, tokens * stride);
+                    self.embed(ids, group.lengths, embedded);
+                    self.multiply(embedded, stride, projection, &[], Epilogue::Plain, &mut scratch.quantized, x);
+                }
+            },
             Input::Hidden(states) => {
                 for (row, state) in x.chunks_exact_mut(stride).zip(states.chunks_exact(hidden)) {
                     row[..hidden].copy_from_slice(state);
@@ -619,16 +718,23 @@ impl Model {
                 }
             }
         }
-        for layer in &self.layers[..layers] {
-            self.layer(layer, group.lengths, tokens, scratch);
+        if self.convolution.is_some() {
+            part(&mut scratch.embedded, tokens * stride).copy_from_slice(&scratch.x[..tokens * stride]);
+        }
+        for (number, index) in self.order[..layers].iter().enumerate() {
+            self.layer(number, &self.layers[*index], group.lengths, tokens, scratch);
+        }
+        if let Some(norm) = self.final_norm.as_ref().filter(|_| layers > 0 && layers == self.order.len()) {
+            self.normalise(norm, &mut scratch.x[..tokens * stride]);
         }
         for (row, out) in scratch.x.chunks_exact(stride).zip(group.out.chunks_exact_mut(hidden)) {
             out.copy_from_slice(&row[..hidden]);
         }
     }
 
+    /// The embeddings after their LayerNorm, as wide as they are.
     fn embed(&self, ids: &[u32], lengths: &[usize], x: &mut [f32]) {
-        let hidden = self.config.hidden_size;
+        let hidden = self.config.embedding_width();
         let first = self.config.first_position();
         let positions = lengths.iter().flat_map(|length| first..first + length);
         for ((row, id), position) in x.chunks_exact_mut(self.stride(hidden)).zip(ids).zip(positions) {
@@ -642,7 +748,8 @@ impl Model {
                     row.iter_mut().zip(values).for_each(|(x, value)| *x = f32::from(*value) * scale);
                 }
             }
-            let position = &self.positions[position * hidden..][..hidden];
+            // Those whose positions are relative alone have no table.
+            let position = self.positions.get(position * hidden..).map_or(&[][..], |rows| &rows[..hidden]);
             for other in [&self.token_type[..], position] {
                 row.iter_mut().zip(other).for_each(|(x, y)| *x += y);
             }
@@ -650,9 +757,13 @@ impl Model {
         self.normalise(&self.embedding_norm, x);
     }
 
-    fn layer(&self, layer: &Layer, lengths: &[usize], tokens: usize, scratch: &mut Scratch) {
+    fn layer(&self, number: usize, layer: &Layer, lengths: &[usize], tokens: usize, scratch: &mut Scratch) {
+        if let Some(turns) = &self.turns {
+            return self.modern_layer(turns, number, layer, lengths, tokens, scratch);
+        }
         let stride = self.stride(self.config.hidden_size);
-        let Scratch { x, qkv, context, y, inner, keys, values, scores, mixed, quantized } = scratch;
+        let Scratch { embedded, x, qkv, context, y, inner, keys, values, scores, mixed, relative, quantized, .. } =
+            scratch;
         let x = part(x, tokens * stride);
         let y = part(y, tokens * stride);
         let qkv = part(qkv, tokens * layer.qkv.bias.len());
@@ -663,19 +774,125 @@ impl Model {
         for length in lengths {
             let (from, to) = (first * layer.qkv.bias.len(), (first + length) * layer.qkv.bias.len());
             let context = &mut context[first * stride..(first + length) * stride];
-            self.attend(&qkv[from..to], *length, context, [keys, values, scores, mixed]);
+            self.attend(layer, &[], &qkv[from..to], *length, context, [keys, values, scores, mixed, relative]);
             first += length;
         }
         self.multiply(context, stride, &layer.output, x, Epilogue::Plain, quantized, y);
         self.normalise(&layer.attention_norm, y);
-        self.multiply(y, stride, &layer.up, &[], Epilogue::Gelu, quantized, inner);
+        self.feed(layer, y, stride, quantized, inner);
         self.multiply(inner, layer.up.bias.len(), &layer.down, y, Epilogue::Plain, quantized, x);
         self.normalise(&layer.output_norm, x);
+        if let Some((places, norm)) = self.convolution.as_ref().filter(|_| number == 0) {
+            self.convolve(places, lengths, embedded, quantized, [y, context]);
+            x.iter_mut().zip(y.iter()).for_each(|(x, y)| *x += y);
+            self.normalise(norm, x);
+        }
+    }
+
+    /// The activated convolution of texts' states along their tokens, zeros beyond their ends: from `states` to `y`.
+    fn convolve(
+        &self,
+        places: &[Packed],
+        lengths: &[usize],
+        states: &[f32],
+        quantized: &mut Int8Rows,
+        [y, buffer]: [&mut [f32]; 2],
+    ) {
+        let (hidden, middle) = (self.config.hidden_size, places.len() / 2);
+        let stride = self.stride(hidden);
+        let activation = self.config.disentangled.as_ref().map(|kind| kind.convolution_activation).unwrap_or_default();
+        y.fill(0.0);
+        let mut first = 0;
+        for length in lengths {
+            for (place, map) in places.iter().enumerate() {
+                let kept = length.saturating_sub(place.abs_diff(middle));
+                let (from, to) = (place.saturating_sub(middle), middle.saturating_sub(place));
+                if kept > 0 {
+                    let a = &states[(first + from) * stride..][..kept * stride];
+                    let c = &mut buffer[..kept * stride];
+                    self.multiply(a, stride, map, &[], Epilogue::Plain, quantized, c);
+                    y[(first + to) * stride..].iter_mut().zip(c.iter()).for_each(|(sum, value)| *sum += value);
+                }
+            }
+            first += length;
+        }
+        for row in y.chunks_exact_mut(stride) {
+            row[..hidden].iter_mut().for_each(|x| *x = activation.of(*x));
+        }
+    }
+
+    /// A layer of ModernBERT: norms first, turned queries and keys, a gated feed-forward part.
+    fn modern_layer(
+        &self,
+        turns: &Turns,
+        number: usize,
+        layer: &Layer,
+        lengths: &[usize],
+        tokens: usize,
+        scratch: &mut Scratch,
+    ) {
+        let hidden = self.config.hidden_size;
+        let (stride, wide, inner_stride) = (self.stride(hidden), layer.qkv.bias.len(), layer.up.bias.len());
+        let Scratch {
+            x, qkv, context, y, inner, keys, values, scores, mixed, relative, quantized, normed, gated, ..
+        } = scratch;
+        let x = part(x, tokens * stride);
+        let y = part(y, tokens * stride);
+        let normed = part(normed, tokens * stride);
+        let qkv = part(qkv, tokens * wide);
+        let context = part(context, tokens * stride);
+        let inner = part(inner, tokens * inner_stride);
+        let gated = part(gated, tokens * inner_stride);
+        normed.copy_from_slice(x);
+        // The embeddings' norm stands before the first layer already.
+        if number > 0 {
+            self.normalise(&layer.attention_norm, normed);
+        }
+        self.multiply(normed, stride, &layer.qkv, &[], Epilogue::Plain, quantized, qkv);
+        turns.turn(number, lengths, qkv, (wide, hidden));
+        let mut first = 0;
+        for length in lengths {
+            let rows = &qkv[first * wide..(first + length) * wide];
+            let context = &mut context[first * stride..(first + length) * stride];
+            let buffers = [&mut *keys, values, scores, mixed, relative];
+            self.attend(layer, turns.window(number), rows, *length, context, buffers);
+            first += length;
+        }
+        self.multiply(context, stride, &layer.output, x, Epilogue::Plain, quantized, y);
+        normed.copy_from_slice(y);
+        self.normalise(&layer.output_norm, normed);
+        self.feed(layer, normed, stride, quantized, inner);
+        if let Some(gate) = &layer.gate {
+            self.multiply(normed, stride, gate, &[], Epilogue::Plain, quantized, gated);
+            inner.iter_mut().zip(gated.iter()).for_each(|(value, gate)| *value *= gate);
+        }
+        self.multiply(inner, inner_stride, &layer.down, y, Epilogue::Plain, quantized, x);
+    }
+
+    /// The feed-forward part's first map with its activation.
+    fn feed(&self, layer: &Layer, rows: &[f32], stride: usize, quantized: &mut Int8Rows, inner: &mut [f32]) {
+        match self.config.activation {
+            Activation::GeluTanh => {
+                self.multiply(rows, stride, &layer.up, &[], Epilogue::Plain, quantized, inner);
+                // SAFETY: as in `product`.
+                unsafe { (self.kernels.gelu_tanh)(inner) }
+            }
+            _ => self.multiply(rows, stride, &layer.up, &[], Epilogue::Gelu, quantized, inner),
+        }
     }
 
     /// Attention within one text: from the rows of `qkv` to those of `context`.
-    fn attend(&self, qkv: &[f32], tokens: usize, context: &mut [f32], buffers: [&mut Vec<f32>; 4]) {
-        let [keys, values, scores, mixed] = buffers;
+    /// `bias` is added to all heads' scores by distance.
+    fn attend(
+        &self,
+        layer: &Layer,
+        bias: &[f32],
+        qkv: &[f32],
+        tokens: usize,
+        context: &mut [f32],
+        buffers: [&mut Vec<f32>; 5],
+    ) {
+        let [keys, values, scores, mixed, relative] = buffers;
         let (hidden, size, panel) = (self.config.hidden_size, self.config.head_size(), self.kernels.panel);
         let (key_panels, value_panels) = (tokens.div_ceil(panel), size.div_ceil(panel));
         let (stride, score_stride, mixed_stride) = (qkv.len() / tokens, key_panels * panel, value_panels * panel);
@@ -698,7 +915,12 @@ impl Model {
             }
             let b = Panels { values: keys, bias: &[], inputs: size, count: key_panels };
             self.product(&qkv[column..], stride, tokens, b, scores);
-            softmax(self.kernels, &self.config, self.distances.get(head), (tokens, score_stride), scores);
+            if let (Some(distances), Some(positions)) = (&self.relative, &layer.positions) {
+                let (rows, shape) = ((qkv, stride, column, hidden), (tokens, score_stride));
+                distances.add(positions, head, rows, shape, self.kernels, relative, scores);
+            }
+            let bias = self.distances.get(head).map_or(bias, |bias| bias);
+            softmax(self.kernels, &self.config, bias, (tokens, score_stride), scores);
             let b = Panels { values, bias: &[], inputs: tokens, count: value_panels };
             self.product(scores, score_stride, tokens, b, mixed);
             let rows = context.chunks_exact_mut(context.len() / tokens);
@@ -747,8 +969,8 @@ impl Model {
     }
 
     fn normalise(&self, norm: &Norm, x: &mut [f32]) {
-        let width = self.config.hidden_size;
         let Norm { gamma, beta } = norm;
+        let width = gamma.len();
         let job = LayerNorm { stride: self.stride(width), width, gamma, beta, epsilon: self.config.layer_norm_eps };
         // SAFETY: as in `product`.
         unsafe { (self.kernels.layer_norm)(&job, x) }
@@ -759,6 +981,8 @@ impl Model {
 pub struct CpuEngine {
     encoder: CpuEncoder,
     head: Head,
+    /// The head's first map.
+    dense: Option<Packed>,
 }
 
 impl CpuEngine {
@@ -769,7 +993,13 @@ impl CpuEngine {
 
     /// Puts a head on an encoder, which says the instruction set and the number of threads.
     pub fn from_encoder(encoder: CpuEncoder, head: Head) -> Self {
-        Self { encoder, head }
+        let dense = head.dense.as_ref().map(|dense| Packed::new(&[&dense.linear], encoder.model.kernels));
+        Self { encoder, head, dense }
+    }
+
+    /// See [`CpuEncoder::threads`].
+    pub fn threads(self, threads: usize) -> Self {
+        Self { encoder: self.encoder.threads(threads), ..self }
     }
 
     /// The pooled states, `[texts x hidden]`.
@@ -799,7 +1029,33 @@ impl CpuEngine {
         self.head_logits(&self.pool_all(&hidden, lengths))
     }
 
+    /// What goes into the head's last map, from the pooled states.
+    fn dense(&self, pooled: &[f32]) -> Option<Vec<f32>> {
+        let (Some(map), Some(Dense { activation, norm, .. })) = (&self.dense, &self.head.dense) else { return None };
+        let Model { config, kernels, .. } = &self.encoder.model;
+        let hidden = config.hidden_size;
+        let (rows, stride) = (pooled.len() / hidden, map.bias.len());
+        let mut out = vec![0.0; rows * stride];
+        if let PackedWeights::F32(values) = &map.weights {
+            let b = Panels { values: values.get(), bias: &map.bias, inputs: hidden, count: map.panels };
+            let job = Product { a: pooled, stride_a: hidden, rows, b, residual: &[], epilogue: Epilogue::Plain };
+            // SAFETY: `Isa::kernels` gives only kernels that the machine can run; they check their slices.
+            unsafe { (kernels.product)(&job, &mut out) }
+        }
+        let mut states = Vec::with_capacity(pooled.len());
+        for row in out.chunks_exact(stride) {
+            let from = states.len();
+            states.extend(row[..hidden].iter().map(|x| activation.of(*x)));
+            if let Some(norm) = norm {
+                norm.apply(&mut states[from..], config.layer_norm_eps);
+            }
+        }
+        Some(states)
+    }
+
     fn head_logits(&self, pooled: &[f32]) -> Result<Vec<f32>, SlmError> {
+        let dense = if pooled.is_empty() { None } else { self.dense(pooled) };
+        let pooled = dense.as_deref().unwrap_or(pooled);
         let Linear { weight, bias, inputs, .. } = &self.head.linear;
         let mut logits = Vec::with_capacity(pooled.len() / inputs * bias.len());
         for pooled in pooled.chunks_exact(*inputs) {

@@ -1,10 +1,10 @@
 //! What is made once: buffers, pipelines, bind groups.
 
-use super::super::config::EncoderConfig;
+use super::super::config::{Activation, EncoderConfig};
 use super::super::cpu::distances;
 use super::super::quant::{Int8Matrix, level};
 use super::super::weights::{Head, LayerWeights, Linear, Norm, Pooling};
-use super::shader::{self, Attention, Ending, GROUP, Shape, padded};
+use super::shader::{self, Attention, Ending, GROUP, Pool, Shape, padded};
 use super::{Gpu, TOKENS};
 use std::sync::{Arc, OnceLock};
 use wgpu::util::DeviceExt;
@@ -16,12 +16,14 @@ const LEVELS: f32 = 127.0;
 pub(super) const LAYER_STEPS: usize = 7;
 
 /// A dispatch.
+#[derive(Clone)]
 pub(super) struct Step {
     pub kernel: Kernel,
     pub bindings: wgpu::BindGroup,
 }
 
 /// What a dispatch runs.
+#[derive(Clone)]
 pub(super) enum Kernel {
     /// With its number of outputs, filled up.
     Product(Arc<Products>, usize),
@@ -127,8 +129,13 @@ impl<'a> Loader<'a> {
         let products = Arc::new(Products::new(self.gpu, M::PRECISION == "int8"));
         let (attend, norm) = (self.attend(&qkv, &context), self.norm());
         let x = &self.states;
-        let mut steps = Vec::new();
+        let gelu = match self.config.activation {
+            Activation::GeluTanh => Ending::GeluTanh,
+            _ => Ending::Gelu,
+        };
+        let mut distinct = Vec::new();
         for layer in layers {
+            let mut steps = Vec::new();
             let LayerWeights { query, key, value, output, attention_norm, up, down, output_norm } = layer;
             let map =
                 |maps, from, to, ending, residual| self.product(&products, maps, Flow { from, to, residual, ending });
@@ -136,10 +143,14 @@ impl<'a> Loader<'a> {
             steps.push(Step { kernel: Kernel::Attention(attend.0.clone()), bindings: attend.1.clone() });
             steps.push(map(vec![output], &context, &attended, Ending::Residual, Some(x)));
             steps.push(self.norm_of(&norm, &attention_norm, &attended));
-            steps.push(map(vec![up], &attended, &lifted, Ending::Gelu, None));
+            steps.push(map(vec![up], &attended, &lifted, gelu, None));
             steps.push(map(vec![down], &lifted, x, Ending::Residual, Some(&attended)));
             steps.push(self.norm_of(&norm, &output_norm, x));
+            distinct.push(steps);
         }
+        // ALBERT uses a layer's weights several times.
+        let order = (0..self.config.num_hidden_layers).filter_map(|layer| distinct.get(self.config.weights_of(layer)));
+        let mut steps: Vec<Step> = order.flatten().cloned().collect();
         steps.push(self.pool());
         steps
     }
@@ -196,16 +207,27 @@ impl<'a> Loader<'a> {
     }
 
     fn pool(&self) -> Step {
-        let layout = layout(self.gpu, "rrrww");
-        let (hidden, labels) = (self.config.hidden_size, self.head.linear.outputs);
-        let mut head = self.head.linear.weight.clone();
-        head.extend(self.head.linear.bias.iter().flat_map(|bias| [*bias, 0.0, 0.0, 0.0]));
-        let head = floats(self.gpu, "head", &head);
-        let mean = self.head.pooling == Pooling::Mean;
-        let code = shader::pool(hidden, labels, mean);
+        let layout = layout(self.gpu, "rrrwwr");
+        let Head { pooling, dense, linear, .. } = self.head;
+        let with_bias = |map: &Linear| {
+            let mut values = map.weight.clone();
+            values.extend(map.bias.iter().flat_map(|bias| [*bias, 0.0, 0.0, 0.0]));
+            floats(self.gpu, "head", &values)
+        };
+        let head = with_bias(linear);
+        // A binding is needed where there is none, too.
+        let first =
+            dense.as_ref().map_or_else(|| floats(self.gpu, "none", &[0.0; 4]), |dense| with_bias(&dense.linear));
+        let shape = Pool {
+            hidden: self.config.hidden_size,
+            labels: linear.outputs,
+            mean: *pooling == Pooling::Mean,
+            dense: dense.as_ref().map(|dense| dense.activation),
+        };
+        let buffers = [&self.states, &self.texts, &head, &self.logits, &self.pooled, &first];
         Step {
-            bindings: bind(self.gpu, &layout, [&self.states, &self.texts, &head, &self.logits, &self.pooled]),
-            kernel: Kernel::Pool(pipeline(self.gpu, "pool", &layout, code)),
+            bindings: bind(self.gpu, &layout, buffers),
+            kernel: Kernel::Pool(pipeline(self.gpu, "pool", &layout, shape.wgsl())),
         }
     }
 }

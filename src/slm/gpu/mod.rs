@@ -74,8 +74,8 @@ fn class(tokens: usize) -> usize {
 
 impl GpuEngine {
     /// Puts weights and head on the device: int8 weights as int8 (a scale for each 32 inputs of an output), others in f32.
-    /// A shape that the kernels do not take (heads of a width that is no multiple of four) or a lack of memory is an
-    /// error; the CPU engine takes all.
+    /// An encoder that the kernels do not take (another architecture, or attention heads of a width that is no multiple of
+    /// four) or a lack of memory is an error.
     pub async fn new(gpu: &Gpu, weights: PackedWeights, head: &Head) -> Result<Self, SlmError> {
         match weights {
             PackedWeights::F32(weights) => Self::load(gpu, weights, head, CpuEncoder::from_weights).await,
@@ -96,6 +96,10 @@ impl GpuEngine {
         if !(config.hidden_size / config.num_attention_heads).is_multiple_of(4) || config.max_length() > TOKENS {
             let problem = "the GPU engine takes heads of a multiple of four values";
             return Err(SlmError::NoGpu(problem.to_owned()));
+        }
+        if !config.is_bert_like() || head.dense.as_ref().is_some_and(|dense| dense.norm.is_some()) {
+            let name = config.architecture.name();
+            return Err(SlmError::NoGpu(format!("the GPU engine has no kernels for {name}")));
         }
         let memory = gpu.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
         let validation = gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);

@@ -3,6 +3,7 @@
 //!
 //! Activations are rows of vec4, tokens end to end; a row's length is its width up to whole [`COLUMNS`].
 
+use super::super::config::Activation;
 use std::fmt::Write;
 
 /// Rows of activations are filled up to a multiple of this.
@@ -81,7 +82,27 @@ pub(super) enum Ending {
     Gelu,
     /// The bias and a residual.
     Residual,
+    /// The bias, then GELU by its approximation with tanh.
+    GeluTanh,
 }
+
+/// The activations.
+const GELU: &str = "
+// x / 2 (1 + erf(x / sqrt 2)), absolute error below 3e-7: max(x, 0) less a rational function of |x|, as on the CPU.
+fn gelu(x: vec4f) -> vec4f {
+    let s = min(abs(x), vec4f(5.4));
+    let above = ((((-0.00015244981 * s + 0.0038005563) * s - 0.038109705) * s + 0.19226742) * s - 0.4883807) * s + 0.5000072;
+    let below = ((((((0.00074817357 * s - 0.0019567912) * s + 0.007248074) * s + 0.012291545) * s - 0.012113438) * s
+        + 0.24031952) * s - 0.17861007) * s + 1.0;
+    return max(x, vec4f(0.0)) - above * s / below;
+}
+
+// x / 2 (1 + tanh u) is x / (1 + e^-2u).
+fn gelu_tanh(x: vec4f) -> vec4f {
+    let u = -1.5957691 * (x + 0.044715 * x * x * x);
+    return x / (vec4f(1.0) + exp(clamp(u, vec4f(-80.0), vec4f(80.0))));
+}
+";
 
 /// The head of a product's code. Bindings: 0 input rows, 1 weights `[inputs][outputs]`, 2 residual rows, 3 output rows, 4
 /// the bias (behind the scales `[groups][outputs]` in int8), 5 the vectors of an input row, those of an output row, the
@@ -93,20 +114,13 @@ const PRODUCT: &str = "
 @group(0) @binding(4) var<storage, read> scales: array<vec4f>;
 @group(0) @binding(5) var<uniform> sizes: vec4u;
 
-// x / 2 (1 + erf(x / sqrt 2)), absolute error below 3e-7: max(x, 0) less a rational function of |x|, as on the CPU.
-fn gelu(x: vec4f) -> vec4f {
-    let s = min(abs(x), vec4f(5.4));
-    let above = ((((-0.00015244981 * s + 0.0038005563) * s - 0.038109705) * s + 0.19226742) * s - 0.4883807) * s + 0.5000072;
-    let below = ((((((0.00074817357 * s - 0.0019567912) * s + 0.007248074) * s + 0.012291545) * s - 0.012113438) * s
-        + 0.24031952) * s - 0.17861007) * s + 1.0;
-    return max(x, vec4f(0.0)) - above * s / below;
-}
-
 fn put(at: u32, sum: vec4f) {
     if (sizes.w == 1u) {
         c[at] = gelu(sum);
     } else if (sizes.w == 2u) {
         c[at] = sum + residual[at];
+    } else if (sizes.w == 3u) {
+        c[at] = gelu_tanh(sum);
     } else {
         c[at] = sum;
     }
@@ -124,7 +138,7 @@ const LANES: [&str; 4] = ["x", "y", "z", "w"];
 
 /// The code of the products of a shape, with weights in f32 or int8.
 pub(super) fn product(shape: Shape, int8: bool) -> String {
-    let mut code = PRODUCT.to_owned();
+    let mut code = format!("{GELU}{PRODUCT}");
     let whole = int8 && shape.tile().1 == 4;
     let weights = match (int8, whole) {
         (false, _) => "vec4f",
@@ -414,36 +428,95 @@ pub(super) fn layer_norm(hidden: usize, epsilon: f32) -> String {
     )
 }
 
-/// A text's pooled state and its logits. Bindings: 0 rows, 1 [`super::layout_of`], 2 the head's weights by label, then the bias
-/// of each label in a vector of its own, 3 the logits, 4 the pooled states.
-pub(super) fn pool(hidden: usize, labels: usize, mean: bool) -> String {
-    let (vectors, row) = (hidden / 4, padded(hidden) / 4);
-    let (tokens, count) = if mean { ("text.y", "f32(text.y)") } else { ("1u", "1.0") };
-    format!(
-        "@group(0) @binding(0) var<storage, read> x: array<vec4f>;
-        @group(0) @binding(1) var<storage, read> texts: array<vec4u>;
-        @group(0) @binding(2) var<storage, read> head: array<vec4f>;
-        @group(0) @binding(3) var<storage, read_write> logits: array<f32>;
-        @group(0) @binding(4) var<storage, read_write> pooled: array<vec4f>;
-        var<workgroup> state: array<vec4f, {vectors}>;
-        @compute @workgroup_size({POOL_LANES})
-        fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
-            let text = texts[1u + group.x];
-            for (var i = local.x; i < {vectors}u; i += {POOL_LANES}u) {{
-                var sum = vec4f(0.0);
-                for (var t = 0u; t < {tokens}; t++) {{ sum += x[(text.x + t) * {row}u + i]; }}
-                state[i] = sum / {count};
-                pooled[group.x * {vectors}u + i] = state[i];
+/// A text's pooled state and its logits.
+pub(super) struct Pool {
+    /// Width of a token's state.
+    pub hidden: usize,
+    /// Labels.
+    pub labels: usize,
+    /// Whether the mean of a text's states is taken, or the first of them.
+    pub mean: bool,
+    /// What follows the head's first map, where it has two.
+    pub dense: Option<Activation>,
+}
+
+impl Pool {
+    /// Bindings: 0 rows, 1 [`super::layout_of`], 2 the head's weights by label, then the bias of each label in a vector of
+    /// its own, 3 the logits, 4 the pooled states, 5 as 2 for the head's first map.
+    pub(super) fn wgsl(&self) -> String {
+        let Self { hidden, labels, mean, dense } = *self;
+        let (vectors, row) = (hidden / 4, padded(hidden) / 4);
+        let (tokens, count) = if mean { ("text.y", "f32(text.y)") } else { ("1u", "1.0") };
+        let dense = dense.map(|activation| self.dense(activation)).unwrap_or_default();
+        format!(
+            "{GELU}
+            @group(0) @binding(0) var<storage, read> x: array<vec4f>;
+            @group(0) @binding(1) var<storage, read> texts: array<vec4u>;
+            @group(0) @binding(2) var<storage, read> head: array<vec4f>;
+            @group(0) @binding(3) var<storage, read_write> logits: array<f32>;
+            @group(0) @binding(4) var<storage, read_write> pooled: array<vec4f>;
+            @group(0) @binding(5) var<storage, read> dense: array<vec4f>;
+            var<workgroup> state: array<vec4f, {vectors}>;
+            @compute @workgroup_size({POOL_LANES})
+            fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
+                let text = texts[1u + group.x];
+                for (var i = local.x; i < {vectors}u; i += {POOL_LANES}u) {{
+                    var sum = vec4f(0.0);
+                    for (var t = 0u; t < {tokens}; t++) {{ sum += x[(text.x + t) * {row}u + i]; }}
+                    state[i] = sum / {count};
+                    pooled[group.x * {vectors}u + i] = state[i];
+                }}
+                workgroupBarrier();
+                {dense}
+                for (var label = local.x; label < {labels}u; label += {POOL_LANES}u) {{
+                    var sum = head[{}u + label].x;
+                    for (var i = 0u; i < {vectors}u; i++) {{ sum += dot(head[label * {vectors}u + i], state[i]); }}
+                    logits[group.x * {labels}u + label] = sum;
+                }}
+            }}",
+            labels * vectors
+        )
+    }
+
+    /// The head's first map: from the shared state to itself, by way of each invocation's own results.
+    fn dense(&self, activation: Activation) -> String {
+        let (hidden, vectors) = (self.hidden, self.hidden / 4);
+        let each = vectors.div_ceil(POOL_LANES);
+        let value = match activation {
+            Activation::Gelu => "gelu(sum)",
+            Activation::GeluTanh => "gelu_tanh(sum)",
+            Activation::Tanh => "tanh(clamp(sum, vec4f(-20.0), vec4f(20.0)))",
+            Activation::Relu => "max(sum, vec4f(0.0))",
+        };
+        let lanes = LANES
+            .iter()
+            .enumerate()
+            .map(|(l, lane)| format!("sum.{lane} = dense[{}u + 4u * i + {l}u].x;", hidden * vectors));
+        let sums = LANES
+            .iter()
+            .enumerate()
+            .map(|(l, lane)| format!("sum.{lane} += dot(dense[(4u * i + {l}u) * {vectors}u + k], state[k]);"));
+        format!(
+            "var own: array<vec4f, {each}>;
+            for (var n = 0u; n < {each}u; n++) {{
+                let i = local.x + n * {POOL_LANES}u;
+                if (i < {vectors}u) {{
+                    var sum = vec4f(0.0);
+                    {}
+                    for (var k = 0u; k < {vectors}u; k++) {{ {} }}
+                    own[n] = {value};
+                }}
             }}
             workgroupBarrier();
-            for (var label = local.x; label < {labels}u; label += {POOL_LANES}u) {{
-                var sum = head[{}u + label].x;
-                for (var i = 0u; i < {vectors}u; i++) {{ sum += dot(head[label * {vectors}u + i], state[i]); }}
-                logits[group.x * {labels}u + label] = sum;
+            for (var n = 0u; n < {each}u; n++) {{
+                let i = local.x + n * {POOL_LANES}u;
+                if (i < {vectors}u) {{ state[i] = own[n]; }}
             }}
-        }}",
-        labels * vectors
-    )
+            workgroupBarrier();",
+            lanes.collect::<String>(),
+            sums.collect::<String>()
+        )
+    }
 }
 
 fn line(code: &mut String, text: impl AsRef<str>) {
