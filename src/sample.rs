@@ -22,7 +22,7 @@ pub struct Vote {
     pub engine: String,
     /// The precision it ran in, such as `f32`.
     pub precision: String,
-    /// The label of highest probability (the first of equals).
+    /// The label of highest probability (the first of equals); empty where the model finds none of the task's.
     pub label: String,
     /// Calibrated probabilities in the task's label order; they sum to 1.
     pub probabilities: Vec<f32>,

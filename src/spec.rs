@@ -5,10 +5,11 @@
 
 use crate::review::redact::Redactor;
 use crate::task::{Label, LabelSet, Task, TaskError};
-use crate::vote::Rule;
+use crate::vote::{LabelMap, Rule};
 use serde::de::{MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
+use std::collections::BTreeMap;
 use thiserror::Error;
 
 /// What can be wrong with a spec. Lines count from 1.
@@ -216,6 +217,8 @@ pub struct Spec {
     pub task: Task,
     /// The ids of the SLMs that vote, cheapest first; at least one, no two the same.
     pub slms: Vec<String>,
+    /// What the labels of an SLM are in the task, by its id; without an entry they have the same names or aliases.
+    pub label_maps: BTreeMap<String, LabelMap>,
     /// When their votes make a label.
     pub rule: Rule,
     /// What happens to the others.
@@ -237,28 +240,56 @@ impl Spec {
     /// A task and its SLMs, everything else as it is where nothing is said.
     pub fn plain(task: Task, slms: Vec<String>) -> Self {
         let (review, tune, export) = Default::default();
-        Self { task, slms, rule: Rule::default(), review, tune, export }
+        Self { task, slms, label_maps: BTreeMap::new(), rule: Rule::default(), review, tune, export }
     }
 
     /// Reads a spec in TOML.
     pub fn from_toml(text: &str) -> Result<Self, SpecError> {
-        let table = toml::de::DeTable::parse(text).map_err(|error| SpecError::Syntax {
-            line: error.span().map_or(1, |span| line_at(text, span.start)),
-            problem: error.message().to_owned(),
-        })?;
-        validate(Node { line: 1, value: toml_table(text, table.into_inner()) })
+        validate(toml_root(text)?)
     }
 
     /// Reads a spec in JSON, with the keys of the TOML form.
     pub fn from_json(text: &str) -> Result<Self, SpecError> {
-        let raw: &RawValue = serde_json::from_str(text)
-            .map_err(|error| SpecError::Syntax { line: error.line().max(1), problem: error.to_string() })?;
-        validate(json_node(text, raw, 0)?)
+        validate(json_root(text)?)
     }
 
     /// The spec in JSON, as [`Spec::from_json`] reads it.
     pub fn to_json(&self) -> String {
         serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// The lines of a spec's keys, for what is found out about it after it was read.
+pub struct Lines(Node);
+
+impl Lines {
+    /// Of a spec in TOML.
+    pub fn from_toml(text: &str) -> Result<Self, SpecError> {
+        Ok(Self(toml_root(text)?))
+    }
+
+    /// Of a spec in JSON.
+    pub fn from_json(text: &str) -> Result<Self, SpecError> {
+        Ok(Self(json_root(text)?))
+    }
+
+    /// The line of the value at a path of keys; of the nearest above it where there is none. In a list, a text is a key.
+    pub fn of(&self, path: &[&str]) -> usize {
+        let mut node = &self.0;
+        for key in path {
+            let inner = match &node.value {
+                Value::Table(entries) => entries.iter().find(|(name, _)| name == key).map(|(_, node)| node),
+                Value::List(items) => {
+                    items.iter().find(|item| matches!(&item.value, Value::Text(text) if text.trim() == *key))
+                }
+                _ => None,
+            };
+            match inner {
+                Some(inner) => node = inner,
+                None => break,
+            }
+        }
+        node.line
     }
 }
 
@@ -271,6 +302,8 @@ impl Serialize for Spec {
             #[serde(skip_serializing_if = "Option::is_none")]
             labels: Option<&'a LabelSet>,
             slms: &'a [String],
+            #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+            label_map: &'a BTreeMap<String, LabelMap>,
             rule: Rule,
             review: &'a ReviewSpec,
             #[serde(skip_serializing_if = "Option::is_none")]
@@ -278,9 +311,10 @@ impl Serialize for Spec {
             export: &'a ExportSpec,
         }
         let labels = (!Task::BUILT_IN.contains(&self.task.name.as_str())).then_some(&self.task.labels);
-        let Self { task, slms, rule, review, tune, export } = self;
+        let Self { task, slms, label_maps, rule, review, tune, export } = self;
         let tune = (*tune != TuneSpec::default()).then_some(tune);
-        File { task: &task.name, labels, slms, rule: *rule, review, tune, export }.serialize(serializer)
+        let label_map = label_maps;
+        File { task: &task.name, labels, slms, label_map, rule: *rule, review, tune, export }.serialize(serializer)
     }
 }
 
@@ -323,6 +357,20 @@ impl Value {
 
 fn line_at(text: &str, offset: usize) -> usize {
     1 + text.bytes().take(offset).filter(|byte| *byte == b'\n').count()
+}
+
+fn toml_root(text: &str) -> Result<Node, SpecError> {
+    let table = toml::de::DeTable::parse(text).map_err(|error| SpecError::Syntax {
+        line: error.span().map_or(1, |span| line_at(text, span.start)),
+        problem: error.message().to_owned(),
+    })?;
+    Ok(Node { line: 1, value: toml_table(text, table.into_inner()) })
+}
+
+fn json_root(text: &str) -> Result<Node, SpecError> {
+    let raw: &RawValue = serde_json::from_str(text)
+        .map_err(|error| SpecError::Syntax { line: error.line().max(1), problem: error.to_string() })?;
+    json_node(text, raw, 0)
 }
 
 fn toml_table(text: &str, table: toml::de::DeTable<'_>) -> Value {
@@ -493,6 +541,15 @@ impl Table {
         Ok(Some((value, line)))
     }
 
+    /// The entries of a table inside; none where it is not there.
+    fn entries_of(&mut self, key: &'static str) -> Result<Vec<(String, Node)>, SpecError> {
+        match self.take(key) {
+            None => Ok(Vec::new()),
+            Some(Node { value: Value::Table(entries), .. }) => Ok(entries),
+            Some(node) => Err(self.wrong(key, &node, "a table")),
+        }
+    }
+
     fn list(&mut self, key: &'static str) -> Result<Option<(Vec<Node>, usize)>, SpecError> {
         match self.take(key) {
             None => Ok(None),
@@ -537,6 +594,7 @@ fn validate(root: Node) -> Result<Spec, SpecError> {
     let name = top.text("task")?;
     let labels = top.list("labels")?;
     let slms = top.texts("slms")?;
+    let label_maps = top.take("label_map");
     let rule = top.choice("rule", &[("unanimous", Rule::Unanimous), ("majority", Rule::Majority)], Rule::default())?;
     let (mut review, examples) = top.take("review").map_or(Ok(Default::default()), review)?;
     let tune = top.take("tune").map_or(Ok(TuneSpec::default()), tune)?;
@@ -548,8 +606,9 @@ fn validate(root: Node) -> Result<Spec, SpecError> {
     let task = task(&top, name, line, labels)?;
     review.examples = examples.into_iter().map(|example| self::example(example, &task)).collect::<Result<_, _>>()?;
     let slms = self::slms(&top, &task, slms)?;
+    let label_maps = label_maps.map_or(Ok(BTreeMap::new()), |node| self::label_maps(node, &top, &task, &slms))?;
     top.finish()?;
-    Ok(Spec { task, slms, rule, review, tune, export })
+    Ok(Spec { task, slms, label_maps, rule, review, tune, export })
 }
 
 fn task(top: &Table, name: String, line: usize, labels: Option<(Vec<Node>, usize)>) -> Result<Task, SpecError> {
@@ -623,6 +682,58 @@ fn slms(top: &Table, task: &Task, given: Option<(Vec<(String, usize)>, usize)>) 
         ids.push(id);
     }
     Ok(ids)
+}
+
+fn label_maps(node: Node, top: &Table, task: &Task, slms: &[String]) -> Result<BTreeMap<String, LabelMap>, SpecError> {
+    let line = node.line;
+    let Value::Table(entries) = node.value else {
+        return Err(top.error(line, "label_map", format!("is {}; expected a table for each SLM", node.value.kind())));
+    };
+    let mut maps = BTreeMap::new();
+    for (id, node) in entries {
+        if !slms.contains(&id) {
+            let problem = format!("is for an SLM that does not vote; slms are: {}", slms.join(", "));
+            return Err(top.error(node.line, &format!("label_map.{id}"), problem));
+        }
+        maps.insert(id, label_map(node, task)?);
+    }
+    Ok(maps)
+}
+
+fn label_map(node: Node, task: &Task) -> Result<LabelMap, SpecError> {
+    let mut table = Table::new(node, "label_map.")?;
+    let mut map = LabelMap::default();
+    let of_task = |table: &Table, key: &str, label: &str, line: usize| {
+        let index = task.labels.index(label);
+        index.and_then(|index| task.labels.name(index)).map(str::to_owned).ok_or_else(|| {
+            let names = task.labels.names().join(", ");
+            table.error(line, key, format!("names the label '{label}'; the task has: {names}"))
+        })
+    };
+    for (label, node) in table.entries_of("labels")? {
+        let Value::Text(named) = &node.value else {
+            return Err(table.wrong("labels", &node, "a label of the task in quotes"));
+        };
+        map.labels.insert(label, of_task(&table, "labels", named, node.line)?);
+    }
+    map.threshold = table.take("threshold").map(|node| threshold(&table, "threshold", &node)).transpose()?;
+    for (label, node) in table.entries_of("thresholds")? {
+        map.thresholds.insert(label, threshold(&table, "thresholds", &node)?);
+    }
+    map.none = table.text("none")?.map(|(label, line)| of_task(&table, "none", &label, line)).transpose()?;
+    table.finish()?;
+    Ok(map)
+}
+
+/// A probability that is neither 0 nor 1.
+fn threshold(table: &Table, key: &str, node: &Node) -> Result<f32, SpecError> {
+    match node.value {
+        Value::Number(value) if value > 0.0 && value < 1.0 => Ok(value as f32),
+        Value::Number(_) | Value::Whole(_) => {
+            Err(table.error(node.line, key, "is not a probability above 0 and below 1"))
+        }
+        _ => Err(table.wrong(key, node, "a number above 0 and below 1")),
+    }
 }
 
 /// The review, and its examples, whose labels are not checked yet.
@@ -836,6 +947,38 @@ mod tests {
     }
 
     #[test]
+    fn label_maps_are_read_and_written() {
+        let toml = "task = \"sentiment\"\nslms = [\"stars\", \"go.emotions\"]\n[label_map.stars]\n\
+                    labels = { \"1 star\" = \"NEG\", \"5 stars\" = \"positive\" }\n[label_map.\"go.emotions\"]\nthreshold = 0.25\n\
+                    none = \"neutral\"\n[label_map.\"go.emotions\".labels]\njoy = \"positive\"\n[label_map.\"go.emotions\".thresholds]\njoy = 0.5\n";
+        let spec = Spec::from_toml(toml).expect("a spec");
+        let stars = &spec.label_maps["stars"];
+        assert_eq!(stars.labels["1 star"], "negative");
+        assert_eq!((stars.threshold, stars.none.as_deref()), (None, None));
+        let emotions = &spec.label_maps["go.emotions"];
+        assert_eq!((emotions.threshold, emotions.thresholds["joy"]), (Some(0.25), 0.5));
+        assert_eq!(Spec::from_json(&spec.to_json()).expect("JSON"), spec);
+        assert!(!Spec::built_in("sentiment").expect("built in").to_json().contains("label_map"));
+        let lines = Lines::from_toml(toml).expect("lines");
+        assert_eq!(lines.of(&["label_map", "go.emotions", "labels", "joy"]), 9);
+        assert_eq!(lines.of(&["label_map", "stars", "labels", "2 stars"]), 4);
+        assert_eq!((lines.of(&["slms", "go.emotions"]), lines.of(&["rule"])), (2, 1));
+        fails(
+            &toml.replace("\"NEG\"", "\"bad\""),
+            4,
+            "names the label 'bad'; the task has: negative, neutral, positive",
+        );
+        fails(&toml.replace("joy = \"positive\"", "joy = 1"), 9, "a label of the task");
+        fails(&toml.replace("0.25", "1"), 6, "'label_map.threshold' is not a probability");
+        fails(&toml.replace("0.5", "1.5"), 11, "'label_map.thresholds' is not a probability");
+        fails(&toml.replace("none = \"neutral\"", "none = \"joy\""), 7, "'label_map.none' names the label 'joy'");
+        fails(&toml.replace("none =", "other ="), 7, "unknown key 'label_map.other'");
+        fails(&toml.replace("label_map.stars", "label_map.star"), 3, "slms are: stars, go.emotions");
+        fails("task = \"sentiment\"\nlabel_map = 1\n", 2, "a table for each SLM");
+        fails("task = \"sentiment\"\n[label_map]\nsentiment-mpnet = 1\n", 3, "expected a table");
+    }
+
+    #[test]
     fn the_examples_are_read_in_full() {
         let spec = Spec::from_toml(TICKETS).expect("spec");
         assert_eq!(spec.task.labels.names(), ["bug", "question", "request"]);
@@ -845,6 +988,8 @@ mod tests {
         assert_eq!(spec.review.url.as_deref(), Some("http://127.0.0.1:8080"));
         assert_eq!(spec.export.format, ExportFormat::Csv);
         assert!(Spec::from_toml(include_str!("../examples/sentiment.toml")).is_ok());
+        let mapped = Spec::from_toml(include_str!("../examples/label-map.toml")).expect("spec");
+        assert_eq!(mapped.label_maps["emotions"].none.as_deref(), Some("neutral"));
     }
 
     #[test]

@@ -115,8 +115,8 @@ class LocalAnnotator implements Annotator {
     const instance = await Instance.start(build, runtime, options.wasm?.[build]);
     try {
       const spec = instance.spec(options);
-      const models = await Models.find(options, options.slms ?? spec.slms, spec.task, runtime);
-      await instance.load(models, options.device === 'cpu', signal, onProgress);
+      const models = await Models.find(options, options.slms ?? spec.slms, (id, labels) => instance.checkLabels(spec, id, labels), runtime);
+      await instance.load(models, spec, options.device === 'cpu', signal, onProgress);
       onProgress?.({ status: 'ready', loaded: models.total, total: models.total });
       return new LocalAnnotator(options, settings, runtime, spec, models, instance);
     } catch (error) {
@@ -249,7 +249,7 @@ class LocalAnnotator implements Annotator {
     const onCpu = !(why instanceof TrapError);
     if (onCpu) this.#build = cpuBuild({ ...this.#options, device: 'cpu' }, this.#runtime);
     const instance = await Instance.start(this.#build, this.#runtime, wasm?.[this.#build]);
-    await instance.load(this.#models, onCpu || this.#options.device === 'cpu', undefined);
+    await instance.load(this.#models, this.#spec, onCpu || this.#options.device === 'cpu', undefined);
     if (this.#disposed) {
       instance.free();
       throw new DisposedError();

@@ -2,7 +2,7 @@
 import type { Gpu } from '../wasm/gpu/autoannotator.js';
 import type { Redactor, Rule, Sample, Slm, SlmLoader, Verdict, Vote } from '../wasm/plain/autoannotator.js';
 import type { Annotation, BuildName, Device, LoadOptions, Progress, Review, Spec, WasmSource } from './api.js';
-import { fromWasm, messageOf, TrapError, WasmError } from './errors.js';
+import { fromWasm, messageOf, OptionError, TrapError, WasmError } from './errors.js';
 import type { Models } from './models.js';
 import { type Glue, moduleOf, type Runtime } from './runtime.js';
 
@@ -59,8 +59,19 @@ export class Instance {
     }
   }
 
-  /** Brings the SLMs of `models` into it. */
-  async load(models: Models, onCpu: boolean, signal: AbortSignal | undefined, onProgress?: (progress: Progress) => void): Promise<void> {
+  /** Throws where an SLM with these labels cannot vote on the spec's task. What a map says of them is checked at load. */
+  checkLabels({ task, label_map }: Spec, id: string, labels: string[]): void {
+    if (label_map?.[id]) return;
+    try {
+      this.#sync(() => this.glue.checkLabels(task, id, labels));
+    } catch (error) {
+      if ((error as { code?: string }).code === 'slm-labels') throw new OptionError('slm-labels', messageOf(error));
+      throw error;
+    }
+  }
+
+  /** Brings the SLMs of `models` into it, to vote on the spec's task. */
+  async load(models: Models, { task, label_map }: Spec, onCpu: boolean, signal: AbortSignal | undefined, onProgress?: (progress: Progress) => void): Promise<void> {
     if (this.build === 'gpu' && !onCpu) this.#gpu = await this.#call(() => this.glue.Gpu?.request(true) as Promise<Gpu>);
     let loader: SlmLoader | undefined;
     let tokenizer = new Uint8Array();
@@ -79,6 +90,7 @@ export class Instance {
         const gpu = this.#gpu;
         const made = gpu ? await this.#call(() => (taking as OnGpu).finishOn(gpu, tokenizer)) : this.#sync(() => taking.finish(tokenizer));
         this.#slms.push(made);
+        this.#sync(() => made.voteOn(task, label_map?.[slm.id]));
       }
     } finally {
       if (loader) this.#quietly(loader);

@@ -127,22 +127,19 @@ export class Models {
     this.#cache = cache;
   }
 
-  /** Reads the index and finds the SLMs `ids` of a task with these labels. */
-  static async find(options: LoadOptions, ids: string[], task: { name: string; labels: { name: string }[] }, runtime: Runtime): Promise<Models> {
+  /** Reads the index and finds the SLMs `ids`; `check` throws where the labels of one do not fit. */
+  static async find(options: LoadOptions, ids: string[], check: (id: string, labels: string[]) => void, runtime: Runtime): Promise<Models> {
     const { models, precision, signal } = options;
     const folder = folderOf(models, runtime);
     const cache = runtime.cache && folder.address ? await caches.open(CACHE).catch(() => undefined) : undefined;
     const index = await readIndex(folder, cache, signal);
-    const labels = task.labels.map((label) => label.name);
     const slms = ids.map((id) => {
       const all = index.filter((slm) => slm.id === id);
       const slm = precision ? all.find((one) => one.precision === precision) : (all.find((one) => one.precision === 'int8') ?? all[0]);
       if (!slm) {
         throw new ModelsError('models-missing', `there is no '${id}'${precision ? ` in ${precision}` : ''} in the folder of models, only ${[...new Set(index.map((one) => one.id))].join(', ')}`);
       }
-      if (slm.labels.length !== labels.length || slm.labels.some((label, at) => label !== labels[at])) {
-        throw new OptionError('slm-labels', `'${id}' knows the labels ${slm.labels.join(', ')}, and the task '${task.name}' has ${labels.join(', ')}`);
-      }
+      check(id, slm.labels);
       return slm;
     });
     if (slms.length === 0) throw new OptionError('option', 'no SLM is named that could vote');

@@ -293,7 +293,7 @@ impl Tally {
             self.accepted_right += u64::from(index(label) == Some(gold));
         }
         if let Some((first, others)) = annotation.votes.split_first() {
-            let same = others.iter().all(|vote| vote.label == first.label);
+            let same = !first.label.is_empty() && others.iter().all(|vote| vote.label == first.label);
             self.unanimous_wrong += u64::from(same && index(&first.label) != Some(gold));
         }
     }

@@ -199,15 +199,9 @@ fn load(args: &Args, spec: &Spec) -> anyhow::Result<Vec<Box<dyn Voter>>> {
         Some(threads) => threads,
         None => std::thread::available_parallelism().map_or(1, usize::from),
     };
-    let labels = spec.task.labels.names();
     let devices = Devices::new(args.device)?;
     let load = |id: &String| -> anyhow::Result<Box<dyn Voter>> {
-        let voter = devices.load(&home, id, &args.precision, threads)?;
-        let found = voter.labels();
-        if *found != labels {
-            bail!("the SLM '{id}' names the labels {found:?}, the spec {labels:?}; they must be the same");
-        }
-        Ok(Box::new(voter))
+        Ok(Box::new(devices.load(&home, spec, id, &args.precision, threads)?))
     };
     spec.slms.iter().map(load).collect()
 }

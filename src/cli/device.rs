@@ -7,6 +7,7 @@ use crate::sample::Vote;
 use crate::slm::SlmError;
 use crate::slm::gpu::{Gpu, GpuOptions};
 use crate::slm::model::Slm;
+use crate::spec::Spec;
 use anyhow::Context;
 use pollster::block_on;
 use std::time::{Duration, Instant};
@@ -58,18 +59,34 @@ impl Devices {
         Ok(Self { choice, gpu })
     }
 
-    /// Loads a packed SLM.
-    pub(super) fn load(&self, home: &Home, id: &str, precision: &str, threads: usize) -> anyhow::Result<DeviceVoter> {
+    /// Loads a packed SLM, to vote on the spec's task.
+    pub(super) fn load(
+        &self,
+        home: &Home,
+        spec: &Spec,
+        id: &str,
+        precision: &str,
+        threads: usize,
+    ) -> anyhow::Result<DeviceVoter> {
         let (home, id, precision) = (home.clone(), id.to_owned(), precision.to_owned());
+        let (task, map) = (spec.task.clone(), spec.label_maps.get(&id).cloned());
         let on_cpu = {
-            let (home, id, precision) = (home.clone(), id.clone(), precision.clone());
-            Box::new(move || packing::load(&home, &id, &precision, threads))
+            let (home, id, precision, task, map) =
+                (home.clone(), id.clone(), precision.clone(), task.clone(), map.clone());
+            Box::new(move || -> Result<Slm, HubError> {
+                let mut slm = packing::load(&home, &id, &precision, threads)?;
+                slm.vote_on(&task, map.as_ref())?;
+                Ok(slm)
+            })
         };
         let Some(gpu) = &self.gpu else { return Ok(DeviceVoter { slm: on_cpu()?, on_cpu }) };
         let Unpacked { packed, version, tokenizer } = packing::read(&home, &id, &precision)?;
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1000.0;
-        let on_gpu = block_on(Slm::on_gpu(packed, version, &tokenizer, gpu, now));
+        let on_gpu = block_on(Slm::on_gpu(packed, version, &tokenizer, gpu, now)).and_then(|mut slm| {
+            slm.vote_on(&task, map.as_ref())?;
+            Ok(slm)
+        });
         if self.choice == DeviceChoice::Gpu {
             return Ok(DeviceVoter { slm: on_gpu.context("--device gpu")?, on_cpu });
         }
@@ -109,13 +126,6 @@ fn time(slm: &mut Slm) -> Result<Duration, SlmError> {
 pub(super) struct DeviceVoter {
     slm: Slm,
     on_cpu: Box<dyn Fn() -> Result<Slm, HubError>>,
-}
-
-impl DeviceVoter {
-    /// The labels, in the order of the probabilities.
-    pub(super) fn labels(&self) -> &[String] {
-        &self.slm.meta().labels
-    }
 }
 
 impl Voter for DeviceVoter {

@@ -101,8 +101,9 @@ fn hard(args: &Args, spec: &Spec, rows: &[Row]) -> anyhow::Result<Vec<Row>> {
     let home = Home::find(args.home.as_deref())?;
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
     let devices = Devices::new(DeviceChoice::Cpu)?;
-    let load =
-        |id: &String| -> anyhow::Result<Box<dyn Voter>> { Ok(Box::new(devices.load(&home, id, "int8", threads)?)) };
+    let load = |id: &String| -> anyhow::Result<Box<dyn Voter>> {
+        Ok(Box::new(devices.load(&home, spec, id, "int8", threads)?))
+    };
     let mut voters = spec.slms.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
     let annotations = annotate::annotate(rows, &mut voters, spec.rule)?;
     let is_hard = |verdict: &Verdict| matches!(verdict, Verdict::Hard { .. });

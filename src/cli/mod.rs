@@ -1,6 +1,7 @@
 //! The command line: parsing and calls, nothing else. One file a command.
 
 mod annotate;
+mod check;
 mod device;
 mod doctor;
 mod estimate;
@@ -38,6 +39,7 @@ enum Command {
     Estimate(estimate::Args),
     Plan(plan::Args),
     Annotate(annotate::Args),
+    Check(check::Args),
     Pool(pool::Args),
     Tune(tune::Args),
     Versions(versions::Args),
@@ -65,6 +67,7 @@ pub fn main() -> ExitCode {
         Command::Estimate(args) => estimate::run(args),
         Command::Plan(args) => plan::run(args),
         Command::Annotate(args) => annotate::run(args),
+        Command::Check(args) => check::run(args),
         Command::Pool(args) => pool::run(args),
         Command::Tune(args) => tune::run(args),
         Command::Versions(args) => versions::run(args),

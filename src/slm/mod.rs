@@ -20,6 +20,7 @@ pub mod quant;
 pub mod tokenize;
 pub mod weights;
 
+use crate::vote::BallotError;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -85,6 +86,14 @@ pub enum SlmError {
     /// A GPU failed while it worked: it was lost or ran out of memory.
     #[error("slm-gpu: {0}")]
     Gpu(String),
+    /// Its labels are not those of the task.
+    #[error("slm-labels: '{id}': {error}")]
+    Labels {
+        /// The SLM.
+        id: String,
+        /// What is wrong with them.
+        error: BallotError,
+    },
     /// Token ids or lengths that the model cannot take.
     #[error("slm-input: {0}")]
     Input(String),

@@ -9,7 +9,8 @@ use super::pack::{self, PackedMeta, PackedSlm, PackedWeights};
 use super::tokenize::Tokenizer;
 use super::{Batch, Engine, SlmError, plan_batches};
 use crate::sample::Vote;
-use crate::vote::argmax;
+use crate::task::Task;
+use crate::vote::{Ballot, LabelMap, Uncovered};
 use std::collections::HashMap;
 
 /// Tokens that go through the engine together: enough to keep its panels in use, little enough to stay in the cache.
@@ -72,6 +73,7 @@ pub struct Slm {
     version: String,
     tokenizer: Tokenizer,
     engine: Serving,
+    ballot: Ballot,
 }
 
 impl Slm {
@@ -96,7 +98,7 @@ impl Slm {
             PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, None),
         };
         let engine = Serving::Cpu(Box::new(CpuEngine::from_encoder(encoder.threads(threads), head)));
-        Ok(Self { meta, version, tokenizer, engine })
+        Ok(Self::new(meta, version, tokenizer, engine))
     }
 
     /// As [`Self::from_packed`], on a GPU; `now` is a clock in milliseconds, by which the kernels that suit the adapter are
@@ -116,7 +118,7 @@ impl Slm {
         if !gpu.is_software() {
             engine.tune(now).await?;
         }
-        Ok(Self { meta, version, tokenizer, engine: Serving::Gpu(Box::new(engine)) })
+        Ok(Self::new(meta, version, tokenizer, Serving::Gpu(Box::new(engine))))
     }
 
     /// As [`Self::from_packed`], on burn-wgpu: for a model that no kernels of ours take, and to hold them against it. It
@@ -130,7 +132,20 @@ impl Slm {
         };
         let device = burn::device(burn::Backend::Wgpu(None)).await?;
         let engine = BurnEngine::new(&weights, &head, &device);
-        Ok(Self { meta, version, tokenizer, engine: Serving::Burn(Box::new(engine)) })
+        Ok(Self::new(meta, version, tokenizer, Serving::Burn(Box::new(engine))))
+    }
+
+    fn new(meta: PackedMeta, version: String, tokenizer: Tokenizer, engine: Serving) -> Self {
+        let ballot = Ballot::plain(&meta.labels, meta.scoring);
+        Self { meta, version, tokenizer, engine, ballot }
+    }
+
+    /// Makes its votes those of a task, by a spec's `label_map` for it, or by the names and aliases of the labels; says
+    /// which labels have no counterpart. Before, they are of the labels that it was packed with.
+    pub fn vote_on(&mut self, task: &Task, map: Option<&LabelMap>) -> Result<&Uncovered, SlmError> {
+        let ballot = Ballot::new(&task.labels, &self.meta.labels, self.meta.scoring, map);
+        self.ballot = ballot.map_err(|error| SlmError::Labels { id: self.meta.id.clone(), error })?;
+        Ok(self.ballot.uncovered())
     }
 
     /// What the packed file says of the SLM.
@@ -209,13 +224,14 @@ impl Slm {
     }
 
     fn as_vote(&self, probabilities: &[f32], truncated: bool) -> Vote {
+        let (label, probabilities) = self.ballot.vote(probabilities);
         Vote {
             slm: self.meta.id.clone(),
             version: self.version.clone(),
             engine: self.engine.name().to_owned(),
             precision: self.engine.precision().to_owned(),
-            label: self.meta.labels[argmax(probabilities)].clone(),
-            probabilities: probabilities.to_vec(),
+            label,
+            probabilities,
             truncated,
         }
     }

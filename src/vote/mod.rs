@@ -1,4 +1,8 @@
-//! Consensus: from votes to a verdict.
+//! Consensus: from votes to a verdict. Votes are made by a [`Ballot`].
+
+mod ballot;
+
+pub use ballot::{Ballot, BallotError, LabelMap, THRESHOLD, Uncovered};
 
 use crate::sample::{Verdict, Vote};
 use serde::{Deserialize, Serialize};
@@ -14,11 +18,15 @@ pub enum Rule {
     Majority,
 }
 
-/// The verdict of `rule` over the votes of one sample. No votes are a hard sample, never a label.
+/// The verdict of `rule` over the votes of one sample. No votes are a hard sample, never a label. A vote without a label
+/// counts: by it no unanimity comes about, and where such votes are the most nothing is accepted.
 pub fn verdict(rule: Rule, votes: &[Vote]) -> Verdict {
     let hard = |why: &str| Verdict::Hard { why: why.to_owned() };
     let Some((label, count, tied)) = leader(votes) else { return hard("no-votes") };
+    let unlabelled = votes.iter().any(|vote| vote.label.is_empty());
     match rule {
+        _ if label.is_empty() => hard("no-label"),
+        Rule::Unanimous if unlabelled => hard("no-label"),
         Rule::Unanimous if count < votes.len() => hard("disagreement"),
         Rule::Majority if tied => hard("tie"),
         _ => Verdict::Accepted { label: label.to_owned(), confidence: confidence(votes, label) },
@@ -86,6 +94,21 @@ mod tests {
     #[test]
     fn no_votes_are_hard() {
         assert_eq!(verdict(Rule::Majority, &[]), Verdict::Hard { why: "no-votes".into() });
+    }
+
+    #[test]
+    fn votes_without_a_label_make_none() {
+        let none = || Vote { label: String::new(), ..vote(0, 0.4) };
+        let hard = |why: &str| Verdict::Hard { why: why.into() };
+        let of = |rule, votes: &[Vote]| verdict(rule, votes);
+        for rule in [Rule::Unanimous, Rule::Majority] {
+            assert_eq!(of(rule, &[none(), none()]), hard("no-label"));
+            assert_eq!(of(rule, &[none()]), hard("no-label"));
+            assert_eq!(of(rule, &[none(), none(), vote(1, 0.9)]), hard("no-label"));
+        }
+        assert_eq!(of(Rule::Unanimous, &[vote(1, 0.9), none()]), hard("no-label"));
+        assert_eq!(of(Rule::Majority, &[vote(1, 0.9), none()]), hard("tie"));
+        assert!(matches!(of(Rule::Majority, &[vote(1, 0.9), none(), vote(1, 0.8)]), Verdict::Accepted { .. }));
     }
 
     proptest! {

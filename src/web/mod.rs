@@ -18,9 +18,10 @@ pub use slm::{Slm, SlmLoader};
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};
 use crate::spec::{ExportSpec, ReviewSpec, Spec, TuneSpec};
 use crate::task::{Label, LabelSet, Task, TaskError};
-use crate::vote::Rule;
+use crate::vote::{LabelMap, Rule};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use wasm_bindgen::prelude::*;
 
 /// The records in TypeScript, field for field as serde writes them.
@@ -94,6 +95,8 @@ pub fn annotation(
 struct SpecView<'a> {
     task: &'a Task,
     slms: &'a [String],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    label_map: &'a BTreeMap<String, LabelMap>,
     rule: Rule,
     review: &'a ReviewSpec,
     tune: &'a TuneSpec,
@@ -102,8 +105,8 @@ struct SpecView<'a> {
 
 impl<'a> SpecView<'a> {
     fn of(spec: &'a Spec) -> Self {
-        let Spec { task, slms, rule, review, tune, export } = spec;
-        Self { task, slms, rule: *rule, review, tune, export }
+        let Spec { task, slms, label_maps, rule, review, tune, export } = spec;
+        Self { task, slms, label_map: label_maps, rule: *rule, review, tune, export }
     }
 }
 

@@ -1,10 +1,11 @@
 //! One small language model in a worker.
 
-use super::{thrown, to_js};
+use super::{TaskRecord, from_js, thrown, to_js};
 #[cfg(feature = "gpu")]
 use crate::slm::gpu::GpuOptions;
 use crate::slm::pack::Unpacker;
-use crate::slm::{Batch, model};
+use crate::slm::{Batch, Scoring, SlmError, model};
+use crate::vote::{Ballot, LabelMap};
 use wasm_bindgen::prelude::*;
 
 /// Loads an SLM from its packed file's bytes as they arrive, without a second copy of the whole.
@@ -119,10 +120,23 @@ impl Slm {
         self.inner.meta().task.clone()
     }
 
-    /// The task's labels, in the order of the probabilities.
+    /// The labels that it was packed with, in the order of the probabilities before `voteOn`.
     #[wasm_bindgen(getter)]
     pub fn labels(&self) -> Vec<String> {
         self.inner.meta().labels.clone()
+    }
+
+    /// Makes its votes those of a task, by a spec's `label_map` for it, or by the names and aliases of the labels. Where they
+    /// do not fit the error's code is `slm-labels`.
+    #[wasm_bindgen(js_name = voteOn, unchecked_return_type = "Uncovered")]
+    pub fn vote_on(
+        &mut self,
+        #[wasm_bindgen(unchecked_param_type = "Task")] task: JsValue,
+        #[wasm_bindgen(unchecked_optional_param_type = "LabelMap")] map: JsValue,
+    ) -> Result<JsValue, JsValue> {
+        let task = from_js::<TaskRecord>(task, "task")?.into_task().map_err(thrown)?;
+        let map: Option<LabelMap> = from_js(map, "map")?;
+        to_js(self.inner.vote_on(&task, map.as_ref()).map_err(thrown)?)
     }
 
     /// The longest text in tokens, special ones included; what is longer is cut and flagged.
@@ -164,6 +178,18 @@ impl Slm {
     pub fn tokenize(&self, text: &str) -> Result<Vec<u32>, JsValue> {
         Ok(self.inner.tokenize(text).map_err(thrown)?.ids)
     }
+}
+
+/// Throws, with the code `slm-labels`, where a model with these labels cannot vote on the task without a `label_map`.
+#[wasm_bindgen(js_name = checkLabels)]
+pub fn check_labels(
+    #[wasm_bindgen(unchecked_param_type = "Task")] task: JsValue,
+    id: String,
+    labels: Vec<String>,
+) -> Result<(), JsValue> {
+    let task = from_js::<TaskRecord>(task, "task")?.into_task().map_err(thrown)?;
+    let ballot = Ballot::new(&task.labels, &labels, Scoring::Softmax, None);
+    ballot.map(drop).map_err(|error| thrown(SlmError::Labels { id, error }))
 }
 
 fn batch(ids: Vec<u32>, lengths: &[u32]) -> Batch {

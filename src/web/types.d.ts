@@ -10,7 +10,7 @@ export interface Task { name: string; labels: Label[] }
 /** One text; its id is the 1-based number of its row. */
 export interface Sample { id: string; text: string }
 
-/** What one SLM says of one sample; `truncated` is absent where it is false. */
+/** What one SLM says of one sample; `truncated` is absent where it is false, `label` is empty where it finds none of the task's. */
 export interface Vote {
   slm: string;
   version: string;
@@ -56,10 +56,22 @@ export interface Annotation {
 /** When the votes make a label. */
 export type Rule = "unanimous" | "majority";
 
+/** What the labels of an SLM are in the task; thresholds and `none` are for one that may give a text several labels. */
+export interface LabelMap {
+  labels?: Record<string, string>;
+  threshold?: number;
+  thresholds?: Record<string, number>;
+  none?: string;
+}
+
+/** Labels of the model that are none of the task, and labels of the task that the model never names. */
+export interface Uncovered { model: string[]; task: string[] }
+
 /** The pipeline of one task. */
 export interface Spec {
   task: Task;
   slms: string[];
+  label_map?: Record<string, LabelMap>;
   rule: Rule;
   review: {
     to: "none" | "person" | "llm";

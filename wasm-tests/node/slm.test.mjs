@@ -102,9 +102,31 @@ test('token ids', async () => {
 });
 
 test('a tokenizer of another kind is refused by name', async () => {
-  const bpe = JSON.parse(Buffer.from(tokenizer).toString());
-  bpe.model = { type: 'BPE', vocab: { a: 0 }, merges: [] };
-  assert.throws(() => aa.Slm.load(packed, utf8(JSON.stringify(bpe))), { code: 'slm-tokenizer', message: /BPE.*WordPiece/ });
+  const other = JSON.parse(Buffer.from(tokenizer).toString());
+  other.model = { type: 'WordLevel', vocab: { a: 0 }, unk_token: 'a' };
+  assert.throws(() => aa.Slm.load(packed, utf8(JSON.stringify(other))), { code: 'slm-tokenizer', message: /WordLevel.*WordPiece/ });
+});
+
+test('votes are those of a task by its label_map', async () => {
+  const other = aa.Slm.load(packed, tokenizer);
+  const task = { name: 'mood', labels: [{ name: 'good', aliases: ['POSITIVE'] }, { name: 'bad' }] };
+  assert.throws(() => other.voteOn(task), { code: 'slm-labels', message: /these are none of the task: negative, neutral/ });
+  assert.throws(() => aa.checkLabels(task, 'tiny', slm.labels), { code: 'slm-labels' });
+  assert.throws(() => other.voteOn(task, { labels: { happy: 'good' } }), { code: 'slm-labels', message: /'happy'/ });
+  const { model } = other.voteOn(task, { labels: { negative: 'bad' } });
+  assert.deepEqual(model, ['neutral']);
+  assert.deepEqual(other.voteOn(task, { labels: { neutral: 'good', negative: 'bad' } }), { model: [], task: [] });
+  const plain = await slm.vote(texts);
+  (await other.vote(texts)).forEach((vote, i) => {
+    const [negative, neutral, positive] = plain[i].probabilities;
+    assert.ok(Math.abs(vote.probabilities[0] - neutral - positive) < 1e-6 && Math.abs(vote.probabilities[1] - negative) < 1e-6);
+    assert.equal(vote.label, vote.probabilities[0] >= vote.probabilities[1] ? 'good' : 'bad');
+  });
+  aa.checkLabels({ name: 'sentiment', labels: ['pos', 'neg', 'neu'].map((name, i) => ({ name, aliases: [['positive', 'negative', 'neutral'][i]] })) }, 'tiny', slm.labels);
+  const spec = aa.parseSpec('task = "sentiment"\nslms = ["a"]\n[label_map.a]\nthreshold = 0.25\nlabels = { joy = "pos" }\n', 'toml');
+  assert.deepEqual(spec.label_map, { a: { labels: { joy: 'positive' }, threshold: 0.25 } });
+  assert.equal(aa.builtInSpec('sentiment').label_map, undefined);
+  other.free();
 });
 
 test('votes are the softmax of the logits over the temperature; a long text is flagged', async () => {

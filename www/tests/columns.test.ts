@@ -39,6 +39,13 @@ test('what is packed comes out as it went in', () => {
   expect(annotation).toMatchObject({ label: null, source: null, review: null });
 });
 
+test('a vote without a label stays one', () => {
+  const none = [[{ ...vote(0, 0), label: '' }], [vote(1, 0)], [vote(2, 0)]];
+  const result = pack(0, rows.slice(0, 1), none, labels, () => ({ status: 'hard', why: 'no-label' }));
+  expect(votesOf(result, 0, slms, labels).map((one) => one.label)).toEqual(['', 'negative', 'negative']);
+  expect(verdictOf(result, 0, labels)).toEqual({ status: 'hard', why: 'no-label' });
+});
+
 test('a vote for another label set, or a missing one, is an error and never a label', () => {
   const strange = [[{ ...vote(0, 0), label: 'toxic' }], [vote(1, 0)], [vote(2, 0)]];
   expect(() => pack(0, rows.slice(0, 1), strange, labels, unanimous)).toThrow('slm-labels');

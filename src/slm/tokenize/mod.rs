@@ -1,14 +1,26 @@
 //! Tokenizers: the hub's `tokenizer.json`, natively and in wasm.
 //!
-//! WordPiece with BERT's normalisation, which BERT and MPNet have, runs on [`wordpiece`]. Every other file goes to the
-//! `tokenizers` crate where the cargo feature of that name is on (it is part of `native`), and is refused by name where
-//! it is off: the crate would more than double the wasm module.
+//! The forms that encoders have run on code of our own, the same everywhere: WordPiece with BERT's normalisation
+//! ([`wordpiece`]), byte-level BPE ([`bpe`]), SentencePiece's unigram model ([`unigram`]) and BERTweet's ([`tweet`]). Every
+//! other file goes to the `tokenizers` crate where the cargo feature of that name is on (it is part of `native`), and is
+//! refused by name where it is off: the crate would more than double the wasm module. Natively `build` makes the file out of
+//! the older ones of a model that has none.
 
+pub mod bpe;
+#[cfg(feature = "native")]
+pub mod build;
+mod file;
 #[cfg(feature = "tokenizers")]
 mod other;
+pub mod tweet;
+pub mod unigram;
 pub mod wordpiece;
 
 use super::SlmError;
+use bpe::ByteBpe;
+use file::{Around, model_type};
+use tweet::Tweet;
+use unigram::Unigram;
 use wordpiece::{Unread, WordPiece};
 
 /// A text as token ids.
@@ -20,6 +32,20 @@ pub struct Encoded {
     pub truncated: bool,
 }
 
+impl Encoded {
+    /// The ids of a text between those put around it, cut to `max_length`. `text` pushes its ids; after those of the limit
+    /// that it is given, one more is enough.
+    fn around((before, after): &Around, max_length: usize, text: impl FnOnce(usize, &mut Vec<u32>)) -> Self {
+        let limit = max_length.saturating_sub(after.len()).max(before.len());
+        let mut ids = before.clone();
+        text(limit, &mut ids);
+        let truncated = ids.len() > limit;
+        ids.truncate(limit);
+        ids.extend_from_slice(after);
+        Self { ids, truncated }
+    }
+}
+
 /// A tokenizer without padding, which cuts at a maximum length and says so.
 pub struct Tokenizer {
     kind: Kind,
@@ -28,6 +54,9 @@ pub struct Tokenizer {
 
 enum Kind {
     WordPiece(Box<WordPiece>),
+    ByteBpe(Box<ByteBpe>),
+    Unigram(Box<Unigram>),
+    Tweet(Box<Tweet>),
     #[cfg(feature = "tokenizers")]
     Other(Box<other::Other>),
 }
@@ -37,8 +66,8 @@ impl Tokenizer {
     /// and truncation the file asks for is switched off.
     pub fn from_json(json: &[u8], max_length: usize) -> Result<Self, SlmError> {
         let text = std::str::from_utf8(json).map_err(|e| refusal(format!("not UTF-8: {e}")))?;
-        let kind = match WordPiece::from_json(text) {
-            Ok(wordpiece) => Kind::WordPiece(Box::new(wordpiece)),
+        let kind = match Kind::read(text) {
+            Ok(kind) => kind,
             Err(Unread::Invalid(problem)) => return Err(refusal(problem)),
             #[cfg(feature = "tokenizers")]
             Err(Unread::Other(_)) => {
@@ -47,8 +76,8 @@ impl Tokenizer {
             #[cfg(not(feature = "tokenizers"))]
             Err(Unread::Other(why)) => {
                 return Err(refusal(format!(
-                    "{why}; this build reads only WordPiece with BERT's normalisation: take a model with such a \
-                     tokenizer, or build with the cargo feature `tokenizers`"
+                    "{why}; this build reads only WordPiece with BERT's normalisation, byte-level BPE and SentencePiece's \
+                     unigram model: take a model with such a tokenizer, or build with the cargo feature `tokenizers`"
                 )));
             }
         };
@@ -65,6 +94,9 @@ impl Tokenizer {
     pub fn vocabulary(&self) -> usize {
         match &self.kind {
             Kind::WordPiece(wordpiece) => wordpiece.vocabulary(),
+            Kind::ByteBpe(bpe) => bpe.vocabulary(),
+            Kind::Unigram(unigram) => unigram.vocabulary(),
+            Kind::Tweet(tweet) => tweet.vocabulary(),
             #[cfg(feature = "tokenizers")]
             Kind::Other(other) => other.vocabulary(),
         }
@@ -77,9 +109,22 @@ impl Tokenizer {
 }
 
 impl Kind {
+    /// The reader of the model's type says what is wrong, WordPiece's where the type is none of the others.
+    fn read(json: &str) -> Result<Self, Unread> {
+        Ok(match model_type(json).as_deref() {
+            Some("BPE") => Self::ByteBpe(Box::new(ByteBpe::from_json(json)?)),
+            Some("Unigram") => Self::Unigram(Box::new(Unigram::from_json(json)?)),
+            Some("FastBPE") => Self::Tweet(Box::new(Tweet::from_json(json)?)),
+            _ => Self::WordPiece(Box::new(WordPiece::from_json(json)?)),
+        })
+    }
+
     fn encode(&self, text: &str, max_length: usize) -> Result<Encoded, SlmError> {
         match self {
             Self::WordPiece(wordpiece) => Ok(wordpiece.encode(text, max_length)),
+            Self::ByteBpe(bpe) => Ok(bpe.encode(text, max_length)),
+            Self::Unigram(unigram) => Ok(unigram.encode(text, max_length)),
+            Self::Tweet(tweet) => Ok(tweet.encode(text, max_length)),
             #[cfg(feature = "tokenizers")]
             Self::Other(other) => other.encode(text, max_length).map_err(|e| SlmError::Tokenizer(e.to_string())),
         }

@@ -69,7 +69,8 @@ function put(result: ResultBlock, slm: number, place: number, vote: Vote, labels
   if (vote.probabilities.length !== labels.length) {
     throw new Error(`slm-labels: ${vote.slm} gives ${vote.probabilities.length} probabilities for ${labels.length} labels; pack it again for this task`);
   }
-  columns.label[place] = indexOf(vote.label, labels);
+  // An empty label: the SLM finds none of the task's.
+  columns.label[place] = vote.label === '' ? NONE : indexOf(vote.label, labels);
   columns.probabilities.set(vote.probabilities, place * labels.length);
   columns.truncated[place] = vote.truncated ? 1 : 0;
 }
@@ -85,8 +86,8 @@ export function votesOf(result: ResultBlock, place: number, slms: PinnedSlm[], l
   if (result.verdict[place] === ASIDE) return [];
   return slms.flatMap((slm, index) => {
     const columns = result.votes[index];
-    const label = labels[columns?.label[place] ?? NONE];
-    if (!columns || label === undefined) return [];
+    if (!columns) return [];
+    const label = labels[columns.label[place] ?? NONE] ?? '';
     const probabilities = Array.from(columns.probabilities.subarray(place * labels.length, (place + 1) * labels.length));
     const version = result.versions?.[index] || slm.version;
     const vote: Vote = { slm: slm.id, version, engine: slm.engine, precision: slm.precision, label, probabilities };

@@ -32,6 +32,7 @@ export function reason(why: string): string {
     disagreement: 'the models disagree',
     tie: 'the votes are tied',
     'no-votes': 'no model voted',
+    'no-label': 'a model found none of the labels',
   };
   return known[why] ?? why;
 }
@@ -53,7 +54,7 @@ export function Votes({ votes, labels }: { votes: Vote[]; labels: string[] }) {
             <span class="slm" title={`${vote.slm}, version ${vote.version}, ${vote.engine} ${vote.precision}`}>
               {short(vote.slm)}
             </span>
-            <Chip label={vote.label} labels={labels} />
+            <Chip label={vote.label || null} labels={labels} />
           </div>
           <div class="probs">
             {labels.map((label, index) => {
