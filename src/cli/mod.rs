@@ -6,6 +6,7 @@ mod device;
 mod doctor;
 mod estimate;
 mod evaluate;
+mod generate;
 mod pack;
 mod plan;
 mod pool;
@@ -44,6 +45,7 @@ enum Command {
     Tune(tune::Args),
     Versions(versions::Args),
     Evaluate(evaluate::Args),
+    Generate(generate::Args),
     Serve(serve::Args),
     Store(store::Args),
     Token(token::Args),
@@ -72,6 +74,7 @@ pub fn main() -> ExitCode {
         Command::Tune(args) => tune::run(args),
         Command::Versions(args) => versions::run(args),
         Command::Evaluate(args) => evaluate::run(args),
+        Command::Generate(args) => generate::run(args),
         Command::Serve(args) => serve::run(args),
         Command::Store(args) => store::run(args),
         Command::Token(args) => token::run(args),
