@@ -2,9 +2,10 @@
 
 #![allow(dead_code, reason = "each user takes its part")]
 
+use autoannotator::slm::Scoring;
 use autoannotator::slm::config::{Architecture, EncoderConfig};
 use autoannotator::slm::pack::{self, PackedMeta, PackedWeights, Precision};
-use autoannotator::slm::weights::{EncoderWeights, Head, LayerWeights, Linear, Norm, Pooling};
+use autoannotator::slm::weights::{EncoderWeights, Extras, Head, LayerWeights, Linear, Norm, Pooling};
 use serde_json::{Value, json};
 
 const HIDDEN: usize = 16;
@@ -39,6 +40,7 @@ fn config(words: usize) -> EncoderConfig {
         layer_norm_eps: 1e-12,
         relative_attention_num_buckets: 0,
         pad_token_id: 0,
+        ..EncoderConfig::default()
     }
 }
 
@@ -85,6 +87,7 @@ pub fn packed(id: &str, labels: &[&str], says: &[(&str, usize)]) -> Vec<u8> {
         embedding_norm: norm(),
         layers: vec![layer],
         relative_bias: Vec::new(),
+        extras: Extras::default(),
         config: config.clone(),
     };
     let mut head = vec![0.0; labels.len() * HIDDEN];
@@ -98,10 +101,12 @@ pub fn packed(id: &str, labels: &[&str], says: &[(&str, usize)]) -> Vec<u8> {
         base: "tiny".into(),
         config,
         pooling: Pooling::Mean,
+        dense: None,
+        scoring: Scoring::Softmax,
         temperature: 1.0,
         max_length: 64,
         precision: Precision::Int8,
     };
-    let head = Head { pooling: Pooling::Mean, linear, temperature: 1.0 };
+    let head = Head { pooling: Pooling::Mean, dense: None, linear, temperature: 1.0 };
     pack::write(&meta, &PackedWeights::Int8(weights.quantize()), &head).expect("packed")
 }
