@@ -519,6 +519,10 @@ impl EncoderConfig {
         }
         if let Some(Rotary { global_every, global_theta, local_theta, .. }) = self.rotary {
             let sound = |theta: f32| theta.is_finite() && theta > 0.0;
+            // No table bounds the positions, but their angles are kept.
+            if self.max_position_embeddings > MAX_SIZE / 16 {
+                return fail(format!("max_position_embeddings is above {}", MAX_SIZE / 16));
+            }
             if global_every == 0 || !sound(global_theta) || !sound(local_theta) || !self.head_size().is_multiple_of(2) {
                 return fail("rotary positions of these sizes are not possible".to_owned());
             }

@@ -1,6 +1,7 @@
 //! A packed SLM: what a browser downloads and what `annotate` loads, so that both vote with the same bits of weights.
 //!
-//! One safetensors file holds the merged encoder under the hub's names, `head.weight` and `head.bias`, and, under
+//! One safetensors file holds the merged encoder under the names of [`EncoderWeights::tensors`], `head.weight` and
+//! `head.bias`, where the head has more than one map also `head.dense.*` and `head.norm.*`, and, under
 //! `__metadata__["autoannotator"]`, the JSON of [`PackedMeta`]. In int8 a large matrix `x` is stored as I8, with F16
 //! tensors `x.scales` and, for linear maps that were calibrated, `x.multipliers` (see [`Int8Matrix`]); all else is F32.
 //! Its version is the start of its SHA-256. It travels in shards of at most [`SHARD_BYTES`], listed in a [`SlmManifest`],
