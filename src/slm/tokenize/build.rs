@@ -9,12 +9,16 @@
 //! | ALBERT | `spiece.model` | `AlbertTokenizer` |
 //! | DeBERTa-v2, v3 | `spm.model` | `DebertaV2Tokenizer` |
 //!
-//! `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` are heeded where they are there. ALBERT's
-//! accents go by the category of a character, as in the class's fast form, which differs from the slow one only outside of
-//! Latin text. A prefix space of RoBERTa (`add_prefix_space`) is put after special tokens inside of a text, too.
+//! `tokenizer_config.json`, `special_tokens_map.json` and `added_tokens.json` are heeded where they are there.
+//!
+//! In a few places the ids are those of a class's fast form, which are other than those of the slow one: WordPiece composes
+//! no characters and keeps those that Unicode has not assigned; ALBERT's accents go by the category of a character, which
+//! matters outside of Latin text; the scores of pieces add up in double precision, so that of cuts that are equally likely
+//! (`00 0` and `0 00`) another may win; and a prefix space of RoBERTa (`add_prefix_space`) is put after special tokens inside
+//! of a text, too.
 
 use super::Tokenizer;
-use super::unigram::SPACE;
+use super::unigram::{GATHER, SPACE, TRIM};
 use crate::slm::SlmError;
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -458,11 +462,13 @@ fn unigram(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
         steps.push(json!({"type": "Precompiled", "precompiled_charsmap": base64(model.charsmap)}));
     }
     if model.trims {
-        steps.push(json!({"type": "Strip", "strip_left": true, "strip_right": true}));
-        steps.push(json!({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": " "}));
+        steps.extend([replace(TRIM, ""), replace(" {2,}", " ")]);
     }
-    let prepend = if model.prepends { "always" } else { "never" };
-    let pre_tokenizer = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": prepend, "split": true});
+    if model.prepends {
+        // Whatever the text begins with.
+        steps.push(json!({"type": "Prepend", "prepend": SPACE}));
+    }
+    let pre_tokenizer = json!({"type": "Metaspace", "replacement": SPACE, "prepend_scheme": "never", "split": true});
     let normalizer = json!({"type": "Sequence", "normalizers": steps});
     let described = json!({"type": "Unigram", "unk_id": unknown, "vocab": pieces, "byte_fallback": false});
     let mut json = files.json(class, &vocab, normalizer, pre_tokenizer, described)?;

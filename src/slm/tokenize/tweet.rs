@@ -8,6 +8,7 @@
 use super::Encoded;
 use super::bpe::{Merge, Merges};
 use super::file::{AddedTokens, Around, File, Unread, number, part};
+use super::unigram::is_python_space as is_space;
 use serde::Deserialize;
 use std::collections::{HashMap, HashSet};
 use std::sync::LazyLock;
@@ -132,11 +133,6 @@ impl Tweet {
         self.merges.apply(&mut symbols);
         ids.extend(symbols.into_iter().map(|symbol| self.tokens.get(symbol as usize).copied().unwrap_or(self.unknown)));
     }
-}
-
-/// Whitespace as Python has it.
-fn is_space(c: char) -> bool {
-    c.is_whitespace() || matches!(c, '\u{1C}'..='\u{1F}')
 }
 
 // --- the normalisation ---

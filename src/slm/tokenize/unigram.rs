@@ -38,8 +38,14 @@ enum Step {
         left: bool,
         right: bool,
     },
+    /// Spaces at the ends go; of whitespace, only those.
+    Trim,
     /// Several spaces become this.
     Collapse(String),
+    /// Whitespace as Python has it becomes one space.
+    Gather,
+    /// Put before a text that is not empty.
+    Prepend(String),
     Replace(String, String),
     Lowercase,
     Nfkd,
@@ -47,6 +53,12 @@ enum Step {
     Nfc,
     StripAccents,
 }
+
+/// The pattern of [`Step::Trim`] in a file.
+pub(super) const TRIM: &str = "^ +| +$";
+
+/// The pattern of [`Step::Gather`] in a file.
+pub(super) const GATHER: &str = r"[\s\x1c-\x1f]+";
 
 /// How normalised text becomes words.
 struct Words {
@@ -93,6 +105,9 @@ enum NormalizerPart {
     Replace {
         pattern: Pattern,
         content: String,
+    },
+    Prepend {
+        prepend: String,
     },
     Lowercase,
     #[serde(rename = "NFKD")]
@@ -141,13 +156,17 @@ fn steps(part: NormalizerPart, steps: &mut Vec<Step>) -> Result<(), Unread> {
             Step::Charsmap(Charsmap::read(&precompiled_charsmap).map_err(Unread::Invalid)?)
         }
         NormalizerPart::Strip { strip_left: left, strip_right: right } => Step::Strip { left, right },
-        NormalizerPart::Replace { pattern: Pattern::Regex(pattern), content } if pattern == " {2,}" => {
-            Step::Collapse(content)
-        }
+        NormalizerPart::Replace { pattern: Pattern::Regex(pattern), content } => match pattern.as_str() {
+            " {2,}" => Step::Collapse(content),
+            TRIM if content.is_empty() => Step::Trim,
+            GATHER if content == " " => Step::Gather,
+            _ => return Err(Unread::Other(format!("it replaces by the regular expression '{pattern}'"))),
+        },
         NormalizerPart::Replace { pattern: Pattern::String(pattern), content } if !pattern.is_empty() => {
             Step::Replace(pattern, content)
         }
-        NormalizerPart::Replace { .. } => return Err(Unread::Other("it replaces by a regular expression".to_owned())),
+        NormalizerPart::Replace { .. } => return Err(Unread::Other("it replaces what is empty".to_owned())),
+        NormalizerPart::Prepend { prepend } => Step::Prepend(prepend),
         NormalizerPart::Lowercase => Step::Lowercase,
         NormalizerPart::Nfkd => Step::Nfkd,
         NormalizerPart::Nfkc => Step::Nfkc,
@@ -323,7 +342,11 @@ fn normalize(steps: &[Step], text: &str) -> String {
                 let text = if *left { text.trim_start() } else { &text };
                 if *right { text.trim_end() } else { text }.to_owned()
             }
+            Step::Trim => text.trim_matches(' ').to_owned(),
             Step::Collapse(content) => collapse(&text, content),
+            Step::Gather => gather(&text),
+            Step::Prepend(prepend) if !text.is_empty() => format!("{prepend}{text}"),
+            Step::Prepend(_) => text,
             Step::Replace(pattern, content) => text.replace(pattern, content),
             Step::Lowercase => text.chars().flat_map(char::to_lowercase).collect(),
             Step::Nfkd => text.nfkd().map(|(c, _)| c).collect(),
@@ -333,6 +356,24 @@ fn normalize(steps: &[Step], text: &str) -> String {
         };
     }
     text
+}
+
+/// Puts a space in the place of whitespace, however much.
+fn gather(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match is_python_space(c) {
+            true if out.ends_with(' ') => {}
+            true => out.push(' '),
+            false => out.push(c),
+        }
+    }
+    out
+}
+
+/// Whitespace as Python has it.
+pub(super) fn is_python_space(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '\u{1C}'..='\u{1F}')
 }
 
 /// Puts `content` in the place of several spaces.
