@@ -139,15 +139,21 @@ fn the_batch_job_labels_what_is_new_and_nothing_twice() {
     assert!(fs::read(labelled("tweets.csv.report.json.2")).is_ok());
 
     // A file that cannot be labelled fails alone, and is tried again.
-    fs::write(inbox("broken.jsonl"), "no JSON\n{]").expect("a file");
+    fs::write(inbox("broken.csv"), "a,b\n1,2\n").expect("a file");
     fs::write(inbox("new.csv"), rows(3)).expect("a file");
     for again in [false, true] {
         let output = script(&bench, &folder).output().expect("the script");
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         assert_eq!(output.status.code(), Some(1), "{said}");
-        assert!(said.contains("not labelled: inbox/broken.jsonl"), "{said}");
+        assert!(said.contains("not labelled: inbox/broken.csv"), "{said}");
         assert_eq!(said.contains("labelled: new.csv"), !again, "{said}");
     }
+    // Of a file whose column nobody can guess it is told.
+    fs::create_dir(bench.path("other")).expect("a folder");
+    fs::copy(inbox("broken.csv"), bench.path("other/columns.csv")).expect("a file");
+    runs(script(&bench, &folder).env("INBOX", bench.path("other")).env("TEXT_COLUMN", "b"));
+    let told = &common::read(&labelled("columns.csv.jsonl"))[0];
+    assert_eq!((told["b"].as_str(), told["verdict"].as_str().is_some()), (Some("2"), true));
     let output = script(&bench, &folder).env("KEEP", "$(id)").output().expect("the script");
     assert_eq!(output.status.code(), Some(2));
     for place in [bench.path(""), folder.clone(), folder.join("inbox")] {
@@ -246,7 +252,7 @@ fn a_page_and_a_worker_are_written_whole_and_never_over_changes() {
     bench.file("annotator.toml", HOSTILE);
     for kind in ["page", "worker"] {
         let args = [kind, "--spec", "annotator.toml", "--out", kind];
-        let with = |more: &[&str]| [&args[..], more].concat();
+        let with = |more: &[&'static str]| [&args[..], more].concat();
         let said = generated(&bench, &with(&["--dry-run"]));
         assert!(said.contains("new        public/models/index.json"), "{said}");
         assert!(!bench.path(kind).exists(), "a dry run writes nothing");

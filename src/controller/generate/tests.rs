@@ -237,10 +237,8 @@ fn models_at_an_address_are_not_copied() {
     let project = page(&spec, &models, &Package::default()).expect("a page");
     assert!(!project.files.iter().any(|file| file.path.contains("models")));
     let data: serde_json::Value = serde_json::from_str(text(&project, "src/project.json")).expect("JSON");
-    assert_eq!(
-        (&data["models"], &data["connect"][0]),
-        (&"https://models.example/packed/".into(), &"https://models.example".into())
-    );
+    assert_eq!(data["models"], "https://models.example/packed/");
+    assert_eq!(data["connect"], serde_json::json!(["https://models.example"]));
     let project = worker(&spec, &models, &Package::default()).expect("a worker");
     let wrangler: toml::Table = text(&project, "wrangler.toml").parse().expect("TOML");
     assert_eq!(wrangler["vars"]["MODELS_URL"].as_str(), Some("https://models.example/packed/"));
@@ -281,7 +279,7 @@ fn names_are_short_and_plain() {
         ("李雷", "task"),
         ("--x", "x"),
         ("\n", "task"),
-        (&"long ".repeat(30), "long-long-long-long-long-long-long-long"),
+        (&*"long ".repeat(30), "long-long-long-long-long-long-long-long"),
     ] {
         assert_eq!(slug(name), expected);
     }

@@ -9,6 +9,7 @@ program='{{program}}'
 program=${AUTOANNOTATOR:-$program}
 inbox=${INBOX:-inbox}
 labelled=${LABELLED:-labelled}
+column=${TEXT_COLUMN:-}
 keep=${KEEP:-5}
 state=.state
 
@@ -20,9 +21,9 @@ hash() {
   if command -v sha256sum >/dev/null; then sha256sum; else shasum -a 256; fi | cut -d ' ' -f 1
 }
 
-# What a file is labelled from: the spec and the file itself.
+# What a file is labelled from: the spec, the file itself, and the column.
 key() {
-  { hash <"$spec"; hash <"$1"; } | hash
+  { hash <"$spec"; hash <"$1"; printf '%s\n' "$column"; } | hash
 }
 
 is() {
@@ -66,7 +67,9 @@ annotate() {
   fi
   # The report is written last, and the journal goes after it: with both files and no journal it is only to be published.
   if [ ! -f "$part" ] || [ ! -f "$report" ] || [ -e "$part.journal" ]; then
-    "$program" annotate "$file" --spec "$spec" --out "$part" --report "$report" || return 1
+    set -- --spec "$spec" --out "$part" --report "$report"
+    [ -z "$column" ] || set -- "$@" --text-column "$column"
+    "$program" annotate "$file" "$@" || return 1
   fi
   publish
 }
