@@ -13,7 +13,7 @@ pub use report::ReportBuilder;
 pub use review::{Redactor, redact};
 #[cfg(feature = "gpu")]
 pub use slm::Gpu;
-pub use slm::{Slm, SlmLoader};
+pub use slm::{Slm, SlmLoader, check_labels};
 
 use crate::sample::{Annotation, Review, Sample, Verdict, Vote};
 use crate::spec::{ExportSpec, ReviewSpec, Spec, TuneSpec};

@@ -447,7 +447,12 @@ fn unigram(files: &Files<'_, '_>, class: Class) -> Result<Value, SlmError> {
         return Err(fail(format!("{name}: a piece is there twice")));
     }
     let mut steps: Vec<Value> = Vec::new();
+    let replace =
+        |pattern: &str, content: &str| json!({"type": "Replace", "pattern": {"Regex": pattern}, "content": content});
     if class == Class::Albert {
+        if files.flag("remove_space", true)? {
+            steps.push(replace(GATHER, " "));
+        }
         steps.extend(
             ["``", "''"].map(|quote| json!({"type": "Replace", "pattern": {"String": quote}, "content": "\""})),
         );
