@@ -277,7 +277,8 @@ mod tests {
         #[test]
         fn markdown_stays_one_line_of_text(value in hostile()) {
             let text = filled("a.md", "{{title}}", &value);
-            prop_assert!(!text.contains(['\n', '\r', '\u{85}', '\u{2028}']));
+            let one_line = !text.contains(['\n', '\r', '\u{85}', '\u{2028}']);
+            prop_assert!(one_line);
             // Each mark but those of a plain word is escaped, and the escapes are all there are.
             if !word(&value) {
                 let mut chars = text.chars();
