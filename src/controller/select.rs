@@ -306,6 +306,7 @@ mod tests {
     use super::*;
     use crate::sample::{Verdict, Vote};
     use proptest::prelude::*;
+    use rand::Rng;
 
     /// Accuracy in counts and hard texts of an ensemble, by the crate's own verdicts and a plain count.
     fn plain(field: &Field, members: &[usize]) -> (u64, u64) {
