@@ -3,7 +3,7 @@
 use crate::controller::catalogue::{self, Candidate, Refused, Snapshot, Wants};
 use crate::controller::labels::{self, Labels, UNNAMED};
 use crate::controller::llm::{Consent, Cost, Llm};
-use crate::controller::mapping::{Given, LabelMap};
+use crate::controller::mapping::{self, Given};
 use crate::controller::measure::{self, Measured, Place};
 use crate::controller::probe::{self, FEWEST, Probe};
 use crate::controller::rank::{self, Ranked};
@@ -16,7 +16,7 @@ use crate::serve::store::Store;
 use crate::slm::adapter::{hex, sha256_of};
 use crate::spec::{Prices, ReviewTo, Spec};
 use crate::task::Task;
-use crate::vote::Rule;
+use crate::vote::{LabelMap, Rule};
 use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
@@ -180,6 +180,9 @@ struct Plan {
     /// Held while the plan's folder is written.
     _lock: File,
 }
+
+/// A candidate, and what a spec says of its labels where it has to.
+type Mapped = (Candidate, Option<LabelMap>);
 
 /// What was measured and chosen.
 struct Found {
@@ -460,16 +463,11 @@ impl Plan {
     }
 
     /// Those whose labels are the task's, with the map of them.
-    fn mapped(
-        &self,
-        task: &Task,
-        candidates: Vec<Candidate>,
-        refused: &mut Vec<Refused>,
-    ) -> Vec<(Candidate, LabelMap)> {
+    fn mapped(&self, task: &Task, candidates: Vec<Candidate>, refused: &mut Vec<Refused>) -> Vec<Mapped> {
         let mut mapped = Vec::new();
         for candidate in candidates {
-            let map = LabelMap::new(&candidate.id, &candidate.labels, &task.labels, &self.args.map);
-            match map.and_then(|map| write::holds(&candidate, &map, task).map(|()| map)) {
+            let labels = (candidate.labels.as_slice(), candidate.scoring);
+            match mapping::propose(&candidate.id, labels, &task.labels, &self.args.map) {
                 Ok(map) => mapped.push((candidate, map)),
                 Err(why) => refused.push(Refused { id: candidate.id, why: plain(&why, 400) }),
             }
@@ -484,12 +482,7 @@ impl Plan {
     }
 
     /// The order in which candidates are measured.
-    async fn ranked(
-        &mut self,
-        llm: Option<&mut Llm>,
-        task: &Task,
-        mapped: &[(Candidate, LabelMap)],
-    ) -> anyhow::Result<Vec<Ranked>> {
+    async fn ranked(&mut self, llm: Option<&mut Llm>, task: &Task, mapped: &[Mapped]) -> anyhow::Result<Vec<Ranked>> {
         let candidates: Vec<Candidate> = mapped.iter().map(|(candidate, _)| candidate.clone()).collect();
         if !self.args.candidate.is_empty() {
             let place = |id: &String| -> anyhow::Result<Ranked> {
@@ -519,7 +512,7 @@ impl Plan {
         &self,
         task: &Task,
         probe: &Probe,
-        mapped: &[(Candidate, LabelMap)],
+        mapped: &[Mapped],
         ranked: Vec<Ranked>,
     ) -> anyhow::Result<(Vec<(Measured, String)>, Vec<Refused>)> {
         let place = Place { home: &self.home, models: self.models.as_deref() };
@@ -531,11 +524,11 @@ impl Plan {
             }
             let Some((candidate, map)) = mapped.get(index) else { continue };
             let mut refuse = |why: String| refused.push(Refused { id: candidate.id.clone(), why: plain(&why, 400) });
-            match measure::bring(candidate, map, task, &self.remote, &place, &bar).await {
+            match measure::bring(candidate, task, &self.remote, &place, &bar).await {
                 Err(why) => refuse(why),
                 Ok(manifest) => {
                     bar.set_message(format!("{}: measuring", candidate.id));
-                    match measure::measure(&candidate.id, &manifest, map, task, probe, &self.home).await {
+                    match measure::measure(&candidate.id, &manifest, map.as_ref(), task, probe, &self.home).await {
                         Ok(found) => measured.push((found, reason)),
                         Err(error) => refuse(error.to_string()),
                     }
@@ -622,7 +615,8 @@ impl Plan {
                 self.why(found, *member)
             ));
         }
-        let slms = members.iter().map(|member| found.measured[*member].0.slm.clone()).collect();
+        let slm = |member: &usize| (found.measured[*member].0.slm.clone(), found.measured[*member].0.label_map.clone());
+        let slms = members.iter().map(slm).collect();
         let path = self.args.out.join("annotator.toml");
         write::write(&path, &write::text(task, slms, self.args.rule, &remarks)?, self.args.force)?;
         Ok(path)

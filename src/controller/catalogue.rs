@@ -7,8 +7,9 @@ use super::PlanError;
 use super::remote::{Query, Remote};
 use crate::hub::packing::{self, Folder};
 use crate::hub::{Home, write_atomically};
+use crate::slm::Scoring;
 use crate::slm::adapter::{hex, sha256_of};
-use crate::slm::config::EncoderConfig;
+use crate::slm::hub::HubClassifier;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
@@ -18,8 +19,6 @@ use std::time::{Duration, SystemTime};
 pub(super) const MAX_CONFIG: u64 = 1 << 20;
 /// Bytes of weights at most.
 const MAX_WEIGHTS: u64 = 4 << 30;
-/// Labels of a model at most.
-const MAX_LABELS: usize = 200;
 /// How long what the hub listed is good for.
 const FRESH: Duration = Duration::from_secs(24 * 3600);
 
@@ -204,6 +203,8 @@ pub struct Candidate {
     pub origin: Origin,
     /// Its own labels, in the order of its head's rows.
     pub labels: Vec<String>,
+    /// How its logits become probabilities.
+    pub scoring: Scoring,
     /// Its `model_type`.
     pub architecture: String,
     /// Its files that have to be brought, the weights first; none for an SLM of `models/`.
@@ -291,21 +292,26 @@ const TOKENIZERS: [&[&str]; 7] = [
 /// Files that say how a tokenizer is used; taken where they are there.
 const TOKENIZER_SETTINGS: [&str; 3] = ["tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"];
 
+/// The weights that are read.
+const WEIGHTS: &str = "model.safetensors";
+
 /// The files to bring, the weights first.
 fn files(names: &[&str]) -> Result<Vec<String>, String> {
     let has = |name: &str| names.contains(&name);
-    let weights = ["model.safetensors", "onnx/model.onnx", "model.onnx"].into_iter().find(|name| has(name));
-    let Some(weights) = weights else {
+    if !has(WEIGHTS) {
         let ends = |ends: &[&str]| names.iter().any(|name| ends.iter().any(|end| name.ends_with(end)));
         return Err(if has("model.safetensors.index.json") {
             "catalogue-sharded: its weights are cut into several files; models of that size do not vote here".to_owned()
         } else if ends(&[".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"]) {
             "catalogue-pickle: its weights are a pickle, which can run code and is never opened; ask its owner for safetensors"
                 .to_owned()
+        } else if ends(&[".onnx"]) {
+            "catalogue-onnx: it has ONNX weights alone, out of which no head is read; ask its owner for safetensors"
+                .to_owned()
         } else {
-            "catalogue-weights: it has neither model.safetensors nor an ONNX file".to_owned()
+            format!("catalogue-weights: it has no {WEIGHTS}")
         });
-    };
+    }
     if !has("config.json") {
         return Err("catalogue-config: it has no config.json".to_owned());
     }
@@ -313,7 +319,7 @@ fn files(names: &[&str]) -> Result<Vec<String>, String> {
         return Err("catalogue-tokenizer: it has no tokenizer file that is known".to_owned());
     };
     let settings = TOKENIZER_SETTINGS.into_iter().filter(|name| has(name));
-    let all = [weights, "config.json"].into_iter().chain(tokenizer.iter().copied()).chain(settings);
+    let all = [WEIGHTS, "config.json"].into_iter().chain(tokenizer.iter().copied()).chain(settings);
     Ok(all.map(str::to_owned).collect())
 }
 
@@ -339,12 +345,13 @@ pub fn judge(entry: &Entry, wants: &Wants) -> Result<Candidate, Refused> {
         return Err(refused(format!("catalogue-config: {problem}")));
     }
     let config = entry.config.as_ref().unwrap_or(&Value::Null);
-    let (labels, architecture) = head(config).map_err(refused)?;
+    let HubClassifier { labels, scoring, .. } = head(config).map_err(refused)?;
     Ok(Candidate {
         id: listing.id.clone(),
         origin: Origin::Hub { repo: listing.id.clone(), revision: revision(listing).to_owned() },
         labels,
-        architecture,
+        scoring,
+        architecture: config.get("model_type").and_then(Value::as_str).unwrap_or_default().to_owned(),
         files: files(&names(listing)).map_err(refused)?,
         parameters,
         downloads: listing.downloads,
@@ -370,57 +377,20 @@ fn is_language(tag: &str) -> bool {
     tag == "multilingual" || ((2..=3).contains(&tag.len()) && tag.bytes().all(|b| b.is_ascii_lowercase()))
 }
 
-/// The labels and the architecture that a config.json names, if the model can be loaded and votes.
-fn head(config: &Value) -> Result<(Vec<String>, String), String> {
-    let text = |key: &str| config.get(key).and_then(Value::as_str);
+/// What a config.json says, if the model can be loaded and votes.
+fn head(config: &Value) -> Result<HubClassifier, String> {
     if config.get("auto_map").is_some() || config.get("custom_pipelines").is_some() {
         return Err(
             "catalogue-custom-code: its config.json wants code of its repository to be run, which is never done"
                 .to_owned(),
         );
     }
-    let loads = || {
-        let json = serde_json::to_vec(config).unwrap_or_default();
-        EncoderConfig::from_json(&json, "config.json").map_err(|e| e.to_string())
-    };
-    let class = config.pointer("/architectures/0").and_then(Value::as_str).unwrap_or_default();
-    if !class.is_empty() && !class.ends_with("ForSequenceClassification") {
-        return Err(format!("catalogue-head: it is a {class}, without a head that classifies texts"));
+    let is_score = config.get("id2label").and_then(Value::as_object).is_some_and(|labels| labels.len() < 2);
+    if is_score || config.get("problem_type").and_then(Value::as_str) == Some("regression") {
+        return Err("catalogue-regression: it gives a number, not one of several labels".to_owned());
     }
-    let labels = labels(config)?;
-    match (text("problem_type"), labels.len()) {
-        (Some("regression"), _) | (_, 0 | 1) => {
-            Err("catalogue-regression: it gives a number, not one of several labels".to_owned())
-        }
-        (Some("multi_label_classification"), _) => {
-            Err("catalogue-multi-label: it may give a text several labels or none; such a vote needs thresholds"
-                .to_owned())
-        }
-        (_, count) if count > MAX_LABELS => {
-            Err(format!("catalogue-labels: {count} labels, expected at most {MAX_LABELS}"))
-        }
-        _ => loads().map(|_| (labels, text("model_type").unwrap_or_default().to_owned())),
-    }
-}
-
-/// `id2label` in the order of its numbers, which must be 0, 1 and so on; without it, what the hub's own library calls them.
-fn labels(config: &Value) -> Result<Vec<String>, String> {
-    let Some(map) = config.get("id2label").and_then(Value::as_object) else {
-        let count = config.get("num_labels").and_then(Value::as_u64).unwrap_or(2);
-        return Ok((0..count.min(1 + MAX_LABELS as u64)).map(|id| format!("LABEL_{id}")).collect());
-    };
-    let mut named: Vec<(usize, String)> = Vec::with_capacity(map.len());
-    for (id, name) in map {
-        let (Ok(id), Some(name)) = (id.parse(), name.as_str()) else {
-            return Err("catalogue-labels: its id2label is not numbers and names".to_owned());
-        };
-        named.push((id, super::plain(name, 100)));
-    }
-    named.sort();
-    match named.iter().enumerate().all(|(at, (id, _))| at == *id) {
-        true => Ok(named.into_iter().map(|(_, name)| name).collect()),
-        false => Err("catalogue-labels: its id2label leaves a number out".to_owned()),
-    }
+    let json = serde_json::to_vec(config).unwrap_or_default();
+    HubClassifier::from_json(&json, "config.json").map_err(|e| e.to_string())
 }
 
 /// The SLMs of `models/`, as candidates.
@@ -428,6 +398,7 @@ pub fn own(models: &Path, home: &Home) -> Result<Vec<Candidate>, PlanError> {
     let candidate = |folder: Folder| Candidate {
         id: folder.slm.id.clone(),
         labels: folder.slm.labels.clone(),
+        scoring: Scoring::Softmax,
         architecture: folder.slm.base.clone(),
         origin: Origin::Own(Box::new(folder)),
         files: Vec::new(),
@@ -449,11 +420,7 @@ pub fn folder(path: &Path, wants: &Wants) -> Result<Candidate, Refused> {
         ));
     }
     let entries = std::fs::read_dir(path).map_err(|e| refused(format!("catalogue-folder: {e}")))?;
-    let mut names: Vec<String> =
-        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-    if path.join("onnx/model.onnx").is_file() {
-        names.push("onnx/model.onnx".to_owned());
-    }
+    let names: Vec<String> = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
     let siblings = names.into_iter().map(|name| Sibling { name, ..Sibling::default() }).collect();
     let listing = Listing { id, siblings, ..Listing::default() };
     let config =
@@ -530,12 +497,12 @@ mod tests {
             ("/problem", json!("config.json: status 404"), "catalogue-config"),
             ("/config/auto_map", json!({}), "catalogue-custom-code"),
             ("/config/model_type", json!("gpt2"), "slm-architecture"),
-            ("/config/architectures", json!(["BertForTokenClassification"]), "catalogue-head"),
+            ("/config/architectures", json!(["BertForTokenClassification"]), "slm-file"),
             ("/config/id2label", json!({ "0": "score" }), "catalogue-regression"),
             ("/config/problem_type", json!("regression"), "catalogue-regression"),
-            ("/config/problem_type", json!("multi_label_classification"), "catalogue-multi-label"),
-            ("/config/id2label", json!({ "0": "a", "2": "b" }), "catalogue-labels"),
-            ("/config/id2label", json!({ "0": "a", "x": "b" }), "catalogue-labels"),
+            ("/config/problem_type", json!("ranking"), "slm-file"),
+            ("/config/id2label", json!({ "0": "a", "2": "b" }), "slm-file"),
+            ("/config/id2label", json!({ "0": "a", "x": "b" }), "slm-file"),
         ] {
             let refused = judged(&change(pointer, value.clone()), &Wants::default()).expect_err(code);
             assert!(refused.why.starts_with(code), "{pointer} {value}: {}", refused.why);
@@ -562,11 +529,5 @@ mod tests {
         )
         .expect("a listing");
         assert_eq!(listing, Listing { id: "a".into(), ..Listing::default() });
-    }
-
-    #[test]
-    fn labels_without_names_are_numbered() {
-        assert_eq!(labels(&json!({})).expect("two"), ["LABEL_0", "LABEL_1"]);
-        assert_eq!(labels(&json!({ "num_labels": 3 })).expect("three").len(), 3);
     }
 }

@@ -1,19 +1,15 @@
-//! Which of a model's labels is which of the task's.
+//! Which of a model's labels is which of the task's: the `label_map` that a spec gets for it.
 
-use crate::task::{LabelSet, Task};
-use serde::{Deserialize, Serialize};
-
-/// For each of a model's labels the index of the task's label that it stands for; none where it stands for none. Every
-/// label of the task is stood for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LabelMap(Vec<Option<usize>>);
+use crate::slm::Scoring;
+use crate::task::{Label, LabelSet, Task};
+use crate::vote::{Ballot, LabelMap};
 
 /// A person's word on one label: of which model, its label, the task's.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Given {
     /// The model's id.
     pub model: String,
-    /// Its label.
+    /// Its label; `none` for texts that a sigmoid head finds no label for.
     pub from: String,
     /// The task's label.
     pub to: String,
@@ -33,70 +29,41 @@ impl std::str::FromStr for Given {
     }
 }
 
-impl LabelMap {
-    /// Maps by a person's word, else by the names and aliases of the task's labels, else by those of a built-in task's label
-    /// that means the same. What is not covered is an error that says it.
-    pub fn new(id: &str, labels: &[String], task: &LabelSet, given: &[Given]) -> Result<Self, String> {
-        let by_hand = |label: &str| given.iter().find(|one| one.model == id && one.from == label);
-        let mut map = Vec::with_capacity(labels.len());
-        for label in labels {
-            map.push(match by_hand(label) {
-                Some(one) => Some(task.index(&one.to).ok_or_else(|| {
-                    format!(
-                        "map-label: --map names '{}', which is none of the task's labels: {}",
-                        one.to,
-                        task.names().join(", ")
-                    )
-                })?),
-                None => named(label, task),
-            });
+/// Maps by a person's word, else by the names and aliases of the task's labels, else by those of a built-in task's label that
+/// means the same. Every label of the task must be stood for; what is not is an error that says it. None where the model
+/// needs no map.
+pub fn propose(
+    id: &str,
+    (labels, scoring): (&[String], Scoring),
+    task: &LabelSet,
+    given: &[Given],
+) -> Result<Option<LabelMap>, String> {
+    let mut map = LabelMap::default();
+    for label in labels {
+        let by_hand = given.iter().find(|one| one.model == id && one.from == *label).map(|one| one.to.clone());
+        let found = by_hand.or_else(|| named(label, task).and_then(|index| task.name(index)).map(str::to_owned));
+        if let Some(to) = found.filter(|to| task.index(label).is_none_or(|own| task.index(to) != Some(own))) {
+            map.labels.insert(label.clone(), to);
         }
-        let missing: Vec<&str> =
-            (0..task.len()).filter(|index| !map.contains(&Some(*index))).filter_map(|index| task.name(index)).collect();
-        if missing.is_empty() {
-            return Ok(Self(map));
-        }
-        let own = labels.iter().take(12).map(String::as_str).collect::<Vec<_>>().join(", ");
+    }
+    let none = given.iter().find(|one| one.model == id && one.from == "none" && !labels.contains(&one.from));
+    map.none = none.map(|one| one.to.clone());
+    let own = || labels.iter().take(12).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let ballot = Ballot::new(task, labels, scoring, Some(&map)).map_err(|error| {
         let first = labels.first().map(String::as_str).unwrap_or_default();
-        Err(format!(
-            "map-labels: its labels ({own}) do not cover {}; where they mean these, say so by --map '{id}:{first}={}'",
-            missing.join(", "),
-            missing.first().copied().unwrap_or_default()
-        ))
+        let name = task.name(0).unwrap_or_default();
+        format!("map-labels: its labels ({}): {error}; say what they stand for by --map '{id}:{first}={name}'", own())
+    })?;
+    let missing = &ballot.uncovered().task;
+    if let Some(name) = missing.first() {
+        let unused = ballot.uncovered().model.first().or(labels.first()).map(String::as_str).unwrap_or_default();
+        return Err(format!(
+            "map-labels: its labels ({}) do not cover {}; where they mean these, say so by --map '{id}:{unused}={name}'",
+            own(),
+            missing.join(", ")
+        ));
     }
-
-    /// Whether each of the model's labels stands for one of the task's and no two for the same.
-    pub fn is_one_to_one(&self) -> bool {
-        let mut sorted: Vec<Option<usize>> = self.0.clone();
-        sorted.sort_unstable();
-        sorted.iter().enumerate().all(|(at, to)| *to == Some(at))
-    }
-
-    /// Whether the model's labels are the task's, in their order.
-    pub fn is_identity(&self) -> bool {
-        self.0.iter().enumerate().all(|(at, to)| *to == Some(at))
-    }
-
-    /// For each of the model's labels the task's.
-    pub fn to(&self) -> &[Option<usize>] {
-        &self.0
-    }
-
-    /// A model's probabilities as ones of the task's labels: those of labels that stand for the same are added, and what
-    /// falls on none is left out. All zero where everything does.
-    pub fn apply(&self, probabilities: &[f32], labels: usize) -> Vec<f32> {
-        let mut mapped = vec![0.0; labels];
-        for (probability, to) in probabilities.iter().zip(&self.0) {
-            if let Some(place) = to.and_then(|to| mapped.get_mut(to)) {
-                *place += probability;
-            }
-        }
-        let sum: f32 = mapped.iter().sum();
-        if sum > 0.0 {
-            mapped.iter_mut().for_each(|value| *value /= sum);
-        }
-        mapped
-    }
+    Ok(Ballot::new(task, labels, scoring, None).is_err().then_some(map))
 }
 
 /// `non_toxic`, `Non-Toxic` and `non toxic` are one name.
@@ -104,10 +71,11 @@ fn fold(name: &str) -> String {
     name.to_lowercase().replace(['_', '-'], " ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
+fn names(label: &Label) -> Vec<String> {
+    std::iter::once(&label.name).chain(&label.aliases).cloned().collect()
+}
+
 fn named(label: &str, task: &LabelSet) -> Option<usize> {
-    let names = |label: &crate::task::Label| {
-        std::iter::once(label.name.clone()).chain(label.aliases.clone()).collect::<Vec<_>>()
-    };
     let meant = |wanted: &str| task.iter().position(|one| names(one).iter().any(|name| fold(name) == fold(wanted)));
     meant(label).or_else(|| {
         let built_in = Task::BUILT_IN.into_iter().filter_map(|name| Task::built_in(name).ok());
@@ -119,30 +87,39 @@ fn named(label: &str, task: &LabelSet) -> Option<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::task::Label;
 
     fn task(names: &[&str]) -> LabelSet {
         let label = |name: &&str| Label { name: (*name).into(), aliases: Vec::new(), definition: None };
         LabelSet::new(names.iter().map(label).collect()).expect("labels")
     }
 
-    fn map(labels: &[&str], task: &LabelSet, given: &[&str]) -> Result<LabelMap, String> {
+    fn map(labels: &[&str], task: &LabelSet, given: &[&str]) -> Result<Option<LabelMap>, String> {
         let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
         let given: Vec<Given> = given.iter().map(|text| text.parse().expect("a word")).collect();
-        LabelMap::new("o/m", &labels, task, &given)
+        propose("o/m", (&labels, Scoring::Softmax), task, &given)
+    }
+
+    fn pairs(map: Option<LabelMap>) -> Vec<(String, String)> {
+        map.expect("a map").labels.into_iter().collect()
+    }
+
+    fn pair(from: &str, to: &str) -> (String, String) {
+        (from.to_owned(), to.to_owned())
     }
 
     #[test]
     fn names_and_aliases_are_matched() {
         let sentiment = Task::built_in("sentiment").expect("built in").labels;
-        assert_eq!(map(&["POS", "Neutral", "NEG"], &sentiment, &[]).expect("a map").0, [Some(2), Some(1), Some(0)]);
+        assert_eq!(map(&["POS", "Neutral", "NEG"], &sentiment, &[]).expect("no map is needed"), None);
         // A task of one's own knows what the built-in ones call the same.
         let own = task(&["Positive", "Negative"]);
         let found = map(&["neg", "neu", "pos"], &own, &[]).expect("a map");
-        assert_eq!(found.0, [Some(1), None, Some(0)]);
-        assert!(!found.is_one_to_one() && !found.is_identity());
+        assert_eq!(pairs(found), [pair("neg", "Negative"), pair("pos", "Positive")]);
         let toxicity = task(&["toxic", "non-toxic"]);
-        assert!(map(&["TOXIC", "non_toxic"], &toxicity, &[]).expect("a map").is_identity());
+        assert_eq!(
+            pairs(map(&["TOXIC", "non_toxic"], &toxicity, &[]).expect("a map")),
+            [pair("non_toxic", "non-toxic")]
+        );
     }
 
     #[test]
@@ -153,19 +130,21 @@ mod tests {
             error.contains("do not cover praise, question") && error.contains("--map 'o/m:LABEL_0=praise'"),
             "{error}"
         );
+        assert!(map(&["a", "b"], &own, &[]).expect_err("none").contains("--map 'o/m:a=bug'"));
         assert!(map(&["a", "bug"], &own, &["o/m:a=joy"]).expect_err("none").contains("'joy'"));
         let found = map(&["LABEL_0", "LABEL_1", "bug"], &own, &["o/m:LABEL_0=praise", "o/m:LABEL_1=question"]);
-        assert!(found.expect("a map").is_one_to_one());
+        assert_eq!(pairs(found.expect("a map")), [pair("LABEL_0", "praise"), pair("LABEL_1", "question")]);
         assert!("nonsense".parse::<Given>().is_err() && "a=b".parse::<Given>().is_err());
     }
 
     #[test]
-    fn probabilities_of_labels_that_mean_the_same_are_added() {
-        let own = task(&["negative", "positive"]);
-        let given = ["o/m:1 star=negative", "o/m:2 stars=negative", "o/m:5 stars=positive"];
-        let found = map(&["1 star", "2 stars", "3 stars", "5 stars"], &own, &given).expect("a map");
-        let mapped = found.apply(&[0.1, 0.2, 0.4, 0.3], 2);
-        assert!((mapped[0] - 0.5).abs() < 1e-6 && (mapped[1] - 0.5).abs() < 1e-6);
-        assert_eq!(found.apply(&[0.0, 0.0, 1.0, 0.0], 2), [0.0, 0.0]);
+    fn a_sigmoid_head_may_find_nothing() {
+        let labels = ["toxic", "insult"].map(str::to_owned);
+        let toxicity = Task::built_in("toxicity").expect("built in").labels;
+        let given = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a word")).collect::<Vec<Given>>();
+        let propose = |texts: &[&str]| propose("o/m", (&labels, Scoring::Sigmoid), &toxicity, &given(texts));
+        assert!(propose(&[]).expect_err("not covered").contains("do not cover non-toxic"));
+        let map = propose(&["o/m:none=non-toxic", "o/m:insult=toxic"]).expect("covered").expect("a map");
+        assert_eq!((map.none.as_deref(), map.labels.len()), (Some("non-toxic"), 1));
     }
 }

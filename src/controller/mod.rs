@@ -1,4 +1,4 @@
-//! The meta-controller: which SLMs a new task is labelled by.
+//! The meta-controller: which SLMs a new task is labelled by, and the projects that label it.
 //!
 //! In AutoAnnotator (arXiv 2506.16393, section 3) an LLM selects the SLMs and writes the code that runs them. Here it may
 //! propose labels and an order in which candidates are looked at, out of a closed list; what is chosen follows from
@@ -18,7 +18,7 @@
 //! | [`measure`] | a candidate brought, packed and measured |
 //! | [`select`] | the ensemble of the best accuracy, and what that figure is worth |
 //! | [`write`](mod@write) | the spec |
-//! | [`generate`] | a project from a spec |
+//! | [`generate`] | projects for a spec: page, worker, batch job |
 
 pub mod catalogue;
 pub mod cold_start;

@@ -132,6 +132,7 @@ mod tests {
             id: id.into(),
             origin: Origin::Hub { repo: id.into(), revision: "main".into() },
             labels: Vec::new(),
+            scoring: Default::default(),
             architecture: "bert".into(),
             files: Vec::new(),
             parameters: None,

@@ -1,32 +1,24 @@
 //! The spec of what was chosen.
 
-use super::catalogue::{Candidate, Origin};
-use super::mapping::LabelMap;
 use super::{PlanError, plain};
 use crate::hub::write_atomically;
 use crate::spec::Spec;
 use crate::task::Task;
-use crate::vote::Rule;
+use crate::vote::{LabelMap, Rule};
+use std::collections::BTreeMap;
 use std::path::Path;
 
-/// Whether a spec can say what a candidate's labels stand for; else why not. An SLM votes under its own labels, so they must
-/// be the task's; one that is packed for the plan is given the task's where each of its labels stands for one of them.
-pub fn holds(candidate: &Candidate, map: &LabelMap, task: &Task) -> Result<(), String> {
-    let fits = match candidate.origin {
-        Origin::Own(_) => candidate.labels == task.labels.names(),
-        Origin::Hub { .. } | Origin::Folder(_) => map.is_one_to_one(),
-    };
-    let own = candidate.labels.iter().take(12).map(String::as_str).collect::<Vec<_>>().join(", ");
-    fits.then_some(()).ok_or_else(|| {
-        format!(
-            "map-spec: its labels ({own}) are not the task's one to one, and the spec cannot say what they stand for"
-        )
-    })
-}
-
-/// The spec of a task and its SLMs, as TOML; `remarks` stand above it. It is read back before it is given.
-pub fn text(task: &Task, slms: Vec<String>, rule: Rule, remarks: &[String]) -> Result<String, PlanError> {
-    let spec = Spec { rule, ..Spec::plain(task.clone(), slms) };
+/// The spec of a task and its SLMs, each with its map of labels where it needs one, as TOML; `remarks` stand above it. It
+/// is read back before it is given.
+pub fn text(
+    task: &Task,
+    slms: Vec<(String, Option<LabelMap>)>,
+    rule: Rule,
+    remarks: &[String],
+) -> Result<String, PlanError> {
+    let ids = slms.iter().map(|(id, _)| id.clone()).collect();
+    let label_maps: BTreeMap<_, _> = slms.into_iter().filter_map(|(id, map)| Some((id, map?))).collect();
+    let spec = Spec { rule, label_maps, ..Spec::plain(task.clone(), ids) };
     let body = toml::to_string(&spec).map_err(|e| PlanError::Labels(format!("the spec cannot be written: {e}")))?;
     let remarks: String = remarks.iter().map(|line| format!("# {}\n", plain(line, 300))).collect();
     let text = format!("{remarks}\n{body}");
@@ -56,14 +48,19 @@ mod tests {
     fn what_is_written_is_a_spec_and_remarks_cannot_add_to_it() {
         let task =
             Labels::named("app-reviews", &["bug".into(), "pr\"aise".into()]).expect("labels").task().expect("a task");
+        let mut map = LabelMap::default();
+        map.labels.insert("LABEL_0".into(), "bug".into());
         let remarks = ["chosen\nslms = [\"evil\"]".to_owned()];
-        let written = text(&task, vec!["a--b".into(), "c".into()], Rule::Majority, &remarks).expect("a spec");
+        let written =
+            text(&task, vec![("a--b".into(), Some(map.clone())), ("c".into(), None)], Rule::Majority, &remarks)
+                .expect("a spec");
         let spec = Spec::from_toml(&written).expect("a spec");
+        assert_eq!(spec.label_maps.get("a--b"), Some(&map));
         assert_eq!((spec.slms, spec.rule), (vec!["a--b".to_owned(), "c".to_owned()], Rule::Majority));
         assert_eq!(spec.task, task);
-        assert!(text(&task, vec!["../up".into()], Rule::Unanimous, &[]).is_err());
+        assert!(text(&task, vec![("../up".into(), None)], Rule::Unanimous, &[]).is_err());
         let built_in = Task::built_in("sentiment").expect("built in");
-        assert!(text(&built_in, vec!["a".into()], Rule::Unanimous, &[]).is_ok());
+        assert!(text(&built_in, vec![("a".into(), None)], Rule::Unanimous, &[]).is_ok());
     }
 
     #[test]

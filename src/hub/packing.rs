@@ -319,11 +319,10 @@ fn finish(
     place(home, &meta, &bytes, tokenizer, validation, inputs)
 }
 
-/// The manifest of an SLM that [`add`] packed of the same inputs before.
+/// An SLM that [`add`] packed of the same inputs before, and that the index lists.
 pub fn known(home: &Home, id: &str, precision: Precision, inputs: &str) -> Option<SlmManifest> {
-    let inputs = added_inputs(inputs, precision);
-    let made = read_made(&record_path(home, id, precision), home).filter(|made| made.inputs == inputs)?;
-    index(home).ok()?.get(id, precision.computes_in()).filter(|listed| listed.version == made.manifest.version).cloned()
+    let packed = unchanged(home, id, precision, &added_inputs(inputs, precision))?;
+    index(home).ok()?.slms.into_iter().find(|listed| listed.version == packed.manifest.version && listed.id == id)
 }
 
 /// Packs a model that is none of `models/` into `<home>/packed/`, under the id of its header, and adds it to the index.
@@ -348,10 +347,7 @@ pub fn add(
 }
 
 fn added_inputs(inputs: &str, precision: Precision) -> String {
-    sha256_hex(
-        format!("{inputs} {FORMAT} {} {GROUP} {WEIGHT_LEVELS} {}", precision.name(), sha256_hex(CALIBRATION))
-            .as_bytes(),
-    )
+    sha256_hex(format!("{inputs} {FORMAT} {} {}", precision.name(), calibration(precision)).as_bytes())
 }
 
 /// The texts that int8 weights are calibrated by, in the column `text`: the page's sample file.

@@ -7,8 +7,9 @@ use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -36,6 +37,8 @@ const TOGETHER: usize = 4096;
 /// From one commit to the next at least: under load, what comes meanwhile shares a commit; a job that comes alone waits for
 /// nothing.
 const PACE: Duration = Duration::from_millis(2);
+/// Jobs after which the log is brought into the file.
+const CHECKPOINT: usize = 4096;
 /// Labels that are kept in memory: so many that were asked for last, and up to as many before them.
 const RECENT: usize = 4096;
 /// Bits that say which reviews there may be: 4 MiB, in which of 3 million reviews one in 100 is looked for in vain.
@@ -234,16 +237,7 @@ impl Store {
     /// As [`Self::open`], but leaves open calls alone: a server may be making them.
     pub fn read_only(path: &Path) -> Result<Self, StoreError> {
         let fail = |error: rusqlite::Error| StoreError::File { path: path.to_owned(), problem: error.to_string() };
-        let open = || -> rusqlite::Result<Connection> {
-            let connection = Connection::open(path)?;
-            connection.busy_timeout(Duration::from_secs(10))?;
-            // Hashes come in no order: a larger cache and rarer checkpoints write a page once that many of them touch.
-            let set = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -8192; \
-                       PRAGMA wal_autocheckpoint = 8192;";
-            connection.execute_batch(set)?;
-            Ok(connection)
-        };
-        let connection = open().map_err(fail)?;
+        let connection = connect(path).map_err(fail)?;
         let migrate = "CREATE TABLE IF NOT EXISTS store (schema INTEGER NOT NULL);";
         connection.execute_batch(migrate).map_err(fail)?;
         let found = "SELECT coalesce(max(schema), 0) FROM store";
@@ -257,8 +251,9 @@ impl Store {
             connection.execute_batch(&all).map_err(fail)?;
         }
         let (writer, jobs) = mpsc::channel::<Box<dyn Job>>();
-        std::thread::spawn(move || write(&connection, &jobs));
-        let reader = Arc::new(Mutex::new(open().map_err(fail)?));
+        let checkpoints = Checkpoints::new(path.to_owned());
+        std::thread::spawn(move || write(&connection, &jobs, checkpoints));
+        let reader = Arc::new(Mutex::new(connect(path).map_err(fail)?));
         Ok(Self { path: Arc::new(path.to_owned()), writer, reader, recent: Arc::default(), seen: None })
     }
 
@@ -450,6 +445,60 @@ impl Store {
     }
 }
 
+fn connect(path: &Path) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(Duration::from_secs(10))?;
+    // Hashes come in no order: a larger cache and rarer checkpoints write a page once that many of them touch. SQLite's own
+    // checkpoints, in the midst of a commit, are for when ours fail.
+    let set = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -8192; \
+               PRAGMA wal_autocheckpoint = 65536;";
+    connection.execute_batch(set)?;
+    Ok(connection)
+}
+
+/// Brings the log into the file beside the commits, which would wait for tens of megabytes otherwise. Only what was written
+/// meanwhile is left to the writer: then the log is empty for once, and begins anew.
+struct Checkpoints {
+    due: mpsc::Sender<()>,
+    nearly: Arc<AtomicBool>,
+    jobs: usize,
+}
+
+const CHECKPOINT_SQL: &str = "PRAGMA wal_checkpoint(PASSIVE)";
+
+impl Checkpoints {
+    fn new(path: PathBuf) -> Self {
+        let (due, asked) = mpsc::channel();
+        let nearly = Arc::new(AtomicBool::new(false));
+        let told = nearly.clone();
+        std::thread::spawn(move || {
+            // Requests come first. Where this is refused, they wait a little longer.
+            #[cfg(target_os = "linux")]
+            rustix::process::setpriority_process(None, 10).ok();
+            while let Ok(()) = asked.recv() {
+                let done = connect(&path).and_then(|connection| connection.query_row(CHECKPOINT_SQL, [], |_| Ok(())));
+                // SQLite leaves this to the checkpoint that empties the log.
+                let synced = done.is_ok() && File::open(&path).and_then(|file| file.sync_data()).is_ok();
+                told.store(synced, Ordering::Release);
+            }
+        });
+        Self { due, nearly, jobs: 0 }
+    }
+
+    /// After a commit of so many jobs.
+    fn committed(&mut self, connection: &Connection, jobs: usize) {
+        if self.nearly.swap(false, Ordering::Acquire) {
+            // One that fails is made the next time.
+            drop(connection.query_row(CHECKPOINT_SQL, [], |_| Ok(())));
+        }
+        self.jobs += jobs;
+        if self.jobs >= CHECKPOINT {
+            self.jobs = 0;
+            self.due.send(()).ok();
+        }
+    }
+}
+
 /// Answers from before are forgotten.
 fn long_ago() -> i64 {
     now().saturating_sub(ANSWERS_FOR).cast_signed()
@@ -471,7 +520,7 @@ fn transaction(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::
     written
 }
 
-fn write(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
+fn write(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>, mut checkpoints: Checkpoints) {
     let mut last: Option<Instant> = None;
     while let Ok(first) = jobs.recv() {
         if let Some(early) = last.and_then(|last| PACE.checked_sub(last.elapsed())) {
@@ -484,10 +533,12 @@ fn write(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>) {
         let committed = commit(&mut together);
         // What one of them fails at must not undo the others.
         let apart = committed.is_err() && together.len() > 1;
+        let count = together.len();
         for mut job in together {
             let committed = if apart { commit(std::slice::from_mut(&mut job)) } else { committed.clone() };
             job.done(committed);
         }
+        checkpoints.committed(connection, count);
     }
 }
 

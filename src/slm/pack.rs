@@ -520,6 +520,12 @@ pub fn write(meta: &PackedMeta, weights: &PackedWeights, head: &Head) -> Result<
     safetensors::serialize(tensors, Some(header)).map_err(|e| fail(e.to_string()))
 }
 
+/// Whether the bytes of a safetensors file are a packed SLM, by its header.
+pub fn is_packed(bytes: &[u8]) -> bool {
+    let header = safetensors::SafeTensors::read_metadata(bytes).ok();
+    header.is_some_and(|(_, header)| header.metadata().as_ref().is_some_and(|map| map.contains_key(META_KEY)))
+}
+
 /// The version of a packed SLM: the first 12 hexadecimal digits of its SHA-256.
 pub fn version(packed: &[u8]) -> String {
     version_of(&sha256_hex(packed))
