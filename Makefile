@@ -79,9 +79,10 @@ evaluate: pull ## Run the paper's protocol on labelled sets (DATA=FOLDER; QUICK=
 	cargo xtask evaluate --binary $(BINARY) --data "$(DATA)" --out $(TARGET)/evaluate $(if $(QUICK),--quick) \
 	  $(if $(wildcard $(DATA)/../llm/replies),--replies $(DATA)/../llm/replies) $(ARGS)
 
-demo-controller: pull ## Plan a task with a stub LLM and a local hub, measure, write the spec, label a file (DATA=FOLDER)
+demo-controller: package pull $(STAMPS)/npm-edge $(BENCH)/tfidf/.ready ## Plan a task with a stub LLM and a local hub, label a file, run a worker, start a task cold (DATA=FOLDER)
 	cargo build --release --locked --bin autoannotator --example stub_hub --example stub_llm
-	cargo xtask demo-controller --binary $(BINARY) --data "$(DATA)" --out $(TARGET)/demo-controller $(ARGS)
+	cargo xtask demo-controller --binary $(BINARY) --data "$(DATA)" --out $(TARGET)/demo-controller \
+	  --python $(BENCH)/tfidf/bin/python --home "$${AUTOANNOTATOR_HOME:-$(CACHE)}" $(ARGS)
 
 lint: page $(STAMPS)/npm-pkg ## Check format, lints, documentation, licences and types
 	cargo fmt --all --check
@@ -141,8 +142,9 @@ $(STAMPS)/npm-bench: wasm-tests/bench/package-lock.json $(STAMPS)/tools
 $(BENCH)/venv/.ready: wasm-tests/bench/requirements.txt | $(STAMPS)/tools
 $(BENCH)/torch/.ready: wasm-tests/bench/requirements-train.txt | $(STAMPS)/tools
 $(BENCH)/litellm/.ready: benches/serve/requirements.txt | $(STAMPS)/tools
+$(BENCH)/tfidf/.ready: benches/controller/requirements.txt | $(STAMPS)/tools
 $(API)/.ready: tests/api/requirements.txt | $(STAMPS)/tools
-$(BENCH)/venv/.ready $(BENCH)/torch/.ready $(BENCH)/litellm/.ready $(API)/.ready:
+$(BENCH)/venv/.ready $(BENCH)/torch/.ready $(BENCH)/litellm/.ready $(BENCH)/tfidf/.ready $(API)/.ready:
 	python3 -m venv --clear $(@D)
 	$(@D)/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	@touch $@

@@ -1,9 +1,10 @@
 //! `autoannotator cold-start`.
 
+use super::train::load_teacher;
 use super::tune::labelled;
 use crate::annotate::report::wilson;
-use crate::controller::cold_start::{diverse, slm_id, start};
-use crate::hub::{self, Catalogue, Home, packing};
+use crate::controller::cold_start::{Lesson, diverse, slm_id, start};
+use crate::hub::{self, Base, Catalogue, Home, packing};
 use crate::serve::config::Config;
 use crate::serve::panel::{Job, Panel};
 use crate::serve::store::Store;
@@ -35,6 +36,8 @@ Examples:
                                             has an LLM label them; what that costs at most is said first
   autoannotator cold-start --spec tickets.toml --seed labels.csv
                                             trains an SLM on each base that is known, and packs them
+  autoannotator cold-start --spec tickets.toml --seed labels.csv --unlabelled tickets.csv
+                                            the smaller ones learn from the largest's labels of more texts as well
   autoannotator cold-start --spec tickets.toml --seed labels.csv --test test.csv --base all-MiniLM-L6-v2
 
 A training that was stopped goes on by the same command. What is learnt later, from reviews, is learnt in rounds (see
@@ -71,6 +74,10 @@ pub(super) struct Args {
     /// Bases to train on [default: all that are known]
     #[arg(long, value_delimiter = ',')]
     base: Vec<String>,
+    /// A CSV file with the column text, or FILE=FRACTION: the largest SLM, once trained, labels these for the smaller ones to
+    /// learn from; may be given more than once
+    #[arg(long, value_name = "FILE[=FRACTION]", requires = "seed")]
+    unlabelled: Vec<DataFile>,
     /// A labelled CSV file to score the SLMs on; it changes nothing
     #[arg(long, requires = "seed")]
     test: Option<PathBuf>,
@@ -117,10 +124,21 @@ fn train(args: &Args, task: &Task, seed: &Path, home: &Home) -> anyhow::Result<(
         Some(models) => models.clone(),
         None => hub::models_dir(None)?,
     };
-    let mut slms = Vec::new();
-    for id in bases(args)? {
+    // The largest learns first, and the others of it.
+    let ids = bases(args)?;
+    let known = |id: &String| anyhow::Ok(hub::base(id, home, &super::bar()?)?);
+    let mut bases = ids.iter().map(known).collect::<anyhow::Result<Vec<Base>>>()?;
+    bases.sort_by_key(|base| std::cmp::Reverse(base.config.num_hidden_layers * base.config.hidden_size.pow(2)));
+    let mut slms: Vec<String> = Vec::new();
+    for base in bases {
         let progress = super::bar()?;
-        let base = hub::base(&id, home, &progress)?;
+        let lesson = match slms.first() {
+            Some(largest) => {
+                Some(Lesson { teacher: load_teacher(largest, home)?, unlabelled: args.unlabelled.clone() })
+            }
+            None => None,
+        };
+        let id = base.id.clone();
         let base = BaseModel {
             weights: base.weights()?,
             id: base.id,
@@ -134,14 +152,22 @@ fn train(args: &Args, task: &Task, seed: &Path, home: &Home) -> anyhow::Result<(
             checkpoint_every: Duration::from_secs(120),
             stop_after: None,
         };
-        let (slm, figures) = start(task, base, &rows, &models, running, args.chance, &progress)?;
+        let (slm, figures) = start(task, base, lesson, &rows, &models, running, args.chance, &progress)?;
         progress.finish_and_clear();
         if !args.json {
             println!("{slm}: accuracy {:.1} % on the fifth of the seed that was held out", figures.accuracy * 100.0);
         }
+        packing::pack(
+            &models,
+            std::slice::from_ref(&slm),
+            &[Precision::Int8, Precision::F16],
+            home,
+            &ProgressBar::hidden(),
+        )?;
         slms.push(slm);
     }
-    packing::pack(&models, &slms, &[Precision::Int8, Precision::F16], home, &ProgressBar::hidden())?;
+    let rank = |slm: &String| ids.iter().position(|id| slm_id(&task.name, id) == *slm);
+    slms.sort_by_key(rank);
     let scored = test.map(|test| score(&slms, &test, task.labels.len(), home)).transpose()?;
     if args.json {
         println!("{}", json!({ "slms": slms, "seed": rows.len(), "test": scored }));

@@ -191,7 +191,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn load_teacher(id: &str, home: &Home) -> anyhow::Result<Teacher> {
+pub(super) fn load_teacher(id: &str, home: &Home) -> anyhow::Result<Teacher> {
     let slm = hub::packing::load(home, id, "int8", rayon::current_num_threads())?;
     Ok(Teacher { name: format!("{id} {}", slm.version()), slm })
 }

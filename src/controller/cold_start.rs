@@ -7,6 +7,7 @@ use crate::task::Task;
 use crate::tune::TuneError;
 use crate::tune::dataset::{Columns, DataFile};
 use crate::tune::round::Labelled;
+use crate::tune::teacher::Teacher;
 use crate::tune::train::{BaseModel, Choice, Options, Places, Running, train};
 use indicatif::ProgressBar;
 use rand::rngs::StdRng;
@@ -25,6 +26,28 @@ const BATCH: usize = 16;
 /// Bases of more layers than [`DEEP`] are trained in so many upper ones; what is below runs once.
 const LAYERS: usize = 4;
 const DEEP: usize = 6;
+/// Share of a target that is the teacher's.
+const TEACHER_WEIGHT: f32 = 0.5;
+
+/// What a smaller SLM learns from besides the seed.
+pub struct Lesson {
+    /// A larger SLM, trained on the same seed.
+    pub teacher: Teacher,
+    /// Texts of which it gives the labels, in CSV files with the column text.
+    pub unlabelled: Vec<DataFile>,
+}
+
+impl Lesson {
+    /// Texts without a label.
+    fn texts(&self) -> Result<usize, TuneError> {
+        let count = |file: &DataFile| {
+            let rows = csv::Reader::from_path(&file.path).map(|mut rows| rows.records().count());
+            let rows = rows.map_err(|error| TuneError::Data { path: file.path.clone(), problem: error.to_string() })?;
+            Ok((rows as f64 * file.fraction) as usize)
+        };
+        self.unlabelled.iter().map(count).sum()
+    }
+}
 
 /// The id of the SLM that a task gets on a base.
 pub fn slm_id(task: &str, base: &str) -> String {
@@ -98,6 +121,7 @@ pub fn options(id: String, config: &EncoderConfig, texts: usize, seed: u64) -> O
 pub fn start(
     task: &Task,
     base: BaseModel,
+    lesson: Option<Lesson>,
     rows: &[Labelled],
     models: &Path,
     running: Running,
@@ -109,17 +133,22 @@ pub fn start(
     let (kept, held) = split(rows, task.labels.len(), seed);
     let data = write(task, &kept, &running.scratch.join("seed.csv"))?;
     let validation = write(task, &held, &running.scratch.join("held-out.csv"))?;
-    let options = options(id.clone(), &base.weights.config, kept.len(), seed);
+    let texts = kept.len() + lesson.as_ref().map_or(Ok(0), Lesson::texts)?;
+    let mut options = options(id.clone(), &base.weights.config, texts, seed);
+    let (teacher, unlabelled) = lesson.map(|lesson| (lesson.teacher, lesson.unlabelled)).unzip();
+    if teacher.is_some() {
+        options.teacher_weight = TEACHER_WEIGHT;
+    }
     let places = Places {
         data: vec![DataFile { path: data, fraction: 1.0 }],
-        unlabelled: Vec::new(),
+        unlabelled: unlabelled.unwrap_or_default(),
         validation,
         transfer: None,
         columns: Columns { text: "text".to_owned(), label: "label".to_owned() },
         out: models.join(&id),
         running,
     };
-    Ok((id, train(task, base, None, &options, &places, progress)?))
+    Ok((id, train(task, base, teacher, &options, &places, progress)?))
 }
 
 fn write(task: &Task, rows: &[Labelled], path: &Path) -> Result<PathBuf, TuneError> {

@@ -34,9 +34,9 @@ const MIGRATIONS: [&str; 2] = ["
 
 /// Jobs that are committed together at most.
 const TOGETHER: usize = 4096;
-/// From one commit to the next at least: under load, what comes meanwhile shares a commit; a job that comes alone waits for
-/// nothing.
-const PACE: Duration = Duration::from_millis(2);
+/// From one commit to the next at least, and at most where commits take long of late, since half of the time is for others:
+/// under load, what comes meanwhile shares a commit; a job that comes alone waits for nothing.
+const PACE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
 /// Jobs after which the log is brought into the file.
 const CHECKPOINT: usize = 4096;
 /// Labels that are kept in memory: so many that were asked for last, and up to as many before them.
@@ -253,7 +253,10 @@ impl Store {
         let (writer, jobs) = mpsc::channel::<Box<dyn Job>>();
         let checkpoints = Checkpoints::new(path.to_owned());
         std::thread::spawn(move || write(&connection, &jobs, checkpoints));
-        let reader = Arc::new(Mutex::new(connect(path).map_err(fail)?));
+        let reader = connect(path).map_err(fail)?;
+        // Most that is read of late is in `recent`.
+        reader.execute_batch("PRAGMA cache_size = -1024").map_err(fail)?;
+        let reader = Arc::new(Mutex::new(reader));
         Ok(Self { path: Arc::new(path.to_owned()), writer, reader, recent: Arc::default(), seen: None })
     }
 
@@ -448,8 +451,8 @@ impl Store {
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(10))?;
-    // Hashes come in no order: a larger cache and rarer checkpoints write a page once that many of them touch. SQLite's own
-    // checkpoints, in the midst of a commit, are for when ours fail.
+    // Hashes come in no order: a larger cache reads a page once that many of them touch. SQLite's own checkpoints, in the
+    // midst of a commit, are for when ours fail.
     let set = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -8192; \
                PRAGMA wal_autocheckpoint = 65536;";
     connection.execute_batch(set)?;
@@ -521,12 +524,14 @@ fn transaction(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::
 }
 
 fn write(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>, mut checkpoints: Checkpoints) {
-    let mut last: Option<Instant> = None;
+    let (mut last, mut takes): (Option<Instant>, Duration) = (None, PACE[0] / 2);
     while let Ok(first) = jobs.recv() {
-        if let Some(early) = last.and_then(|last| PACE.checked_sub(last.elapsed())) {
+        let pace = (2 * takes).clamp(PACE[0], PACE[1]);
+        if let Some(early) = last.and_then(|last| pace.checked_sub(last.elapsed())) {
             std::thread::sleep(early);
         }
-        last = Some(Instant::now());
+        let start = Instant::now();
+        last = Some(start);
         let mut together = vec![first];
         together.extend(jobs.try_iter().take(TOGETHER - 1));
         let commit = |jobs: &mut [Box<dyn Job>]| transaction(connection, jobs).map_err(|error| error.to_string());
@@ -538,6 +543,8 @@ fn write(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>, mut check
             let committed = if apart { commit(std::slice::from_mut(&mut job)) } else { committed.clone() };
             job.done(committed);
         }
+        // One that is slow by chance is no reason to wait.
+        takes = (15 * takes + start.elapsed()) / 16;
         checkpoints.committed(connection, count);
     }
 }

@@ -1,5 +1,5 @@
 //! `cargo xtask demo-controller`: the meta-controller's whole way, with a stub LLM and a local hub that serves the real SLMs
-//! of `models/`, and one line of JSON of what it came to.
+//! of `models/`, a worker in workerd, cold starts beside TF-IDF, and one line of JSON of what it came to.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -20,11 +20,24 @@ pub struct Args {
     /// The folder for what is made; it is emptied first
     #[arg(long, default_value = "target/demo-controller")]
     out: PathBuf,
+    /// A Python with scikit-learn
+    #[arg(long)]
+    python: PathBuf,
+    /// The data home, whose bases are trained on
+    #[arg(long)]
+    home: PathBuf,
+    /// Labelled texts of the cold starts
+    #[arg(long, value_delimiter = ',', default_value = "300,1000,3000")]
+    sizes: Vec<usize>,
 }
 
 /// The file that candidates are measured on, and the file that is labelled: neither was trained on.
 const PROBE: &str = "sent_tweet_extraction_test.csv";
 const ANNOTATED: &str = "sent_twitter_financial_test.csv";
+/// The file that cold starts draw their labelled texts from.
+const SEEDS: &str = "sent_twitter_financial_train.csv";
+/// The share of it that is read without labels: about 3,000 texts.
+const UNLABELLED: &str = "0.32";
 /// Rows of the file that is labelled.
 const ROWS: usize = 500;
 const SENTENCE: &str = "label these tweets by what the writer feels: negative, neutral or positive";
@@ -68,7 +81,7 @@ pub fn run(args: &Args) -> Result<()> {
     let root = super::root()?;
     let _ = fs::remove_dir_all(&args.out);
     fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
-    for file in [PROBE, ANNOTATED] {
+    for file in [PROBE, ANNOTATED, SEEDS] {
         ensure!(
             args.data.join(file).is_file(),
             "{} is not in {}; name the folder: make demo-controller DATA=FOLDER",
@@ -85,6 +98,7 @@ pub fn run(args: &Args) -> Result<()> {
     let companion = |command: &str| {
         let mut built = Command::new(&args.binary);
         built.arg(command).env("HF_ENDPOINT", &hub.url).env("AUTOANNOTATOR_LLM_URL", &llm.url);
+        built.env("AUTOANNOTATOR_HOME", &args.home);
         built.env("AUTOANNOTATOR_LLM_MODEL", "stub").env_remove("HF_HUB_OFFLINE").env_remove("AUTOANNOTATOR_OFFLINE");
         built
     };
@@ -97,17 +111,64 @@ pub fn run(args: &Args) -> Result<()> {
     println!("== annotate {ROWS} rows of {ANNOTATED}");
     annotate(&mut companion("annotate"), args, &spec)?;
 
-    println!("{}", line(&plan));
+    println!("== a worker of the spec, in workerd");
+    let mut worker = Command::new("node");
+    worker.arg(root.join("wasm-tests/edge/demo.mjs")).arg(&spec).arg(args.out.join("worker"));
+    worker.env("AUTOANNOTATOR_BINARY", &args.binary).env("AUTOANNOTATOR_HOME", &args.home);
+    super::run(&mut worker)?;
+
+    println!("== cold starts from {SEEDS}, tested on {ANNOTATED}");
+    let mut found = tfidf(&root, args)?;
+    for size in &args.sizes {
+        let accuracy = cold_start(companion("cold-start"), args, *size)?;
+        println!("{size} labels: {accuracy:.4}, TF-IDF {}", found[format!("tfidf_{size}")]);
+        found[format!("cold_start_{size}")] = json!(accuracy);
+    }
+
+    println!("{}", line(&plan, &found));
     Ok(())
+}
+
+/// Writes the seeds; what TF-IDF and logistic regression come to on each.
+fn tfidf(root: &Path, args: &Args) -> Result<Value> {
+    let mut command = Command::new(&args.python);
+    command.arg(root.join("benches/controller/tfidf.py")).arg("--train").arg(args.data.join(SEEDS));
+    command.arg("--test").arg(args.data.join(ANNOTATED)).arg("--out").arg(&args.out).arg("--sizes");
+    command.args(args.sizes.iter().map(usize::to_string));
+    answer(&mut command)
+}
+
+/// The accuracy of the SLMs together, trained on a seed in a home of their own, which shares the bases.
+fn cold_start(mut command: Command, args: &Args, size: usize) -> Result<f64> {
+    let home = args.out.join(format!("home-{size}"));
+    fs::create_dir_all(&home)?;
+    let bases = fs::canonicalize(args.home.join("bases")).context("no bases; autoannotator pull brings them")?;
+    std::os::unix::fs::symlink(bases, home.join("bases"))?;
+    let models = args.out.join(format!("models-{size}"));
+    fs::create_dir_all(&models)?;
+    let mut unlabelled = args.data.join(SEEDS).into_os_string();
+    unlabelled.push(format!("={UNLABELLED}"));
+    command.args(["--task", "sentiment", "--json", "--seed"]).arg(args.out.join(format!("seed-{size}.csv")));
+    command.arg("--unlabelled").arg(unlabelled).arg("--test").arg(args.data.join(ANNOTATED));
+    command.arg("--models").arg(models).arg("--home").arg(home);
+    let found = answer(&mut command)?;
+    println!("{found}");
+    found["test"]["together"].as_f64().context("cold-start told no accuracy")
+}
+
+/// The JSON that a command prints.
+fn answer(command: &mut Command) -> Result<Value> {
+    let output = command.stderr(Stdio::inherit()).output();
+    let output = output.with_context(|| format!("{:?} does not start", command.get_program()))?;
+    ensure!(output.status.success(), "{:?} failed: {}", command.get_program(), output.status);
+    serde_json::from_slice(&output.stdout).with_context(|| format!("{:?} printed no JSON", command.get_program()))
 }
 
 fn plan(command: &mut Command, args: &Args) -> Result<Value> {
     command.arg(SENTENCE).arg("--texts").arg(args.data.join(ANNOTATED)).arg("--probe").arg(args.data.join(PROBE));
     command.arg("--out").arg(args.out.join("plan")).args(["--search", "demo", "--no-models", "--shortlist", "6"]);
     command.args(["--usd-per-million", "0.15,0.60", "--budget-usd", "0.10", "--yes", "--json"]);
-    let output = command.stderr(Stdio::inherit()).output().context("autoannotator plan does not start")?;
-    ensure!(output.status.success(), "autoannotator plan failed: {}", output.status);
-    serde_json::from_slice(&output.stdout).context("autoannotator plan printed no JSON object")
+    answer(command)
 }
 
 fn annotate(command: &mut Command, args: &Args, spec: &Path) -> Result<()> {
@@ -126,10 +187,14 @@ fn annotate(command: &mut Command, args: &Args, spec: &Path) -> Result<()> {
 }
 
 /// What the way came to.
-fn line(plan: &Value) -> Value {
-    json!({
+fn line(plan: &Value, found: &Value) -> Value {
+    let mut line = json!({
         "candidates": plan["candidates"], "refused": plan["refused"].as_array().map(Vec::len), "chosen": plan["chosen"],
         "ensemble_probe_accuracy": plan["ensemble_probe_accuracy"],
         "best_single_probe_accuracy": plan["best_single_probe_accuracy"],
-    })
+    });
+    if let (Some(line), Some(found)) = (line.as_object_mut(), found.as_object()) {
+        line.extend(found.clone());
+    }
+    line
 }
