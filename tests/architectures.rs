@@ -385,6 +385,38 @@ fn a_folder_of_the_hub_is_packed_once_and_votes() {
 
 #[cfg(feature = "native")]
 #[test]
+fn a_folder_without_a_tokenizer_json_votes_by_its_vocabulary() {
+    use autoannotator::hub::Home;
+    use autoannotator::hub::packing::{load, pack_hub_folder};
+    let bar = indicatif::ProgressBar::hidden();
+    let (place, folder) = hub_folder("bert", "model.safetensors");
+    let home = Home::find(Some(&place.path().join("home"))).expect("a home");
+    let vote = || {
+        pack_hub_folder(&folder, &[Precision::F32], &home, &bar).expect("packed");
+        let mut slm = load(&home, &folder.id, "f32", 1).expect("loads");
+        block_on(slm.vote(&["the cat sat on the mat"])).expect("votes").remove(0).probabilities
+    };
+    let by_json = vote();
+    let path = folder.path.join("tokenizer.json");
+    let json: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).expect("read")).expect("JSON");
+    let mut words: Vec<(u64, &String)> = json["model"]["vocab"]
+        .as_object()
+        .expect("a vocabulary")
+        .iter()
+        .map(|(word, id)| (id.as_u64().expect("an id"), word))
+        .collect();
+    words.sort();
+    let lines: String = words.iter().map(|(_, word)| format!("{word}\n")).collect();
+    std::fs::remove_file(&path).expect("removed");
+    let error =
+        pack_hub_folder(&folder, &[Precision::F32], &home, &bar).expect_err("nothing to build from").to_string();
+    assert!(error.contains("vocab.txt"), "{error}");
+    std::fs::write(folder.path.join("vocab.txt"), lines).expect("written");
+    assert_eq!(vote(), by_json);
+}
+
+#[cfg(feature = "native")]
+#[test]
 fn a_folder_that_cannot_be_packed_says_why() {
     use autoannotator::hub::Home;
     use autoannotator::hub::packing::{index, pack_hub_folder};

@@ -152,7 +152,7 @@ fn train(args: &Args, task: &Task, seed: &Path, home: &Home) -> anyhow::Result<(
             checkpoint_every: Duration::from_secs(120),
             stop_after: None,
         };
-        let (slm, figures) = start(task, base, lesson, &rows, &models, running, args.chance, &progress)?;
+        let (slm, figures) = start(task, base, (&rows, lesson), &models, running, args.chance, &progress)?;
         progress.finish_and_clear();
         if !args.json {
             println!("{slm}: accuracy {:.1} % on the fifth of the seed that was held out", figures.accuracy * 100.0);

@@ -121,8 +121,7 @@ pub fn options(id: String, config: &EncoderConfig, texts: usize, seed: u64) -> O
 pub fn start(
     task: &Task,
     base: BaseModel,
-    lesson: Option<Lesson>,
-    rows: &[Labelled],
+    (rows, lesson): (&[Labelled], Option<Lesson>),
     models: &Path,
     running: Running,
     seed: u64,

@@ -11,7 +11,7 @@ use crate::slm::pack::{
     plain_tokenizer, shards, write,
 };
 use crate::slm::quant::{GROUP, Int8Matrix, WEIGHT_LEVELS};
-use crate::slm::tokenize::Tokenizer;
+use crate::slm::tokenize::{Tokenizer, build};
 use crate::slm::weights::EncoderWeights;
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
@@ -167,6 +167,14 @@ impl HubFolder {
         };
         Err(HubError::File { file: self.path.display().to_string(), problem })
     }
+
+    /// Its `tokenizer.json`, or what older files say.
+    fn tokenizer(&self) -> Result<Vec<u8>, HubError> {
+        let there = build::FILES.into_iter().filter(|name| self.path.join(name).is_file());
+        let files = there.map(|name| Ok((name, self.read(name)?))).collect::<Result<Vec<_>, HubError>>()?;
+        let file = |name: &str| files.iter().find(|(own, _)| *own == name).map(|(_, bytes)| bytes.as_slice());
+        Ok(plain_tokenizer(&build::from_files(file)?, "tokenizer.json")?)
+    }
 }
 
 /// Packs a classifier of the hub with its own head into `<home>/packed/`, in each of the precisions, and writes its index.
@@ -180,7 +188,7 @@ pub fn pack_hub_folder(
     // What the config refuses need not be looked for.
     HubClassifier::from_json(&config, &folder.path.join("config.json").display().to_string())?;
     let bytes = folder.weights()?;
-    let tokenizer = plain_tokenizer(&folder.read("tokenizer.json")?, "tokenizer.json")?;
+    let tokenizer = folder.tokenizer()?;
     let _lock = home.lock("pack")?;
     let PackedSlm { mut meta, weights, head } =
         crate::slm::hub::read(&config, &bytes, (&folder.id, &folder.task), folder.max_length)?;

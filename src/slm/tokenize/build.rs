@@ -84,6 +84,22 @@ impl Class {
     }
 }
 
+/// The files that [`from_files`] may ask for.
+pub const FILES: [&str; 12] = [
+    "tokenizer.json",
+    "config.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.txt",
+    "vocab.json",
+    "merges.txt",
+    "bpe.codes",
+    "sentencepiece.bpe.model",
+    "spiece.model",
+    "spm.model",
+];
+
 /// The `tokenizer.json` of a model, whose files `file` gives by their names: the one that is there, or else one that is
 /// built. What is missing or cannot be built from is an error that says so.
 pub fn from_files<'a>(file: impl Fn(&str) -> Option<&'a [u8]>) -> Result<Vec<u8>, SlmError> {
