@@ -34,7 +34,7 @@ const MIGRATIONS: [&str; 2] = ["
 
 /// Jobs that are committed together at most.
 const TOGETHER: usize = 4096;
-/// From one commit to the next at least, and at most where commits take long of late, since a third of the time is for others:
+/// From one commit to the next at least, and at most where commits take long of late, since half of the time is for others:
 /// under load, what comes meanwhile shares a commit; a job that comes alone waits for nothing.
 const PACE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
 /// Jobs after which the log is brought into the file.
@@ -526,7 +526,7 @@ fn transaction(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::
 fn write(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>, mut checkpoints: Checkpoints) {
     let (mut last, mut takes): (Option<Instant>, Duration) = (None, PACE[0] / 2);
     while let Ok(first) = jobs.recv() {
-        let pace = (takes * 3 / 2).clamp(PACE[0], PACE[1]);
+        let pace = (2 * takes).clamp(PACE[0], PACE[1]);
         if let Some(early) = last.and_then(|last| pace.checked_sub(last.elapsed())) {
             std::thread::sleep(early);
         }
