@@ -184,6 +184,28 @@ struct Plan {
 /// A candidate, and what a spec says of its labels where it has to.
 type Mapped = (Candidate, Option<LabelMap>);
 
+/// Those that are right more often than saying the commonest label would be, if there are any: the others can only be chosen by
+/// luck, to break ties.
+fn with_sense(
+    measured: Vec<(Measured, String)>,
+    commonest: f64,
+    refused: &mut Vec<Refused>,
+) -> Vec<(Measured, String)> {
+    let (sense, none): (Vec<_>, Vec<_>) = measured.into_iter().partition(|(one, _)| one.accuracy > commonest);
+    if sense.is_empty() {
+        return none;
+    }
+    refused.extend(none.into_iter().map(|(one, _)| Refused {
+        why: format!(
+            "measure-accuracy: it is right on {:.1} % of the probe, and saying its commonest label would be on {:.1} %",
+            100.0 * one.accuracy,
+            100.0 * commonest
+        ),
+        id: one.id,
+    }));
+    sense
+}
+
 /// What was measured and chosen.
 struct Found {
     candidates: usize,
@@ -551,8 +573,9 @@ impl Plan {
         probe: &Probe,
         measured: Vec<(Measured, String)>,
         candidates: usize,
-        refused: Vec<Refused>,
+        mut refused: Vec<Refused>,
     ) -> anyhow::Result<Found> {
+        let measured = with_sense(measured, probe.commonest(), &mut refused);
         let max_bytes = self.max_bytes();
         let all = measured.iter().map(|(one, _)| (one.probabilities.clone(), one.bytes)).collect();
         let field = Field::new(all, probe.gold.clone(), task.labels.len(), self.args.rule);

@@ -12,7 +12,7 @@ const worker = await deployed(out, { REVIEW_URL: '' });
 try {
   const { status, body } = await worker.annotate(TEXTS);
   if (status !== 200 || body.annotations.length !== TEXTS.length) throw new Error(`the worker answered ${status}: ${JSON.stringify(body)}`);
-  for (const { text, label, verdict } of body.annotations) console.log(`${verdict.status.padEnd(10)}${(label ?? '-').padEnd(10)}${text}`);
+  for (const [at, { label, verdict }] of body.annotations.entries()) console.log(`${verdict.status.padEnd(10)}${(label ?? '-').padEnd(10)}${TEXTS[at]}`);
   const info = await worker.ask('/info');
   console.log(`${Math.round(info.body.memoryBytes / 2 ** 20)} MiB of WebAssembly memory`);
 } finally {

@@ -7,10 +7,11 @@ mod files;
 mod template;
 
 use crate::hub::HubError;
-use crate::slm::SlmError;
 use crate::slm::pack::{Index, SlmManifest};
+use crate::slm::{Scoring, SlmError};
 use crate::spec::{ExportFormat, ReviewSpec, ReviewTo, Spec, TuneSpec};
 use crate::task::LabelSet;
+use crate::vote::{Ballot, BallotError};
 use files::{Content, disk};
 pub use files::{ProjectFile, State};
 use serde::Serialize;
@@ -51,16 +52,12 @@ pub enum GenerateError {
         known: String,
     },
     /// An SLM names other labels than the spec.
-    #[error(
-        "generate-labels: '{id}' knows the labels {found:?}, the spec has {expected:?}; they must be the same, in this order"
-    )]
+    #[error("generate-labels: '{id}': {problem}")]
     Labels {
         /// The SLM.
         id: String,
-        /// Its labels.
-        found: Vec<String>,
-        /// Those of the spec.
-        expected: Vec<String>,
+        /// What does not fit.
+        problem: BallotError,
     },
     /// Too few SLMs fit into a worker.
     #[error(
@@ -460,9 +457,10 @@ fn chosen<'a>(spec: &Spec, models: &'a Models) -> Result<Vec<&'a SlmManifest>, G
             known.dedup();
             GenerateError::Slm { id: id.clone(), folder: path.display().to_string(), known: known.join(", ") }
         })?;
-        let expected = spec.task.labels.names();
-        if slm.labels != expected {
-            return Err(GenerateError::Labels { id: id.clone(), found: slm.labels.clone(), expected });
+        // A map is held against the model when that is loaded.
+        if !spec.label_maps.contains_key(id) {
+            Ballot::new(&spec.task.labels, &slm.labels, Scoring::Softmax, None)
+                .map_err(|problem| GenerateError::Labels { id: id.clone(), problem })?;
         }
         Ok(slm)
     };
