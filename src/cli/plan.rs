@@ -288,7 +288,8 @@ impl Plan {
             Some(probe) => probe,
             None => self.labelled_probe(llm.as_mut(), &task).await?,
         };
-        let (measured, more) = self.measured(&task, &probe, &candidates, ranked).await?;
+        let (measured, mut more) = self.measured(&task, &probe, &candidates, ranked).await?;
+        let measured = with_sense(measured, probe.commonest(), &mut more);
         self.refusals(&more);
         refused.extend(more);
         let found = self.chosen(&task, &probe, measured, candidates.len(), refused)?;
@@ -573,9 +574,8 @@ impl Plan {
         probe: &Probe,
         measured: Vec<(Measured, String)>,
         candidates: usize,
-        mut refused: Vec<Refused>,
+        refused: Vec<Refused>,
     ) -> anyhow::Result<Found> {
-        let measured = with_sense(measured, probe.commonest(), &mut refused);
         let max_bytes = self.max_bytes();
         let all = measured.iter().map(|(one, _)| (one.probabilities.clone(), one.bytes)).collect();
         let field = Field::new(all, probe.gold.clone(), task.labels.len(), self.args.rule);
