@@ -39,6 +39,7 @@ const TOGETHER: usize = 4096;
 const PACE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)];
 /// Jobs after which the log is brought into the file.
 const CHECKPOINT: usize = 4096;
+const CHECKPOINT_SQL: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 /// Labels that are kept in memory: so many that were asked for last, and up to as many before them.
 const RECENT: usize = 4096;
 /// Bits that say which reviews there may be: 4 MiB, in which of 3 million reviews one in 100 is looked for in vain.
@@ -466,8 +467,6 @@ struct Checkpoints {
     nearly: Arc<AtomicBool>,
     jobs: usize,
 }
-
-const CHECKPOINT_SQL: &str = "PRAGMA wal_checkpoint(PASSIVE)";
 
 impl Checkpoints {
     fn new(path: PathBuf) -> Self {
