@@ -323,27 +323,28 @@ fn teacher(place: &Path) -> Teacher {
         precision: Precision::F32,
     };
     let packed = write(&meta, &PackedWeights::F32(weights), &head).expect("packs");
-    Teacher { name: "tiny".into(), slm: Slm::load(&packed, &tokenizer_json, 1).expect("loads") }
+    let slm = Slm::load(&packed, &tokenizer_json, 1).expect("loads");
+    Teacher { name: "tiny".into(), slm, folder: place.join("teacher") }
 }
 
 #[test]
 fn a_teacher_votes_once_and_goes_on_where_it_was_stopped() {
     let _alone = alone();
-    let (place, cache) = (folder(), folder());
+    let place = folder();
     let mut teacher = teacher(place.path());
     let texts: Vec<String> = (0..600).map(|i| format!("{} {}", WORDS[i % 12], WORDS[i / 12 % 12])).collect();
-    let all = teacher.probabilities(&texts, cache.path(), &ProgressBar::hidden()).expect("votes");
+    let all = teacher.probabilities(&texts, &ProgressBar::hidden()).expect("votes");
     let of = |text: &str| {
         let at = texts.iter().position(|have| have == text).expect("is there");
         all[3 * at..][..3].to_vec()
     };
     assert!(of("awful was")[0] > 0.5 && of("great was")[2] > 0.5, "{:?} {:?}", of("awful was"), of("great was"));
-    let path = std::fs::read_dir(cache.path()).expect("a folder").next().expect("a file").expect("a file").path();
+    let path = std::fs::read_dir(&teacher.folder).expect("a folder").next().expect("a file").expect("a file").path();
     // A file cut in the middle of a row is what a crash leaves; a value that was changed must come back.
     let mut bytes = read(path.clone());
     bytes[..4].copy_from_slice(&0.25f32.to_le_bytes());
     std::fs::write(&path, &bytes[..4 * 3 * 300 + 5]).expect("writes");
-    let again = teacher.probabilities(&texts, cache.path(), &ProgressBar::hidden()).expect("goes on");
+    let again = teacher.probabilities(&texts, &ProgressBar::hidden()).expect("goes on");
     assert_eq!(again[0], 0.25, "what was there is not computed again");
     assert_eq!(again[1..], all[1..]);
     assert_eq!(read(path).len(), 4 * 3 * 600);

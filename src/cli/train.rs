@@ -193,7 +193,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 
 pub(super) fn load_teacher(id: &str, home: &Home) -> anyhow::Result<Teacher> {
     let slm = hub::packing::load(home, id, "int8", rayon::current_num_threads())?;
-    Ok(Teacher { name: format!("{id} {}", slm.version()), slm })
+    Ok(Teacher { name: format!("{id} {}", slm.version()), slm, folder: home.path().join("train").join("teacher") })
 }
 
 fn load_base(id: &str, home: &Home, progress: &ProgressBar) -> anyhow::Result<BaseModel> {

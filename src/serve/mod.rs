@@ -13,6 +13,7 @@ mod openapi;
 pub mod panel;
 mod pool;
 mod review;
+mod reviews;
 pub mod rounds;
 pub mod store;
 pub mod upstream;

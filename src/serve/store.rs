@@ -1,22 +1,23 @@
 //! The server's durable memory: money, answers, known reviews and the audit log, in one SQLite file beside the pool. One
 //! thread writes, and commits together what came together; what was said to be written is on the disk.
 
+pub use super::reviews::Known;
+use super::reviews::{self, Reviews};
 use crate::slm::adapter::hex;
 use crate::tune::pool::now;
 use rusqlite::{Connection, OptionalExtension, params};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::oneshot;
 
 /// What leads from each schema to the next. The pool, in the same file, counts its own.
-const MIGRATIONS: [&str; 2] = ["
+pub(super) const MIGRATIONS: [&str; 3] = ["
     CREATE TABLE call (
         id INTEGER PRIMARY KEY, at INTEGER NOT NULL, task TEXT NOT NULL, client TEXT NOT NULL, model TEXT NOT NULL,
         reserved INTEGER NOT NULL, cost INTEGER, prompt_tokens INTEGER, completion_tokens INTEGER,
@@ -30,7 +31,7 @@ const MIGRATIONS: [&str; 2] = ["
 ", "
     ALTER TABLE review ADD COLUMN confidence REAL;
     DROP INDEX call_open;
-"];
+", reviews::MIGRATION];
 
 /// Jobs that are committed together at most.
 const TOGETHER: usize = 4096;
@@ -40,10 +41,6 @@ const PACE: [Duration; 2] = [Duration::from_millis(2), Duration::from_millis(10)
 /// Jobs after which the log is brought into the file.
 const CHECKPOINT: usize = 4096;
 const CHECKPOINT_SQL: &str = "PRAGMA wal_checkpoint(PASSIVE)";
-/// Labels that are kept in memory: so many that were asked for last, and up to as many before them.
-const RECENT: usize = 4096;
-/// Bits that say which reviews there may be: 4 MiB, in which of 3 million reviews one in 100 is looked for in vain.
-const BITS: usize = 1 << 25;
 /// Seconds that answers are remembered.
 const ANSWERS_FOR: u64 = 7 * 24 * 3600;
 
@@ -118,72 +115,7 @@ pub struct Store {
     path: Arc<PathBuf>,
     writer: mpsc::Sender<Box<dyn Job>>,
     reader: Arc<Mutex<Connection>>,
-    /// Labels, and when the LLM gave them: they need not be read again.
-    recent: Arc<Mutex<Recent<(i64, Known)>>>,
-    /// Of a store that is open for writing.
-    seen: Option<Arc<Seen>>,
-}
-
-/// Which hashes there may be, and surely which not (Bloom 1970): most texts are new, and need not be looked for on the disk.
-struct Seen(Vec<AtomicU64>);
-
-impl Seen {
-    fn new() -> Self {
-        Self((0..BITS / 64).map(|_| AtomicU64::new(0)).collect())
-    }
-
-    /// The hash is SHA-256's, so that its parts serve as independent hashes.
-    fn places(hash: &[u8; 32]) -> impl Iterator<Item = (usize, u64)> {
-        let places = hash.chunks_exact(4).take(6).map(|part| {
-            let part = part.iter().fold(0usize, |all, byte| all << 8 | usize::from(*byte));
-            part % BITS
-        });
-        places.map(|place| (place / 64, 1 << (place % 64)))
-    }
-
-    fn add(&self, hash: &[u8; 32]) {
-        for (word, bit) in Self::places(hash) {
-            if let Some(word) = self.0.get(word) {
-                word.fetch_or(bit, Ordering::Relaxed);
-            }
-        }
-    }
-
-    fn may_hold(&self, hash: &[u8; 32]) -> bool {
-        Self::places(hash)
-            .all(|(word, bit)| self.0.get(word).is_some_and(|word| word.load(Ordering::Relaxed) & bit != 0))
-    }
-}
-
-/// What was asked for of late, by a hash. It never changes.
-pub(super) struct Recent<T> {
-    new: HashMap<[u8; 32], T>,
-    old: HashMap<[u8; 32], T>,
-}
-
-impl<T> Default for Recent<T> {
-    fn default() -> Self {
-        Self { new: HashMap::new(), old: HashMap::new() }
-    }
-}
-
-impl<T: Clone> Recent<T> {
-    pub(super) fn get(&mut self, hash: &[u8; 32]) -> Option<T> {
-        if let Some(known) = self.new.get(hash) {
-            return Some(known.clone());
-        }
-        let known = self.old.remove(hash)?;
-        self.keep(*hash, known.clone());
-        Some(known)
-    }
-
-    /// When the newer half is full, the older one is forgotten.
-    pub(super) fn keep(&mut self, hash: [u8; 32], known: T) {
-        if self.new.len() >= RECENT {
-            self.old = std::mem::take(&mut self.new);
-        }
-        self.new.insert(hash, known);
-    }
+    reviews: Arc<Reviews>,
 }
 
 /// A call that was reserved and what it came to.
@@ -199,32 +131,12 @@ pub struct Call {
     pub interrupted: bool,
 }
 
-/// The label that an LLM gave to what it was asked.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Known {
-    /// Seconds since it was given.
-    pub age: u64,
-    /// The label; none where the reply was no label.
-    pub label: Option<String>,
-    /// Its probability, where the LLM told it.
-    pub confidence: Option<f64>,
-}
-
 impl Store {
     /// Opens a store, or makes one. What is no store, or a later build's, is an error and stays as it is. Calls that a crash
     /// interrupted are settled at their reserve.
     pub fn open(path: &Path) -> Result<Self, StoreError> {
-        let mut store = Self::read_only(path)?;
-        let seen = Seen::new();
-        store.read(|connection| {
-            let mut statement = connection.prepare("SELECT hash FROM review")?;
-            let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                seen.add(&row.get(0)?);
-            }
-            Ok(())
-        })?;
-        store.seen = Some(Arc::new(seen));
+        let store = Self::read_only(path)?;
+        store.read(|connection| store.reviews.load(connection))?;
         let fail = |error: rusqlite::Error| store.fail(error);
         let connection = store.reader.lock().unwrap_or_else(PoisonError::into_inner);
         connection
@@ -253,12 +165,14 @@ impl Store {
         }
         let (writer, jobs) = mpsc::channel::<Box<dyn Job>>();
         let checkpoints = Checkpoints::new(path.to_owned());
-        std::thread::spawn(move || write(&connection, &jobs, checkpoints));
+        let reviews = Arc::<Reviews>::default();
+        let writing = Writing { connection, reviews: reviews.clone() };
+        std::thread::spawn(move || writing.run(&jobs, checkpoints));
         let reader = connect(path).map_err(fail)?;
         // Most that is read of late is in `recent`.
         reader.execute_batch("PRAGMA cache_size = -1024").map_err(fail)?;
         let reader = Arc::new(Mutex::new(reader));
-        Ok(Self { path: Arc::new(path.to_owned()), writer, reader, recent: Arc::default(), seen: None })
+        Ok(Self { path: Arc::new(path.to_owned()), writer, reader, reviews })
     }
 
     fn fail(&self, problem: impl ToString) -> StoreError {
@@ -333,22 +247,13 @@ impl Store {
         labels: Vec<([u8; 32], Known)>,
         done: impl FnOnce(Result<(), StoreError>) + Send + 'static,
     ) {
-        for (hash, known) in &labels {
-            self.seen.iter().for_each(|seen| seen.add(hash));
-            self.recent
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .keep(*hash, (now().cast_signed(), known.clone()));
-        }
+        labels.iter().for_each(|(hash, known)| self.reviews.keep(hash, known));
+        let reviews = self.reviews.clone();
         let work = move |connection: &Connection| {
             let update = "UPDATE call SET cost = ?, prompt_tokens = ?, completion_tokens = ? WHERE id = ?";
             let [prompt, completion] = tokens.map(u64::cast_signed);
             connection.prepare_cached(update)?.execute(params![cost, prompt, completion, call])?;
-            for (hash, Known { label, confidence, .. }) in &labels {
-                let insert = "INSERT OR REPLACE INTO review (hash, at, label, confidence) VALUES (?, ?, ?, ?)";
-                connection.prepare_cached(insert)?.execute(params![hash, now().cast_signed(), label, confidence])?;
-            }
-            Ok(())
+            labels.iter().try_for_each(|(hash, known)| reviews.write(connection, hash, known))
         };
         let path = self.path.clone();
         let fail = move |problem| StoreError::File { path: path.to_path_buf(), problem };
@@ -360,25 +265,10 @@ impl Store {
 
     /// What is known of what this is the hash of.
     pub fn review(&self, hash: &[u8; 32]) -> Result<Option<Known>, StoreError> {
-        let recent = || self.recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let aged = |(at, known): (i64, Known)| Known { age: now().saturating_sub(at.cast_unsigned()), ..known };
-        if let Some(known) = recent().get(hash) {
-            return Ok(Some(aged(known)));
+        match self.reviews.in_memory(hash) {
+            Some(known) => Ok(known),
+            None => self.read(|connection| self.reviews.read(connection, hash)),
         }
-        if self.seen.as_ref().is_some_and(|seen| !seen.may_hold(hash)) {
-            return Ok(None);
-        }
-        let found = self.read(|connection| {
-            let query = "SELECT at, label, confidence FROM review WHERE hash = ?";
-            let row = |row: &rusqlite::Row<'_>| {
-                Ok((row.get::<_, i64>(0)?, Known { age: 0, label: row.get(1)?, confidence: row.get(2)? }))
-            };
-            connection.prepare_cached(query)?.query_row([hash], row).optional()
-        })?;
-        if let Some((at, known)) = found.as_ref().filter(|(_, known)| known.label.is_some()) {
-            recent().keep(*hash, (*at, known.clone()));
-        }
-        Ok(found.map(aged))
     }
 
     /// The answer given to an idempotency key, with the hash of the body it answers.
@@ -452,10 +342,8 @@ impl Store {
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
     let connection = Connection::open(path)?;
     connection.busy_timeout(Duration::from_secs(10))?;
-    // Hashes come in no order: a larger cache reads a page once that many of them touch. SQLite's own checkpoints, in the
-    // midst of a commit, are for when ours fail.
-    let set = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA cache_size = -8192; \
-               PRAGMA wal_autocheckpoint = 65536;";
+    // SQLite's own checkpoints, in the midst of a commit, are for when ours fail.
+    let set = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 65536;";
     connection.execute_batch(set)?;
     Ok(connection)
 }
@@ -511,40 +399,55 @@ fn link(last: &[u8], at: i64, entry: &str) -> Vec<u8> {
     Sha256::new().chain_update(last).chain_update(at.to_le_bytes()).chain_update(entry).finalize().to_vec()
 }
 
-/// All of it or nothing.
-fn transaction(connection: &Connection, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
-    let run = |sql| connection.prepare_cached(sql)?.execute([]).map(|_| ());
-    run("BEGIN IMMEDIATE")?;
-    let written = jobs.iter_mut().try_for_each(|job| job.run(connection)).and_then(|()| run("COMMIT"));
-    if written.is_err() && !connection.is_autocommit() {
-        run("ROLLBACK")?;
-    }
-    written
+/// What the thread that writes has.
+struct Writing {
+    connection: Connection,
+    reviews: Arc<Reviews>,
 }
 
-fn write(connection: &Connection, jobs: &mpsc::Receiver<Box<dyn Job>>, mut checkpoints: Checkpoints) {
-    let (mut last, mut takes): (Option<Instant>, Duration) = (None, PACE[0] / 2);
-    while let Ok(first) = jobs.recv() {
-        let pace = (2 * takes).clamp(PACE[0], PACE[1]);
-        if let Some(early) = last.and_then(|last| pace.checked_sub(last.elapsed())) {
-            std::thread::sleep(early);
+impl Writing {
+    /// All of it or nothing.
+    fn transaction(&self, jobs: &mut [Box<dyn Job>]) -> rusqlite::Result<()> {
+        let connection = &self.connection;
+        let run = |sql| connection.prepare_cached(sql)?.execute([]).map(|_| ());
+        run("BEGIN IMMEDIATE")?;
+        let written = jobs
+            .iter_mut()
+            .try_for_each(|job| job.run(connection))
+            .and_then(|()| self.reviews.place(connection, jobs.len()))
+            .and_then(|()| run("COMMIT"));
+        match written {
+            Ok(()) => self.reviews.placed(jobs.len()),
+            Err(_) if !connection.is_autocommit() => run("ROLLBACK")?,
+            Err(_) => {}
         }
-        let start = Instant::now();
-        last = Some(start);
-        let mut together = vec![first];
-        together.extend(jobs.try_iter().take(TOGETHER - 1));
-        let commit = |jobs: &mut [Box<dyn Job>]| transaction(connection, jobs).map_err(|error| error.to_string());
-        let committed = commit(&mut together);
-        // What one of them fails at must not undo the others.
-        let apart = committed.is_err() && together.len() > 1;
-        let count = together.len();
-        for mut job in together {
-            let committed = if apart { commit(std::slice::from_mut(&mut job)) } else { committed.clone() };
-            job.done(committed);
+        written
+    }
+
+    fn run(&self, jobs: &mpsc::Receiver<Box<dyn Job>>, mut checkpoints: Checkpoints) {
+        let (mut last, mut takes): (Option<Instant>, Duration) = (None, PACE[0] / 2);
+        while let Ok(first) = jobs.recv() {
+            let pace = (2 * takes).clamp(PACE[0], PACE[1]);
+            if let Some(early) = last.and_then(|last| pace.checked_sub(last.elapsed())) {
+                std::thread::sleep(early);
+            }
+            let start = Instant::now();
+            last = Some(start);
+            let mut together = vec![first];
+            together.extend(jobs.try_iter().take(TOGETHER - 1));
+            let commit = |jobs: &mut [Box<dyn Job>]| self.transaction(jobs).map_err(|error| error.to_string());
+            let committed = commit(&mut together);
+            // What one of them fails at must not undo the others.
+            let apart = committed.is_err() && together.len() > 1;
+            let count = together.len();
+            for mut job in together {
+                let committed = if apart { commit(std::slice::from_mut(&mut job)) } else { committed.clone() };
+                job.done(committed);
+            }
+            // One that is slow by chance is no reason to wait.
+            takes = (15 * takes + start.elapsed()) / 16;
+            checkpoints.committed(&self.connection, count);
         }
-        // One that is slow by chance is no reason to wait.
-        takes = (15 * takes + start.elapsed()) / 16;
-        checkpoints.committed(connection, count);
     }
 }
 
@@ -643,16 +546,8 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_for_of_late_is_not_read_again() {
+    fn that_there_was_no_label_does_not_last() {
         let known = |label: Option<&str>| Known { age: 0, label: label.map(str::to_owned), confidence: Some(0.5) };
-        let mut recent: Recent<(i64, Known)> = Recent::default();
-        let hash = |n: usize| crate::slm::adapter::sha256_of([n.to_string().as_str()]);
-        for n in 0..3 * RECENT {
-            recent.keep(hash(n), (n as i64, known(Some("good"))));
-        }
-        assert_eq!(recent.get(&hash(3 * RECENT - 1)), Some((3 * RECENT as i64 - 1, known(Some("good")))));
-        assert_eq!((recent.get(&hash(0)), recent.new.len(), recent.old.len()), (None, RECENT, RECENT));
-        assert!(recent.get(&hash(RECENT)).is_some() && recent.new.len() == 1, "what is old and asked for is new again");
         let folder = tempfile::tempdir().expect("a folder");
         let store = open(&folder).expect("opens");
         let settle = |label: Option<&str>| {
@@ -660,7 +555,6 @@ mod tests {
             block_on(store.flush()).expect("written");
         };
         let label = || store.review(&[7; 32]).expect("reads").and_then(|known| known.label);
-        // That there was no label does not last.
         settle(None);
         assert_eq!(label(), None);
         settle(Some("good"));
@@ -668,21 +562,15 @@ mod tests {
     }
 
     #[test]
-    fn what_was_never_labelled_is_not_looked_for() {
-        let hash = |n: usize| crate::slm::adapter::sha256_of([n.to_string().as_str()]);
-        let seen = Seen::new();
-        (0..20_000).for_each(|n| seen.add(&hash(n)));
-        assert!((0..20_000).all(|n| seen.may_hold(&hash(n))));
-        assert!((20_000..40_000).filter(|n| seen.may_hold(&hash(*n))).count() < 20);
-        // Neither in memory nor lost over a restart.
+    fn a_label_is_not_lost_over_a_restart() {
         let folder = tempfile::tempdir().expect("a folder");
         let known = Known { age: 0, label: Some("good".into()), confidence: None };
         let store = open(&folder).expect("opens");
-        store.settle(1, 0, [0; 2], vec![(hash(1), known)], |settled| settled.expect("settles"));
+        store.settle(1, 0, [0; 2], vec![([1; 32], known)], |settled| settled.expect("settles"));
         block_on(store.flush()).expect("written");
         drop(store);
         let store = open(&folder).expect("opens again");
-        let label = |n| store.review(&hash(n)).expect("reads").and_then(|known| known.label);
+        let label = |n: u8| store.review(&[n; 32]).expect("reads").and_then(|known| known.label);
         assert_eq!((label(1).as_deref(), label(2)), (Some("good"), None));
     }
 

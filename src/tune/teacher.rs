@@ -6,7 +6,7 @@ use crate::slm::model::Slm;
 use indicatif::ProgressBar;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::path::Path;
+use std::path::PathBuf;
 
 /// Texts that are voted on, and written, together.
 const CHUNK: usize = 256;
@@ -17,17 +17,15 @@ pub struct Teacher {
     pub name: String,
     /// The SLM, of the task's labels.
     pub slm: Slm,
+    /// Where its passes are kept, for all that learn from it.
+    pub folder: PathBuf,
 }
 
 impl Teacher {
-    /// Its calibrated probabilities, `[texts x labels]`. They are read from `folder` where an earlier pass over the same
+    /// Its calibrated probabilities, `[texts x labels]`. They are read from its folder where an earlier pass over the same
     /// texts left them; a pass that was stopped goes on behind its last 256 texts.
-    pub fn probabilities(
-        &mut self,
-        texts: &[String],
-        folder: &Path,
-        progress: &ProgressBar,
-    ) -> Result<Vec<f32>, TuneError> {
+    pub fn probabilities(&mut self, texts: &[String], progress: &ProgressBar) -> Result<Vec<f32>, TuneError> {
+        let folder = &self.folder;
         let labels = self.slm.meta().labels.len();
         let path = folder.join(format!("{}.f32", self.key(texts)));
         std::fs::create_dir_all(folder).map_err(io(folder))?;

@@ -241,10 +241,7 @@ pub fn train(
     targets.resize(data.len() * task.labels.len(), 0.0);
     let teacher_name = teacher.as_ref().map(|teacher| teacher.name.clone());
     match teacher {
-        Some(teacher) => {
-            let folder = places.running.scratch.join("teacher");
-            soften(&mut targets, teacher, task, &data, options.teacher_weight, &folder, progress)?;
-        }
+        Some(teacher) => soften(&mut targets, teacher, task, &data, options.teacher_weight, progress)?,
         None if places.unlabelled.is_empty() => {}
         None => return Err(TuneError::Options("--unlabelled needs --teacher".to_owned())),
     }
@@ -706,7 +703,6 @@ fn soften(
     task: &Task,
     data: &Dataset,
     share: f32,
-    folder: &Path,
     progress: &ProgressBar,
 ) -> Result<(), TuneError> {
     let labels = task.labels.len();
@@ -714,7 +710,7 @@ fn soften(
         let (name, theirs) = (&teacher.name, teacher.slm.meta().labels.join(", "));
         return Err(TuneError::Options(format!("the teacher {name} has the labels {theirs}, the task others")));
     }
-    let soft = teacher.probabilities(&data.texts, folder, progress)?;
+    let soft = teacher.probabilities(&data.texts, progress)?;
     for (row, soft) in targets.chunks_exact_mut(labels).zip(soft.chunks_exact(labels)) {
         let weight: f32 = row.iter().sum();
         let (share, weight) = if weight > 0.0 { (share, weight) } else { (1.0, 1.0) };
