@@ -7,8 +7,9 @@ use crate::review::protocol::Usage;
 use crate::serve::config::Config;
 use crate::serve::examples::Examples;
 use crate::serve::near::Embed;
-use crate::serve::panel::{Job, Panel};
+use crate::serve::panel::{Job, Panel, Review};
 use crate::serve::store::Store;
+use crate::serve::upstream::UpstreamError;
 use crate::spec::{MAX_SIMILAR, Spec};
 use crate::tune::agreement::interval;
 use crate::tune::round::Labelled;
@@ -16,6 +17,10 @@ use anyhow::{Context, ensure};
 use serde_json::json;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
+
+/// Times that a busy LLM is waited for.
+const WAITS: usize = 12;
 
 /// Says how often an LLM labels texts right whose labels are known, and what it takes
 #[derive(clap::Args)]
@@ -134,6 +139,23 @@ fn examples(args: &Args, spec: &Spec, shown: Vec<Labelled>) -> anyhow::Result<Ex
     Ok(examples)
 }
 
+/// Waits for an LLM that is busy, or still loads its model. What it has answered is not asked again.
+async fn reviewed(panel: &Panel, job: &Job, texts: Vec<String>, spent: &mut Usage) -> Vec<Review> {
+    for _ in 0..WAITS {
+        let (reviews, usage) = panel.review(job, "reviewer", texts.clone()).await;
+        spent.add(&usage);
+        let busy = reviews.iter().find_map(|review| match review {
+            Err(UpstreamError::Busy { retry_after }) => Some(*retry_after),
+            _ => None,
+        });
+        let Some(seconds) = busy else { return reviews };
+        tokio::time::sleep(Duration::from_secs(seconds)).await;
+    }
+    let (reviews, usage) = panel.review(job, "reviewer", texts).await;
+    spent.add(&usage);
+    reviews
+}
+
 fn ask(args: &Args, spec: &Spec, rows: &[Labelled], examples: Examples) -> anyhow::Result<Tally> {
     let file = args.config.as_ref().map(std::fs::read_to_string).transpose().context("cannot read the config")?;
     let config = Config::read(&file.unwrap_or_default(), |name| std::env::var(name).ok())?;
@@ -148,9 +170,7 @@ fn ask(args: &Args, spec: &Spec, rows: &[Labelled], examples: Examples) -> anyho
     let mut tally = Tally { right: Vec::new(), unlabelled: 0, usage: Usage::default() };
     for chunk in rows.chunks(spec.review.batch.max(8)) {
         let texts = chunk.iter().map(|row| job.redactor.redact(&row.text).text().to_owned()).collect();
-        let (reviews, usage) = runtime.block_on(panel.review(&job, "reviewer", texts));
-        tally.usage.add(&usage);
-        for (row, review) in chunk.iter().zip(reviews) {
+        for (row, review) in chunk.iter().zip(runtime.block_on(reviewed(&panel, &job, texts, &mut tally.usage))) {
             let label = review?.said.label;
             tally.unlabelled += usize::from(label.is_none());
             tally.right.push(label.as_deref() == spec.task.labels.name(row.label));

@@ -1,13 +1,13 @@
 //! From the file's encoding to UTF-8.
 
 use super::DataError;
-use encoding_rs::{DecoderResult, Encoding, UTF_8};
+use super::encoding::{Converter, Encoding, of_mark};
 
 /// Decodes a file in pieces. What is not valid comes out as the byte 0xFF, which no UTF-8 holds, so that the row it
 /// stands in is set aside further on instead of being changed silently.
 pub(super) struct Decoder {
     state: State,
-    declared: Option<&'static Encoding>,
+    declared: Option<Encoding>,
     skipped: u64,
 }
 
@@ -16,7 +16,7 @@ enum State {
     Start(Vec<u8>),
     /// UTF-8: bytes pass as they are and are checked row by row.
     Pass,
-    Convert(encoding_rs::Decoder),
+    Convert(Converter),
 }
 
 /// How many bytes are looked at to know the encoding.
@@ -24,12 +24,7 @@ const SNIFF: usize = 8;
 
 impl Decoder {
     pub(super) fn new(label: Option<&str>) -> Result<Self, DataError> {
-        let declared = label
-            .map(|label| {
-                Encoding::for_label_no_replacement(label.as_bytes())
-                    .ok_or_else(|| DataError::Encoding { label: label.to_owned() })
-            })
-            .transpose()?;
+        let declared = label.map(encoding).transpose()?;
         Ok(Self { state: State::Start(Vec::new()), declared, skipped: 0 })
     }
 
@@ -45,41 +40,34 @@ impl Decoder {
             return Ok(Vec::new());
         }
         let head = std::mem::take(head);
-        let encoding = match self.declared {
-            Some(encoding) => encoding,
-            None => sniff(&head)?,
+        let encoding = match self.declared.take() {
+            Some(declared) => declared,
+            None => encoding(sniff(&head)?)?,
         };
-        if encoding == UTF_8 {
+        if encoding.is_utf_8() {
             self.state = State::Pass;
             let body = head.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(&head);
             self.skipped = (head.len() - body.len()) as u64;
             return Ok(body.to_vec());
         }
-        self.state = State::Convert(encoding.new_decoder_with_bom_removal());
+        self.state = State::Convert(encoding.converter());
         Ok(self.decode(&head, last))
     }
 
-    fn decode(&mut self, mut bytes: &[u8], last: bool) -> Vec<u8> {
-        let State::Convert(decoder) = &mut self.state else { return bytes.to_vec() };
-        let mut out = Vec::new();
-        loop {
-            let start = out.len();
-            let room = decoder.max_utf8_buffer_length_without_replacement(bytes.len()).unwrap_or(bytes.len());
-            out.resize(start + room.max(16), 0);
-            let (result, read, written) = decoder.decode_to_utf8_without_replacement(bytes, &mut out[start..], last);
-            out.truncate(start + written);
-            bytes = &bytes[read..];
-            match result {
-                DecoderResult::InputEmpty => return out,
-                DecoderResult::OutputFull => {}
-                DecoderResult::Malformed(..) => out.push(0xFF),
-            }
+    fn decode(&mut self, bytes: &[u8], last: bool) -> Vec<u8> {
+        match &mut self.state {
+            State::Convert(converter) => converter.convert(bytes, last),
+            _ => bytes.to_vec(),
         }
     }
 }
 
+fn encoding(label: &str) -> Result<Encoding, DataError> {
+    Encoding::new(label).ok_or_else(|| DataError::Encoding { label: label.to_owned() })
+}
+
 /// The encoding that a file's first bytes say: UTF-8 where they say nothing.
-fn sniff(head: &[u8]) -> Result<&'static Encoding, DataError> {
+fn sniff(head: &[u8]) -> Result<&'static str, DataError> {
     let binary = [
         (&b"PK\x03\x04"[..], "a zip archive or a spreadsheet (xlsx)"),
         (b"\x1F\x8B", "a gzip archive"),
@@ -90,8 +78,8 @@ fn sniff(head: &[u8]) -> Result<&'static Encoding, DataError> {
     if let Some((_, found)) = binary.iter().find(|(magic, _)| head.starts_with(magic)) {
         return Err(DataError::Binary { found });
     }
-    if let Some((encoding, _)) = Encoding::for_bom(head) {
-        return Ok(encoding);
+    if let Some(label) = of_mark(head) {
+        return Ok(label);
     }
     // ASCII letters in UTF-16: every other byte is 0.
     let head = &head[..head.len().min(SNIFF)];
@@ -103,5 +91,5 @@ fn sniff(head: &[u8]) -> Result<&'static Encoding, DataError> {
             }
         }
     }
-    Ok(UTF_8)
+    Ok("utf-8")
 }

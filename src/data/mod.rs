@@ -6,6 +6,7 @@
 
 mod decode;
 mod delimited;
+mod encoding;
 mod lines;
 mod write;
 

@@ -89,6 +89,20 @@ fn templates_take_their_values_and_keep_no_placeholder() {
     }
 }
 
+#[test]
+fn labels_count_by_name_in_any_order() {
+    let spec = Spec::built_in("sentiment").expect("built in");
+    let with = |labels: &[&str]| {
+        let labels: Vec<String> = labels.iter().map(|label| (*label).to_owned()).collect();
+        let slms = spec.slms.iter().map(|id| manifest(id, labels.clone(), 1)).collect();
+        let models = Models::Folder { path: "/packed".into(), index: Index { slms } };
+        worker(&spec, &models, &Package::default()).map(drop)
+    };
+    with(&["positive", "Negative", "neutral"]).expect("the same labels");
+    let told = with(&["positive", "negative", "mixed"]).expect_err("another label").to_string();
+    assert!(told.starts_with("generate-labels: ") && told.contains("mixed"), "{told}");
+}
+
 /// A value may only stand where its encoder is right: inside quotes, in text, or in a plain word's place.
 #[test]
 fn placeholders_stand_inside_quotes() {
