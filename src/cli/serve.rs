@@ -69,7 +69,17 @@ pub(super) struct Args {
     open: bool,
 }
 
+/// What a peak of requests took goes back to the system at once, not in part and at some time: mimalloc keeps it for 10 ms, and
+/// then until somebody allocates again. Forwarding is no slower by it; inference, which needs its buffers again, would be.
+fn free_at_once() {
+    /// `mi_option_purge_delay` of mimalloc 3, in milliseconds; the crate names but a few options.
+    const PURGE_DELAY: std::ffi::c_int = 15;
+    // SAFETY: it may be called from one thread at a time, and there is one.
+    unsafe { libmimalloc_sys::mi_option_set(PURGE_DELAY, 0) };
+}
+
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
+    free_at_once();
     let read =
         |path: &PathBuf| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
     let file = args.config.as_ref().map(read).transpose()?.unwrap_or_default();

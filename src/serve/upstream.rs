@@ -47,7 +47,9 @@ pub enum UpstreamError {
     )]
     Status(u16),
     /// No answer in time.
-    #[error("upstream-timeout: the LLM gave no answer in time")]
+    #[error(
+        "upstream-timeout: the LLM gave no answer in time; for a slow one the operator can raise timeout_seconds and total_seconds"
+    )]
     Timeout,
     /// The connection broke after the request was sent.
     #[error("upstream-broken: the connection to the LLM broke before it had answered")]
