@@ -51,9 +51,12 @@ pub(super) struct Reviews {
 #[derive(Default)]
 struct Waiting {
     new: HashMap<i64, i64>,
-    /// Those that go into the table now, in its order, and how many of them are there.
+    /// Those that go into the table now, in its order; how many of them are there, and how many this commit adds.
     sorted: Vec<(i64, i64)>,
     placed: usize,
+    adds: usize,
+    /// Reviews in this commit.
+    written: usize,
 }
 
 impl Waiting {
@@ -124,26 +127,30 @@ impl Reviews {
         let insert = "INSERT INTO review (hash, at, label, confidence) VALUES (?, ?, ?, ?)";
         let row = params![hash, now().cast_signed(), known.label, known.confidence];
         connection.prepare_cached(insert)?.execute(row)?;
-        self.waiting().new.insert(key(hash), connection.last_insert_rowid());
+        let mut waiting = self.waiting();
+        waiting.new.insert(key(hash), connection.last_insert_rowid());
+        waiting.written += 1;
         Ok(())
     }
 
-    /// Puts so many more into the table.
-    pub(super) fn place(&self, connection: &Connection, count: usize) -> rusqlite::Result<()> {
-        let waiting = self.waiting();
+    /// Puts more of them into the table, twice as many as were written since: a generation is there before the next is full.
+    pub(super) fn place(&self, connection: &Connection) -> rusqlite::Result<()> {
+        let mut waiting = self.waiting();
         let rest = waiting.sorted.get(waiting.placed..).unwrap_or_default();
-        let some = rest.get(..count.min(rest.len())).unwrap_or_default().to_vec();
+        let some = rest.get(..rest.len().min(2 * waiting.written)).unwrap_or_default().to_vec();
         let last = some.len() == rest.len() && !some.is_empty();
-        let through = waiting.sorted.iter().map(|(_, review)| *review).filter(|_| last).max();
+        let through = last.then(|| waiting.sorted.iter().map(|(_, review)| *review).max()).flatten();
+        waiting.adds = some.len();
         drop(waiting);
         some.into_iter().try_for_each(|place| set(connection, place))?;
         through.map_or(Ok(()), |through| set_through(connection, through))
     }
 
-    /// Those so many are committed.
-    pub(super) fn placed(&self, count: usize) {
+    /// They are committed.
+    pub(super) fn placed(&self) {
         let mut waiting = self.waiting();
-        waiting.placed = (waiting.placed + count).min(waiting.sorted.len());
+        waiting.placed += std::mem::take(&mut waiting.adds);
+        waiting.written = 0;
         if waiting.placed == waiting.sorted.len() && waiting.new.len() >= GENERATION {
             waiting.sorted = waiting.new.drain().collect();
             waiting.sorted.sort_unstable();
@@ -303,11 +310,12 @@ mod tests {
         reviews.load(&connection).expect("loads");
         let write = |n: usize, label: &str| reviews.write(&connection, &hash(n), &known(label)).expect("writes");
         let step = |count: usize| {
-            reviews.place(&connection, count).expect("places");
-            reviews.placed(count);
+            reviews.waiting().written = count / 2;
+            reviews.place(&connection).expect("places");
+            reviews.placed();
         };
         (0..GENERATION).for_each(|n| write(n, "first"));
-        step(1);
+        step(0);
         assert_eq!(reviews.waiting().sorted.len(), GENERATION, "a generation is full");
         step(GENERATION / 2);
         // What is said again, and what is new, waits for the next one.
@@ -336,6 +344,22 @@ mod tests {
         step(GENERATION);
         told(&reviews);
         assert_eq!(through().expect("reads"), GENERATION as i64);
+    }
+
+    #[test]
+    fn what_waits_does_not_grow_with_the_reviews() {
+        let (connection, reviews) = (table(MIGRATIONS.len()), Reviews::default());
+        reviews.load(&connection).expect("loads");
+        // A commit may be of one review or of many: a call can have 32 texts.
+        for n in 0..5 * GENERATION {
+            reviews.write(&connection, &hash(n), &known("good")).expect("writes");
+            if n % 32 == 0 || n < GENERATION {
+                reviews.place(&connection).expect("places");
+                reviews.placed();
+            }
+        }
+        let waiting = reviews.waiting();
+        assert!(waiting.new.len() <= GENERATION + 32 && waiting.sorted.len() <= GENERATION + 32);
     }
 
     #[test]

@@ -414,10 +414,10 @@ impl Writing {
         let written = jobs
             .iter_mut()
             .try_for_each(|job| job.run(connection))
-            .and_then(|()| self.reviews.place(connection, jobs.len()))
+            .and_then(|()| self.reviews.place(connection))
             .and_then(|()| run("COMMIT"));
         match written {
-            Ok(()) => self.reviews.placed(jobs.len()),
+            Ok(()) => self.reviews.placed(),
             Err(_) if !connection.is_autocommit() => run("ROLLBACK")?,
             Err(_) => {}
         }
