@@ -141,19 +141,17 @@ fn examples(args: &Args, spec: &Spec, shown: Vec<Labelled>) -> anyhow::Result<Ex
 
 /// Waits for an LLM that is busy, or still loads its model. What it has answered is not asked again.
 async fn reviewed(panel: &Panel, job: &Job, texts: Vec<String>, spent: &mut Usage) -> Vec<Review> {
-    for _ in 0..WAITS {
+    let mut waits = 0..WAITS;
+    loop {
         let (reviews, usage) = panel.review(job, "reviewer", texts.clone()).await;
         spent.add(&usage);
         let busy = reviews.iter().find_map(|review| match review {
             Err(UpstreamError::Busy { retry_after }) => Some(*retry_after),
             _ => None,
         });
-        let Some(seconds) = busy else { return reviews };
+        let Some(seconds) = busy.filter(|_| waits.next().is_some()) else { return reviews };
         tokio::time::sleep(Duration::from_secs(seconds)).await;
     }
-    let (reviews, usage) = panel.review(job, "reviewer", texts).await;
-    spent.add(&usage);
-    reviews
 }
 
 fn ask(args: &Args, spec: &Spec, rows: &[Labelled], examples: Examples) -> anyhow::Result<Tally> {

@@ -1,4 +1,4 @@
-//! Encodings other than UTF-8: the browser's own decoder in wasm, where tables for all of them would weigh a quarter of the
+//! Encodings other than UTF-8: the browser's own decoder in wasm, where tables for all of them would weigh a fifth of the
 //! module, and encoding_rs, which browsers share, elsewhere. Both follow the WHATWG Encoding Standard.
 
 pub(super) use platform::{Converter, Encoding};
@@ -90,8 +90,9 @@ mod platform {
         pub(in crate::data) fn convert(&mut self, bytes: &[u8], last: bool) -> Vec<u8> {
             let options = TextDecodeOptions::new();
             options.set_stream(!last);
-            // It throws in no mode but the fatal one.
-            let text = self.0.decode_with_u8_array_and_options(bytes, &options).unwrap_or_default();
+            // It throws in the fatal mode alone; if it ever did here, what is lost shows as not valid.
+            let text = self.0.decode_with_u8_array_and_options(bytes, &options);
+            let text = text.unwrap_or_else(|_| '\u{FFFD}'.to_string());
             let mut out = Vec::with_capacity(text.len());
             for (at, part) in text.split('\u{FFFD}').enumerate() {
                 out.extend((at > 0).then_some(0xFF));

@@ -105,11 +105,11 @@ impl Reviews {
                     generation.push((key(&hash), review));
                 }
                 if generation.len() == GENERATION {
-                    place(&transaction, &mut generation)?;
+                    place_all(&transaction, &mut generation)?;
                 }
             }
         }
-        place(&transaction, &mut generation)?;
+        place_all(&transaction, &mut generation)?;
         transaction.commit()?;
         // It is loaded once.
         self.seen.set(seen).ok();
@@ -191,7 +191,7 @@ fn aged((at, known): (i64, Known)) -> Known {
 }
 
 /// Of reviews with the same key the last one stays.
-fn place(connection: &Connection, generation: &mut Vec<(i64, i64)>) -> rusqlite::Result<()> {
+fn place_all(connection: &Connection, generation: &mut Vec<(i64, i64)>) -> rusqlite::Result<()> {
     let Some(through) = generation.iter().map(|(_, review)| *review).max() else { return Ok(()) };
     generation.sort_unstable();
     generation.drain(..).try_for_each(|place| set(connection, place))?;

@@ -115,7 +115,7 @@ impl Variant {
     /// would replace these, so they are not let in.
     pub fn cargo(&self, subcommand: &str) -> Result<Command> {
         // Loop strength reduction makes pointers of sums that may wrap, of which engines cannot make address offsets.
-        // Fewer copies of what kernels do not have inlined: a module is a seventh smaller so, and no slower.
+        // Fewer copies of what kernels do not have inlined: a module is about a tenth smaller so, and no slower.
         let mut flags = format!(
             "-Ctarget-feature={}\x1f--cfg\x1fgetrandom_backend=\"wasm_js\"\x1f-Cllvm-args=-disable-lsr\x1f-Cllvm-args=-inline-threshold=20",
             self.target_features.join(",")
