@@ -3,7 +3,7 @@
 //! into a table in the order of the hashes sorted, many at a time, so that a page takes several.
 
 use crate::tune::pool::now;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior, params};
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
@@ -92,7 +92,8 @@ impl Reviews {
     /// Reads which reviews there are, and puts those into the table that only memory knew the place of.
     pub(super) fn load(&self, connection: &Connection) -> rusqlite::Result<()> {
         let seen = Seen::new();
-        let transaction = connection.unchecked_transaction()?;
+        // One that reads first and then writes is refused where another commits in between.
+        let transaction = Transaction::new_unchecked(connection, TransactionBehavior::Immediate)?;
         let through: i64 = transaction.query_row("SELECT through FROM review_placed", [], |row| row.get(0))?;
         let mut generation = Vec::new();
         {

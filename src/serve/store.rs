@@ -575,6 +575,26 @@ mod tests {
     }
 
     #[test]
+    fn one_is_opened_while_another_writes() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let store = open(&folder).expect("opens");
+        let ended = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for n in (0..u8::MAX).cycle().take_while(|_| !ended.load(Ordering::Acquire)) {
+                    let known = Known { age: 0, label: Some("good".into()), confidence: None };
+                    store.settle(1, 0, [0; 2], vec![([n; 32], known)], |settled| settled.expect("settles"));
+                    block_on(store.flush()).expect("written");
+                }
+            });
+            let opened: Vec<String> =
+                (0..100).filter_map(|_| open(&folder).err()).map(|error| error.to_string()).collect();
+            ended.store(true, Ordering::Release);
+            assert!(opened.is_empty(), "{opened:?}");
+        });
+    }
+
+    #[test]
     fn pool_and_store_share_a_file() {
         let folder = tempfile::tempdir().expect("a folder");
         let pool = crate::tune::pool::Pool::open(&folder.path().join("store.db")).expect("a pool");
