@@ -8,6 +8,7 @@ import { type Reviewer, reviewerOf } from './reviewer.js';
 import type { Runtime } from './runtime.js';
 
 const BATCH = 16;
+const MEMORY = [2 ** 22, 2 ** 32] as const;
 /** Batches whose reviews are under way at once. */
 const REVIEWING = 4;
 /** Instances that may trap one after another without a text voted on in between. */
@@ -31,10 +32,11 @@ interface Settings {
   reviewer: Reviewer | undefined;
 }
 
-function settingsOf({ device = 'auto', batch = BATCH, rule, reviewer, task, spec }: LoadOptions): Settings {
+function settingsOf({ device = 'auto', batch = BATCH, rule, reviewer, task, spec, maxMemory = MEMORY[1] }: LoadOptions): Settings {
   if (!['auto', 'cpu', 'gpu'].includes(device)) throw new OptionError('option', `'device' is auto, cpu or gpu, not '${device}'`);
   if (rule !== undefined && rule !== 'unanimous' && rule !== 'majority') throw new OptionError('option', `'rule' is unanimous or majority, not '${String(rule)}'`);
   if (!(Number.isInteger(batch) && batch >= 1)) throw new OptionError('option', "'batch' is a number of texts, 1 or more");
+  if (!(maxMemory >= MEMORY[0] && maxMemory <= MEMORY[1])) throw new OptionError('option', "'maxMemory' is a number of bytes, from 4 MiB to 4 GiB");
   if ((task === undefined) === (spec === undefined)) throw new OptionError('option', "say either 'task' or 'spec'");
   return { batch, reviewer: reviewerOf(reviewer) };
 }
@@ -123,7 +125,7 @@ class LocalAnnotator implements Annotator {
   static async start(options: LoadOptions, settings: Settings, runtime: Runtime, build: BuildName): Promise<LocalAnnotator> {
     const { signal, onProgress } = options;
     signal?.throwIfAborted();
-    const instance = await Instance.start(build, runtime, options.wasm?.[build]);
+    const instance = await Instance.start(build, runtime, options);
     try {
       const spec = instance.spec(options);
       const models = await Models.find(options, options.slms ?? spec.slms, (id, labels) => instance.checkLabels(spec, id, labels), runtime);
@@ -256,10 +258,9 @@ class LocalAnnotator implements Annotator {
     if (this.#disposed) throw new DisposedError();
     this.#instance = undefined; // lets the old memory go before the new one is filled
     this.#restarts += 1;
-    const { wasm } = this.#options;
     const onCpu = !(why instanceof TrapError);
     if (onCpu) this.#build = cpuBuild({ ...this.#options, device: 'cpu' }, this.#runtime);
-    const instance = await Instance.start(this.#build, this.#runtime, wasm?.[this.#build]);
+    const instance = await Instance.start(this.#build, this.#runtime, this.#options);
     await instance.load(this.#models, this.#spec, onCpu || this.#options.device === 'cpu', undefined);
     if (this.#disposed) {
       instance.free();

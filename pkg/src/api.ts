@@ -96,6 +96,8 @@ export interface LoadOptions {
   signal?: AbortSignal;
   /** Told how far loading is. */
   onProgress?: (progress: Progress) => void;
+  /** The most bytes that the WebAssembly memory of an instance may take; what the runtime allows if absent. */
+  maxMemory?: number;
   /** The WebAssembly modules, where they cannot be found beside this package: after some bundlers. */
   wasm?: Partial<Record<BuildName, WasmSource>>;
 }

@@ -7,6 +7,7 @@ import type { Models } from './models.js';
 import { type Glue, moduleOf, type Runtime } from './runtime.js';
 
 const PIECE = 1 << 20;
+const PAGE = 1 << 16;
 
 type OnGpu = SlmLoader & { finishOn(gpu: Gpu, tokenizer: Uint8Array): Promise<Slm> };
 type OnBurn = SlmLoader & { finishOnBurn(tokenizer: Uint8Array): Promise<Slm> };
@@ -41,8 +42,10 @@ export class Instance {
   }
 
   /** Starts an instance of a build, without SLMs. */
-  static async start(name: BuildName, runtime: Runtime, given?: WasmSource): Promise<Instance> {
+  static async start(name: BuildName, runtime: Runtime, { wasm, maxMemory }: LoadOptions): Promise<Instance> {
     const build = runtime.builds[name];
+    const given = wasm?.[name];
+    const most = maxMemory ?? build?.maxMemory;
     if (!build) throw new WasmError('wasm-load', `this entry of the package has no build '${name}'`);
     try {
       const { create } = await build.factory();
@@ -51,7 +54,7 @@ export class Instance {
       const glue = create((error) => {
         traps.error = reasonOf(error, glue, memory);
         traps.tell?.(traps.error);
-      });
+      }, most && Math.floor(most / PAGE));
       const { memory } = await glue.init({ module_or_path: module });
       return new Instance(name, glue, memory, traps, build.deterministic ?? false);
     } catch (error) {

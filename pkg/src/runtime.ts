@@ -8,8 +8,10 @@ export type Glue = CpuGlue & Partial<Pick<GpuGlue, 'Gpu'>>;
 
 /** A build: what makes its instances, and its module where the caller gives none. */
 export interface Build {
-  factory(): Promise<{ create: (onTrap: (error: unknown) => void) => Glue }>;
+  factory(): Promise<{ create: (onTrap: (error: unknown) => void, maxPages?: number) => Glue }>;
   module(): Promise<WebAssembly.Module | BufferSource>;
+  /** The most bytes of its memory, where the runtime ends what takes more. */
+  maxMemory?: number;
   /** With the kernels that give the same bits in every runtime, if it has others too. */
   deterministic?: boolean;
 }

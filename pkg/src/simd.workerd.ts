@@ -1,11 +1,11 @@
 import { load } from './annotator.js';
 import type { AnnotatorLoader } from './api.js';
-import { edge } from './build.edge.workerd.js';
+import { relaxed } from './build.relaxed.workerd.js';
 import { workerd } from './runtime.workerd.js';
 
 export * from './exports.js';
 
-const runtime = workerd({ plain: { ...edge, deterministic: true } });
+const runtime = workerd({ plain: { ...relaxed, deterministic: true } });
 
 export const Annotator: AnnotatorLoader = { load: (options) => load(options, runtime) };
 export type Annotator = import('./api.js').Annotator;

@@ -300,7 +300,8 @@ impl Plan {
             Some(_) => Ok(()),
             None => Err(PlanError::NonePasses(format!(
                 "the best ensemble is right on {:.1} % of the probe (at least {:.1} %), and saying its commonest label would be on {:.1} %; \
-                 no spec is written. Train SLMs on labelled texts of this task by `autoannotator train`, or give other candidates",
+                 no spec is written. If an LLM labelled the probe, correct its labels in probe.csv and give that as --probe; make SLMs from a few \
+                 hundred labelled texts by `autoannotator cold-start`; or give other candidates",
                 100.0 * found.outcome.accuracy,
                 100.0 * found.outcome.interval[0],
                 100.0 * probe.commonest()

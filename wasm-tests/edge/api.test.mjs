@@ -1,16 +1,13 @@
 // The package's interface, in Node.js.
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { copyFile, mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { before, describe, test } from 'node:test';
 import { pathToFileURL } from 'node:url';
-import { entry, fileServer, folder, memoryOf, models, noModels, reviewer, root, SLMS, withMemory } from './kit.mjs';
+import { entry, fileServer, folder, models, noModels, reviewer, SLMS } from './kit.mjs';
 
 const HARD = 'the rocket by @someone is not bad at all, write to me@example.com';
 const TEXTS = ['I love this film', 'worst day ever, I hate it', 'the bus leaves at nine', '  \u0085', HARD];
-
-const plain = readFileSync(path.join(root, 'pkg/wasm/plain/autoannotator_bg.wasm'));
 
 let aa;
 const load = (options = {}) => aa.Annotator.load({ task: 'sentiment', slms: SLMS, models, device: 'cpu', ...options });
@@ -84,6 +81,7 @@ describe('the interface', { skip: noModels }, () => {
     };
     await wrong({ device: 'tpu' }, 'OptionError', 'option');
     await wrong({ batch: 0 }, 'OptionError', 'option');
+    await wrong({ maxMemory: 1000 }, 'OptionError', 'option', /4 MiB/);
     await wrong({ rule: 'sometimes' }, 'OptionError', 'option');
     await wrong({ models: undefined }, 'OptionError', 'option', /models/);
     await wrong({ task: undefined }, 'OptionError', 'option');
@@ -242,7 +240,7 @@ describe('the interface', { skip: noModels }, () => {
     const reference = await Annotator.load({ ...loading, batch: 4 });
     const { memoryBytes } = await reference.info();
     // Room for the models and usual texts, not for a long text's copies.
-    const tight = await Annotator.load({ ...loading, batch: 4, wasm: { plain: withMemory(plain, memoryBytes / 65536 + 16) } });
+    const tight = await Annotator.load({ ...loading, batch: 4, maxMemory: memoryBytes + 2 ** 20 });
     const texts = [...TEXTS.slice(0, 3), 'long '.repeat(12_000_000), ...TEXTS.slice(0, 2)];
     const found = await all(tight, texts);
     assert.match(found[3].verdict.why, /^wasm-memory: there is no room for 57\.2 MiB more/, JSON.stringify({ ...found[3], sample: null }));
@@ -263,22 +261,16 @@ describe('the interface', { skip: noModels }, () => {
       asked.push(file);
       return new Response(await readFile(path.join(models, file)));
     };
-    const load = (pages) => Annotator.load({ task: 'sentiment', slms: SLMS, models: source, device: 'cpu', wasm: { plain: withMemory(plain, pages) } });
-    const refused = async (pages) => {
-      const error = await load(pages).then(() => assert.fail('it loaded'), (problem) => problem);
+    const load = (maxMemory) => Annotator.load({ task: 'sentiment', slms: SLMS, models: source, device: 'cpu', maxMemory });
+    const refused = async (mib) => {
+      const error = await load(mib * 2 ** 20).then(() => assert.fail('it loaded'), (problem) => problem);
       assert.ok(error instanceof MemoryError && error instanceof TrapError, error.stack);
       assert.deepEqual([error.name, error.code], ['MemoryError', 'wasm-memory']);
       assert.match(error.message, /^wasm-memory: there is no room for .* MiB more beside .* MiB of WebAssembly memory; /);
     };
-    await refused(400);
+    await refused(25);
     assert.deepEqual(asked, ['index.json']);
-    await refused(700); // enough for the files, not for the models
-  });
-
-  test('the build for the edge ends where an edge worker’s memory is not yet spent', () => {
-    const { maximum } = memoryOf('edge');
-    assert.ok(maximum * 65536 <= 112 * 2 ** 20 && maximum * 65536 >= 96 * 2 ** 20, `${maximum} pages`);
-    for (const build of ['plain', 'relaxed', 'gpu']) assert.equal(memoryOf(build).maximum, undefined, build);
+    await refused(44); // enough for the files, not for the models
   });
 
   test('a trap inside an async call, whose promise would never settle, is noticed', async () => {

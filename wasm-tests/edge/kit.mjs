@@ -102,44 +102,6 @@ export async function entry(name = 'index.node') {
   return import(pathToFileURL(path.join(out, `node_modules/autoannotator/dist/${name}.js`)).href);
 }
 
-/** Where the memory section of a module stands, and the pages it says: {start, end, minimum, maximum}. */
-function memorySection(bytes) {
-  const read = (at) => {
-    let value = 0;
-    for (let shift = 0; ; shift += 7) {
-      const byte = bytes[at++];
-      value += (byte & 127) * 2 ** shift;
-      if (byte < 128) return [value, at];
-    }
-  };
-  for (let at = 8; at < bytes.length; ) {
-    const [size, body] = read(at + 1);
-    if (bytes[at] === 5) {
-      const [minimum, next] = read(body + 2);
-      return { start: at, end: body + size, minimum, maximum: bytes[body + 1] & 1 ? read(next)[0] : undefined };
-    }
-    at = body + size;
-  }
-  throw new Error('the module has no memory of its own');
-}
-
-/** The pages of memory that a build of the package declares: at first, and at most if it says so. */
-export function memoryOf(build) {
-  return memorySection(readFileSync(path.join(root, `pkg/wasm/${build}/autoannotator_bg.wasm`)));
-}
-
-/** A module with a memory of at most `pages`. */
-export function withMemory(bytes, pages) {
-  const { start, end, minimum } = memorySection(bytes);
-  const leb = (value) => {
-    const out = [];
-    for (; value > 127; value >>>= 7) out.push((value & 127) | 128);
-    return Buffer.from([...out, value]);
-  };
-  const section = Buffer.concat([Buffer.from([1, 1]), leb(minimum), leb(pages)]);
-  return new WebAssembly.Module(Buffer.concat([bytes.subarray(0, start), Buffer.from([5]), leb(section.length), section, bytes.subarray(end)]));
-}
-
 const DATA = path.join(process.env.AUTOANNOTATOR_SHARED ?? path.join(root, '../shared'), 'data/sent_tweet_extraction_test.csv');
 
 /** Why the tests on real texts are left out, where they are. */

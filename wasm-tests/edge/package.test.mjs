@@ -13,9 +13,9 @@ test('it weighs at most 2 MB, all builds included', async () => {
   const { size } = statSync(await tarball());
   const { stdout } = await exec('tar', ['tzf', await tarball()]);
   const files = stdout.split('\n').filter(Boolean).map((name) => name.replace('package/', ''));
-  for (const build of ['plain', 'relaxed', 'gpu', 'edge']) assert.ok(files.includes(`wasm/${build}/autoannotator_bg.wasm`), build);
+  for (const build of ['plain', 'relaxed', 'gpu']) assert.ok(files.includes(`wasm/${build}/autoannotator_bg.wasm`), build);
   assert.ok(files.includes('README.md') && files.includes('package.json'));
-  assert.deepEqual(files.filter((name) => !/^(package\.json|README\.md|LICENSE.*|dist\/|recipes\/|wasm\/(plain|relaxed|gpu|edge)\/)/.test(name)), []);
+  assert.deepEqual(files.filter((name) => !/^(package\.json|README\.md|LICENSE.*|dist\/|recipes\/|wasm\/(plain|relaxed|gpu)\/)/.test(name)), []);
   assert.ok(size <= 2_000_000, `${size} bytes`);
   record('package', { tarballKb: Math.round(size / 1000) });
 });
@@ -34,7 +34,7 @@ async function resolves(file, ...modules) {
   await exec(path.join(here, 'node_modules/.bin/attw'), args, { env }).catch((error) => assert.fail(error.stdout + error.stderr));
 }
 
-test('types resolve wherever modules do', async () => resolves(await tarball(), './plain.wasm', './relaxed.wasm', './gpu.wasm', './edge.wasm'));
+test('types resolve wherever modules do', async () => resolves(await tarball(), './plain.wasm', './relaxed.wasm', './gpu.wasm'));
 
 test('autoannotator-burn: the same checks, and its types in use', { skip: noBurn }, async () => {
   const out = await burnConsumer('burn-types');

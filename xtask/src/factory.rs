@@ -1,7 +1,7 @@
 //! wasm-bindgen's JavaScript holds one instance for ever, in the module's own variables: a trap would spoil it for the
 //! whole process. The factory is the same JavaScript inside a function, so that each call has an instance of its own.
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 
 /// The bare way in which wasm-bindgen resumes an async function. A trap in there reaches nobody who waits for it.
 const RESUME: &str = "            queueMicrotask(arg0);\n";
@@ -10,6 +10,8 @@ const GUARDED_RESUME: &str =
 const OWN_ADDRESS: &str = "        module_or_path = new URL('autoannotator_bg.wasm', import.meta.url);\n";
 const NO_ADDRESS: &str =
     "        throw new TypeError('init needs { module_or_path }: a WebAssembly.Module or its bytes');\n";
+/// The memory of an instance of which nothing else is said, up to its least pages.
+const MEMORY: &str = "new WebAssembly.Memory({initial:";
 const TYPES_OF_MODULE: &str = "/* @ts-self-types=\"./autoannotator.d.ts\" */\n";
 const EXPORTS: &str = "export { initSync, __wbg_init as default };\n";
 
@@ -25,8 +27,9 @@ export type Glue = Omit<typeof glue, 'default' | 'initSync'> & {
   initSync(options: { module: WebAssembly.Module | BufferSource }): Started;
 };
 
-/** A new instance, to be started with `init` or `initSync`. `onTrap` is told of a trap inside an async call, whose promise never settles. */
-export function create(onTrap: (error: unknown) => void): Glue;
+/** A new instance, to be started with `init` or `initSync`. `onTrap` is told of a trap inside an async call, whose promise never settles.
+ * Its memory grows to `maxPages` of 64 KiB at most. */
+export function create(onTrap: (error: unknown) => void, maxPages?: number): Glue;
 ";
 
 /// The factory made of wasm-bindgen's JavaScript. Output of another shape than the one known here is an error.
@@ -37,6 +40,7 @@ pub fn factory(glue: &str) -> Result<String> {
         ensure!(found == 1, "wasm-bindgen's output has another shape: {from:?} stands there {found} times, not once");
         body = body.replace(from, to);
     }
+    body = limited(&body)?;
     let mut names = Vec::new();
     let mut lines = String::new();
     for line in body.lines() {
@@ -56,9 +60,20 @@ pub fn factory(glue: &str) -> Result<String> {
         "wasm-bindgen's output imports something, which a factory cannot"
     );
     Ok(format!(
-        "/* @ts-self-types=\"./autoannotator.factory.d.ts\" */\nexport function create(onTrap) {{\n{lines}return {{ initSync, init: __wbg_init, {} }};\n}}\n",
+        "/* @ts-self-types=\"./autoannotator.factory.d.ts\" */\nexport function create(onTrap, maxPages) {{\n{lines}return {{ initSync, init: __wbg_init, {} }};\n}}\n",
         names.join(", ")
     ))
+}
+
+/// With the most pages of the memory, which the caller gives.
+fn limited(body: &str) -> Result<String> {
+    let parts = body.split_once(MEMORY).filter(|(_, rest)| !rest.contains(MEMORY));
+    let Some((before, after)) = parts.and_then(|(before, rest)| Some((before, rest.split_once("})")?))) else {
+        bail!("wasm-bindgen's output has another shape: it does not make its memory once");
+    };
+    let (least, after) = after;
+    ensure!(least.parse::<u32>().is_ok(), "wasm-bindgen's output has another shape: a memory of {least:?}");
+    Ok(format!("{before}{MEMORY}{least},maximum:maxPages}}){after}"))
 }
 
 /// The name that an exported declaration gives.
@@ -76,10 +91,12 @@ fn exported(declaration: &str) -> Result<&str> {
 mod tests {
     use super::*;
 
+    const MEMORY_OF_18: &str = "memory: memory || new WebAssembly.Memory({initial:18}),\n";
+
     fn glue() -> String {
         let classes = ["A", "B", "C", "D"].map(|name| format!("export class {name} {{\n}}\n")).concat();
         format!(
-            "{TYPES_OF_MODULE}{classes}export function start() {{\n}}\nexport function version() {{\n}}\n{RESUME}{OWN_ADDRESS}\n{EXPORTS}"
+            "{TYPES_OF_MODULE}{classes}export function start() {{\n}}\nexport function version() {{\n}}\n{RESUME}{MEMORY_OF_18}{OWN_ADDRESS}\n{EXPORTS}"
         )
     }
 
@@ -87,7 +104,7 @@ mod tests {
     fn everything_exported_is_returned() {
         let made = factory(&glue()).unwrap();
         assert!(made.ends_with("return { initSync, init: __wbg_init, A, B, C, D, start, version };\n}\n"), "{made}");
-        assert!(made.contains("onTrap(error)"));
+        assert!(made.contains("onTrap(error)") && made.contains("{initial:18,maximum:maxPages}"));
         assert_eq!(made.matches("export ").count(), 1);
     }
 
@@ -96,6 +113,9 @@ mod tests {
         let good = glue();
         for bad in [
             good.replace(RESUME, ""),
+            good.replace(MEMORY_OF_18, ""),
+            good.replace("initial:18", "initial:18,maximum:20"),
+            good.clone() + MEMORY_OF_18,
             good.replace(EXPORTS, ""),
             good.clone() + "export const x = 1;\n",
             good.clone() + "import { y } from './snippet.js';\n",

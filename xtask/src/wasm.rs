@@ -19,8 +19,6 @@ pub struct Variant {
     features: &'static [&'static str],
     /// What `wasm-opt` has to know of.
     opt_features: &'static [&'static str],
-    /// The most bytes that its memory may have, if that is less than an engine allows.
-    max_memory: Option<u32>,
     /// What it is optimised for.
     goal: Goal,
 }
@@ -37,7 +35,6 @@ const PLAIN: Variant = Variant {
     target_features: &["+simd128"],
     features: &[],
     opt_features: &["--enable-simd"],
-    max_memory: None,
     goal: Goal::Speed,
 };
 
@@ -48,16 +45,11 @@ const RELAXED: Variant = Variant {
     ..PLAIN
 };
 
-/// An edge worker has 128 MiB, and is ended where it takes more. What is left beside this is for JavaScript: its heap, a
-/// shard on its way, requests and answers.
-const EDGE_MEMORY: u32 = 104 << 20;
-
 /// The variants, by name.
-pub const VARIANTS: [Variant; 5] = [
+pub const VARIANTS: [Variant; 4] = [
     // The page reads and writes its files with this one.
     Variant { features: &["files"], ..PLAIN },
     RELAXED,
-    Variant { name: "edge", max_memory: Some(EDGE_MEMORY), ..RELAXED },
     // Browsers with WebGPU may lack relaxed SIMD, and what is left for the CPU to do is little.
     Variant { name: "gpu", features: &["gpu"], ..PLAIN },
     // Its time goes into kernels that burn makes at run time.
@@ -116,13 +108,17 @@ impl Variant {
     pub fn cargo(&self, subcommand: &str) -> Result<Command> {
         // Loop strength reduction makes pointers of sums that may wrap, of which engines cannot make address offsets.
         // Fewer copies of what kernels do not have inlined: a module is about a tenth smaller so, and no slower.
-        let mut flags = format!(
-            "-Ctarget-feature={}\x1f--cfg\x1fgetrandom_backend=\"wasm_js\"\x1f-Cllvm-args=-disable-lsr\x1f-Cllvm-args=-inline-threshold=20",
-            self.target_features.join(",")
-        );
-        if let Some(most) = self.max_memory {
-            flags.push_str(&format!("\x1f-Clink-arg=--max-memory={most}"));
-        }
+        // The memory comes from outside, so that who starts an instance says how large it may grow.
+        let flags = [
+            &format!("-Ctarget-feature={}", self.target_features.join(",")),
+            "--cfg",
+            "getrandom_backend=\"wasm_js\"",
+            "-Cllvm-args=-disable-lsr",
+            "-Cllvm-args=-inline-threshold=20",
+            "-Clink-arg=--import-memory",
+            "-Clink-arg=--export-memory",
+        ]
+        .join("\x1f");
         let mut command = crate::cargo();
         command
             .args([subcommand, "--locked", "--lib", "--package", NAME, "--no-default-features"])
@@ -150,7 +146,7 @@ impl Variant {
     }
 
     fn opt_flags(&self) -> Vec<&'static str> {
-        let mut flags = vec![self.goal.wasm_opt(), "--strip-debug", "--strip-producers"];
+        let mut flags = vec![self.goal.wasm_opt(), "--strip-debug", "--strip-producers", "--zero-filled-memory"];
         flags.extend(DEFAULT_OPT_FEATURES);
         flags.extend(self.opt_features);
         flags
