@@ -39,7 +39,9 @@ help: ## Show this
 run: binary page pull ## Build everything, bring the models and serve the page (PORT=8080)
 	@exec $(BINARY) serve --port $(PORT)
 
-test: test-rust test-api test-proxy test-neon test-wasm test-www test-page ## Run every test: Rust, the API against its document, the server behind nginx, the ARM kernels under emulation, the wasm in node, the page's own, the page in Chromium
+# What test-edge measures is measured once here.
+test: ROUNDS := $(or $(ROUNDS),1)
+test: test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge ## Run every test: Rust, the API against its document, the server behind nginx, the ARM kernels under emulation, the wasm in node, the page's own, the page in Chromium, the npm package in every runtime
 
 test-edge: package pull chromium firefox $(BENCH)/venv/.ready $(STAMPS)/npm-edge $(STAMPS)/npm-peer ## Test the npm package in every runtime it is for, and measure it against transformers.js (ROUNDS=3, TEXTS=500; TABLES=1 writes its README's tables)
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \

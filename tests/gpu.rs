@@ -3,10 +3,12 @@
 
 #![cfg(feature = "gpu")]
 
+#[cfg(feature = "gpu-burn")]
+use autoannotator::slm::burn::BurnEngine;
 use autoannotator::slm::cpu::CpuEngine;
 use autoannotator::slm::gpu::{Gpu, GpuEngine, GpuOptions, Shape};
 use autoannotator::slm::pack::PackedWeights;
-use autoannotator::slm::weights::{EncoderWeights, Head, Pooling};
+use autoannotator::slm::weights::{EncoderWeights, Head, LayerWeights, Pooling};
 use autoannotator::slm::{Batch, Engine, SlmError};
 use pollster::block_on;
 use random::{Random, cases, dequantized};
@@ -100,6 +102,49 @@ fn every_shape_of_the_products_gives_the_same() {
             }
         }
     }
+}
+
+#[test]
+fn weights_that_are_exact_in_f16_lie_in_f16() {
+    let Some(gpu) = gpu() else { return };
+    for (mut random, mut weights) in taken().take(4) {
+        let texts = random.texts(&weights.config, 20);
+        let batch = Batch::new(texts.iter().map(Vec::as_slice));
+        let head = head(&mut random, &weights);
+        for layer in &mut weights.layers {
+            let LayerWeights { query, key, value, output, up, down, .. } = layer;
+            for map in [query, key, value, output, up, down] {
+                map.weight.iter_mut().for_each(|value| *value = half::f16::from_f32(*value).to_f32());
+            }
+        }
+        let expected = CpuEngine::new(&weights, head.clone()).logits(&batch).expect("cpu");
+        let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).expect("loaded");
+        assert_eq!(engine.precision(), if gpu.reads_f16() { "f16" } else { "f32" });
+        for shape in Shape::ALL {
+            engine.set_shape(shape);
+            let off = farthest(&block_on(engine.logits(&batch)).expect("gpu"), &expected);
+            assert!(off < 1e-4, "{shape:?}: {off}");
+        }
+    }
+}
+
+#[cfg(feature = "gpu-burn")]
+#[test]
+fn burn_wgpu_computes_on_the_same_device() {
+    let Some(gpu) = gpu() else { return };
+    for (mut random, weights) in taken().take(2) {
+        let texts = random.texts(&weights.config, 5);
+        let batch = Batch::new(texts.iter().map(Vec::as_slice));
+        let head = head(&mut random, &weights);
+        let mut other = BurnEngine::new(&weights, &head, &gpu.burn().expect("shared"));
+        let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).expect("loaded");
+        for _ in 0..2 {
+            let found = block_on(engine.logits(&batch)).expect("gpu");
+            let off = farthest(&found, &other.logits(&batch).expect("burn"));
+            assert!(off < 1e-4, "{off}");
+        }
+    }
+    assert_eq!(gpu.burn().expect("shared"), gpu.burn().expect("the same"));
 }
 
 #[test]

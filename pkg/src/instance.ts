@@ -1,7 +1,7 @@
 // One instance of the WebAssembly module, with the SLMs in it.
 import type { Gpu } from '../wasm/gpu/autoannotator.js';
 import type { Redactor, Rule, Sample, Slm, SlmLoader, Verdict, Vote } from '../wasm/relaxed/autoannotator.js';
-import type { Annotation, BuildName, Device, LoadOptions, Progress, Review, Spec, WasmSource } from './api.js';
+import type { Annotation, BuildName, Device, LoadOptions, Progress, Review, Spec } from './api.js';
 import { type AutoannotatorError, fromWasm, MemoryError, messageOf, OptionError, TrapError, WasmError } from './errors.js';
 import type { Models } from './models.js';
 import { type Glue, moduleOf, type Runtime } from './runtime.js';

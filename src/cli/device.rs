@@ -86,7 +86,17 @@ impl Devices {
         let start = Instant::now();
         let now = || start.elapsed().as_secs_f64() * 1000.0;
         let tokenizer = Arc::new(Tokenizer::from_json(&tokenizer, packed.meta.max_length)?);
-        let on_gpu = block_on(Slm::on_gpu(packed, version, tokenizer, gpu, now)).and_then(|mut slm| {
+        let on_gpu = block_on(Slm::on_gpu(packed, version, tokenizer.clone(), gpu, now));
+        #[cfg(feature = "gpu-burn")]
+        let on_gpu = match on_gpu {
+            Err(SlmError::NoGpu(why)) => {
+                let Unpacked { packed, version, .. } = packing::read(&home, &id, &precision)?;
+                info!("{id}: {why}; burn-wgpu takes it");
+                gpu.burn().and_then(|device| Slm::on_burn(packed, version, tokenizer, &device))
+            }
+            other => other,
+        };
+        let on_gpu = on_gpu.and_then(|mut slm| {
             slm.vote_on(&task, map.as_ref())?;
             Ok(slm)
         });

@@ -1,7 +1,7 @@
 //! An SLM ready to vote: tokenizer, engine and what the packed file says of it.
 
 #[cfg(feature = "gpu-burn")]
-use super::burn::{self, BurnEngine};
+use super::burn::BurnEngine;
 use super::cpu::{CpuEncoder, CpuEngine, Isa};
 #[cfg(feature = "gpu")]
 use super::gpu::{Gpu, GpuEngine};
@@ -135,17 +135,21 @@ impl Slm {
         Ok(Self::new(meta, version, tokenizer, Serving::Gpu(Box::new(engine))))
     }
 
-    /// As [`Self::from_packed`], on burn-wgpu: for a model that no kernels of ours take, and to hold them against it. It
-    /// takes weights in f16 or f32; others are an error, as is a machine without a GPU.
+    /// As [`Self::from_packed`], on a device of burn-wgpu: for a model that no kernels of ours take, and to hold them
+    /// against it. It takes weights in f16 or f32; others are an error.
     #[cfg(feature = "gpu-burn")]
-    pub async fn on_burn(packed: PackedSlm, version: String, tokenizer: Arc<Tokenizer>) -> Result<Self, SlmError> {
+    pub fn on_burn(
+        packed: PackedSlm,
+        version: String,
+        tokenizer: Arc<Tokenizer>,
+        device: &burn::tensor::Device,
+    ) -> Result<Self, SlmError> {
         let PackedSlm { meta, weights, head } = packed;
         fits(&tokenizer, &meta)?;
         let PackedWeights::F32(weights) = weights else {
             return Err(SlmError::NoGpu("burn-wgpu takes weights in f16 or f32, and these are in int8".to_owned()));
         };
-        let device = burn::device(burn::Backend::Wgpu(None)).await?;
-        let engine = BurnEngine::new(&weights, &head, &device);
+        let engine = BurnEngine::new(&weights, &head, device);
         Ok(Self::new(meta, version, tokenizer, Serving::Burn(Box::new(engine))))
     }
 

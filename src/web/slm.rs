@@ -1,6 +1,8 @@
 //! One small language model in a worker.
 
 use super::{TaskRecord, from_js, thrown, to_js};
+#[cfg(feature = "gpu-burn")]
+use crate::slm::burn;
 use crate::slm::cpu::Isa;
 #[cfg(feature = "gpu")]
 use crate::slm::gpu::GpuOptions;
@@ -60,7 +62,8 @@ impl SlmLoader {
     pub async fn finish_on_burn(self, tokenizer: Vec<u8>) -> Result<Slm, JsValue> {
         let packed = self.unpacker.finish().map_err(thrown)?;
         let tokenizer = shared(&tokenizer, packed.meta.max_length).map_err(thrown)?;
-        Ok(Slm { inner: model::Slm::on_burn(packed, self.version, tokenizer).await.map_err(thrown)? })
+        let device = burn::device(burn::Backend::Wgpu(None)).await.map_err(thrown)?;
+        Ok(Slm { inner: model::Slm::on_burn(packed, self.version, tokenizer, &device).map_err(thrown)? })
     }
 }
 

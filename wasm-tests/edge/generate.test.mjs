@@ -1,6 +1,7 @@
 // The projects that `autoannotator generate` writes: a page and a worker, built and run, and all three of a hostile spec.
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
+import { existsSync } from 'node:fs';
 import { cp, mkdir, readFile, writeFile } from 'node:fs/promises';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
@@ -90,6 +91,18 @@ async function built(out) {
   return { url: `http://127.0.0.1:${port}/`, stop: () => server.close() };
 }
 
+/** Whether the page, in which this runs, has kept a person's review. */
+const keptReview = () => new Promise((resolve) => {
+  const opening = indexedDB.open(`autoannotator ${location.pathname}`);
+  opening.onsuccess = () => {
+    const all = opening.result.transaction('annotations').objectStore('annotations').getAll();
+    all.onsuccess = () => {
+      opening.result.close();
+      resolve(all.result.some(({ source }) => source === 'human'));
+    };
+  };
+});
+
 describe('generated projects', { skip: noModels }, () => {
   let browser;
   before(async () => {
@@ -154,7 +167,7 @@ describe('generated projects', { skip: noModels }, () => {
 
       // A reload loses nothing.
       assert.match(await page.textContent('#where'), /kept in this browser/);
-      await page.waitForTimeout(700);
+      await page.waitForFunction(keptReview);
       await page.reload();
       await page.waitForSelector('#results:not([hidden])');
       assert.equal(await page.textContent('#reviewed'), '1');

@@ -1,6 +1,8 @@
 //! The adapter and device that engines share.
 
 use super::super::SlmError;
+#[cfg(all(feature = "gpu-burn", not(target_arch = "wasm32")))]
+use std::sync::OnceLock;
 use std::sync::{Arc, Mutex};
 
 /// What to ask of the machine.
@@ -16,8 +18,37 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    #[cfg(all(feature = "gpu-burn", not(target_arch = "wasm32")))]
+    burn: Arc<Shared>,
     /// The first failure there was.
     failure: Arc<Mutex<Option<String>>>,
+}
+
+/// What burn-wgpu takes to compute on the same device, and its device once it does.
+#[cfg(all(feature = "gpu-burn", not(target_arch = "wasm32")))]
+struct Shared {
+    instance: wgpu::Instance,
+    adapter: wgpu::Adapter,
+    device: OnceLock<Result<burn::tensor::Device, String>>,
+}
+
+/// What to ask of an adapter: WebGPU's default limits, since the kernels need no more, and f16 where there is that.
+fn wanted(adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
+    let wanted = wgpu::DeviceDescriptor {
+        label: Some("autoannotator"),
+        required_features: adapter.features() & wgpu::Features::SHADER_F16,
+        ..Default::default()
+    };
+    // burn-wgpu takes it that a device has what its adapter has.
+    #[cfg(all(feature = "gpu-burn", not(target_arch = "wasm32")))]
+    let wanted = wgpu::DeviceDescriptor {
+        required_features: adapter.features()
+            - wgpu::Features::MAPPABLE_PRIMARY_BUFFERS
+            - wgpu::Features::all_experimental_mask(),
+        required_limits: adapter.limits(),
+        ..wanted
+    };
+    wanted
 }
 
 /// Whether an adapter is known to compute on the CPU.
@@ -28,7 +59,7 @@ fn is_software(info: &wgpu::AdapterInfo) -> bool {
 }
 
 impl Gpu {
-    /// Asks for the adapter and a device of WebGPU's default limits: the kernels need no more.
+    /// Asks for the adapter and a device.
     ///
     /// No adapter, one in software where that will not do, or a device refused is an error that says so.
     pub async fn request(options: GpuOptions) -> Result<Self, SlmError> {
@@ -44,11 +75,16 @@ impl Gpu {
         if is_software(&info) && !options.software {
             return Err(SlmError::NoGpu(format!("the adapter '{}' computes on the CPU", info.name)));
         }
-        let descriptor = wgpu::DeviceDescriptor { label: Some("autoannotator"), ..Default::default() };
-        let (device, queue) =
-            adapter.request_device(&descriptor).await.map_err(|error| SlmError::NoGpu(error.to_string()))?;
-        let failure = Arc::new(Mutex::new(None));
-        let gpu = Self { device, queue, info, failure };
+        let requested = adapter.request_device(&wanted(&adapter)).await;
+        let (device, queue) = requested.map_err(|error| SlmError::NoGpu(error.to_string()))?;
+        let gpu = Self {
+            device,
+            queue,
+            info,
+            #[cfg(all(feature = "gpu-burn", not(target_arch = "wasm32")))]
+            burn: Arc::new(Shared { instance, adapter, device: OnceLock::new() }),
+            failure: Arc::default(),
+        };
         let failed = Arc::clone(&gpu.failure);
         gpu.device.on_uncaptured_error(Arc::new(move |error: wgpu::Error| note(&failed, error.to_string())));
         let failed = Arc::clone(&gpu.failure);
@@ -67,6 +103,30 @@ impl Gpu {
     /// Whether the adapter is known to compute on the CPU.
     pub fn is_software(&self) -> bool {
         is_software(&self.info)
+    }
+
+    /// Whether kernels may read weights in f16.
+    pub fn reads_f16(&self) -> bool {
+        self.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// The same device for burn-wgpu.
+    #[cfg(all(feature = "gpu-burn", not(target_arch = "wasm32")))]
+    pub fn burn(&self) -> Result<burn::tensor::Device, SlmError> {
+        let Shared { instance, adapter, device } = &*self.burn;
+        // A device is registered once.
+        let made = device.get_or_init(|| {
+            let setup = burn::tensor::wgpu::WgpuSetup {
+                instance: instance.clone(),
+                adapter: adapter.clone(),
+                device: self.device.clone(),
+                queue: self.queue.clone(),
+                backend: self.info.backend,
+            };
+            let made = burn::tensor::Device::wgpu_options().setup(setup).init();
+            made.map_err(|error| error.to_string())
+        });
+        made.clone().map_err(SlmError::NoGpu)
     }
 
     /// Gives the device up, as a driver's reset would: everything on it fails from now on.

@@ -4,7 +4,7 @@ use super::super::config::{Activation, EncoderConfig};
 use super::super::cpu::distances;
 use super::super::quant::{Int8Matrix, level};
 use super::super::weights::{Head, LayerWeights, Linear, Norm, Pooling};
-use super::shader::{self, Attention, Ending, GROUP, Pool, Shape, padded};
+use super::shader::{self, Attention, Ending, GROUP, Pool, Shape, Stored, padded};
 use super::{Gpu, TOKENS};
 use std::sync::{Arc, OnceLock};
 use wgpu::util::DeviceExt;
@@ -34,33 +34,37 @@ pub(super) enum Kernel {
 
 /// The pipelines of the products, made as they are first used.
 pub(super) struct Products {
-    int8: bool,
+    stored: Stored,
     layout: wgpu::BindGroupLayout,
     pipelines: [OnceLock<wgpu::ComputePipeline>; Shape::ALL.len()],
 }
 
 impl Products {
-    fn new(gpu: &Gpu, int8: bool) -> Self {
-        Self { int8, layout: layout(gpu, "rrrwru"), pipelines: Default::default() }
+    fn new(gpu: &Gpu, stored: Stored) -> Self {
+        Self { stored, layout: layout(gpu, "rrrwru"), pipelines: Default::default() }
     }
 
     pub(super) fn pipeline(&self, gpu: &Gpu, shape: Shape) -> &wgpu::ComputePipeline {
-        let make = || pipeline(gpu, "product", &self.layout, shader::product(shape, self.int8));
+        let make = || pipeline(gpu, "product", &self.layout, shader::product(shape, self.stored));
         self.pipelines[shape as usize].get_or_init(make)
     }
 }
 
 /// A matrix that the device can take.
 pub(super) trait Matrix: Sized {
-    /// As recorded on votes.
-    const PRECISION: &'static str;
+    /// How weights of a model lie on a device that may read f16.
+    fn stored(layers: &[LayerWeights<Self>], f16: bool) -> Stored;
 
     /// The map's weights `[outputs x inputs]`, as they act on plain inputs.
     fn plain(map: Linear<Self>) -> Vec<f32>;
 }
 
 impl Matrix for Vec<f32> {
-    const PRECISION: &'static str = "f32";
+    fn stored(layers: &[LayerWeights], f16: bool) -> Stored {
+        let exact = |value: &f32| half::f16::from_f32(*value).to_f32() == *value;
+        let exact = |map: &Linear| map.weight.iter().all(exact);
+        if f16 && layers.iter().flat_map(LayerWeights::linears).all(exact) { Stored::F16 } else { Stored::F32 }
+    }
 
     fn plain(map: Linear) -> Vec<f32> {
         map.weight
@@ -68,7 +72,9 @@ impl Matrix for Vec<f32> {
 }
 
 impl Matrix for Int8Matrix {
-    const PRECISION: &'static str = "int8";
+    fn stored(_: &[LayerWeights<Self>], _: bool) -> Stored {
+        Stored::Int8
+    }
 
     fn plain(map: Linear<Self>) -> Vec<f32> {
         map.weight.plain(map.inputs)
@@ -121,12 +127,12 @@ impl<'a> Loader<'a> {
     }
 
     /// The dispatches of a forward: [`LAYER_STEPS`] a layer, and one for pooling and head.
-    pub(super) fn steps<M: Matrix>(&self, layers: Vec<LayerWeights<M>>) -> Vec<Step> {
+    pub(super) fn steps<M: Matrix>(&self, layers: Vec<LayerWeights<M>>, stored: Stored) -> Vec<Step> {
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let rows = |label, width| storage(self.gpu, label, TOKENS * padded(width), wgpu::BufferUsages::empty());
         let qkv = rows("query, key, value", 3 * hidden);
         let (context, attended, lifted) = (rows("context", hidden), rows("attended", hidden), rows("inner", inner));
-        let products = Arc::new(Products::new(self.gpu, M::PRECISION == "int8"));
+        let products = Arc::new(Products::new(self.gpu, stored));
         let (attend, norm) = (self.attend(&qkv, &context), self.norm());
         let x = &self.states;
         let gelu = match self.config.activation {
@@ -162,12 +168,15 @@ impl<'a> Loader<'a> {
         let mut bias: Vec<f32> = maps.iter().flat_map(|map| &map.bias).copied().collect();
         bias.resize(outputs, 0.0);
         let rows: Vec<f32> = maps.into_iter().flat_map(M::plain).collect();
-        let (weights, mut scales) = if products.int8 {
-            let (weights, scales) = int8_columns(&rows, width, inputs, outputs);
-            (bytes(self.gpu, "weights", &weights), scales)
-        } else {
-            (floats(self.gpu, "weights", &columns(&rows, width, inputs, outputs)), Vec::new())
+        let (weights, mut scales) = match products.stored {
+            Stored::Int8 => int8_columns(&rows, width, inputs, outputs),
+            Stored::F16 => {
+                let columns = columns(&rows, width, inputs, outputs);
+                (columns.iter().flat_map(|value| half::f16::from_f32(*value).to_ne_bytes()).collect(), Vec::new())
+            }
+            Stored::F32 => (bytemuck::pod_collect_to_vec(&columns(&rows, width, inputs, outputs)), Vec::new()),
         };
+        let weights = bytes(self.gpu, "weights", &weights);
         let sizes = [inputs / 4, outputs / 4, scales.len() / 4, flow.ending as usize];
         scales.extend(bias);
         let scales = floats(self.gpu, "scales and bias", &scales);

@@ -73,7 +73,8 @@ fn class(tokens: usize) -> usize {
 }
 
 impl GpuEngine {
-    /// Puts weights and head on the device: int8 weights as int8 (a scale for each 32 inputs of an output), others in f32.
+    /// Puts weights and head on the device: int8 weights as int8 (a scale for each 32 inputs of an output), others as f16
+    /// where every one of them is exact in it, as those of a file in f16 are, and the adapter reads it, else in f32.
     /// An encoder that the kernels do not take (another architecture, or attention heads of a width that is no multiple of
     /// four) or a lack of memory is an error.
     pub async fn new(gpu: &Gpu, weights: PackedWeights, head: &Head) -> Result<Self, SlmError> {
@@ -108,7 +109,8 @@ impl GpuEngine {
         let layers = std::mem::take(&mut weights.layers);
         let relative = std::mem::take(&mut weights.relative_bias);
         let loader = Loader::new(gpu, &config, head, &relative);
-        let steps = loader.steps(layers);
+        let stored = M::stored(&layers, gpu.reads_f16());
+        let steps = loader.steps(layers, stored);
         let Loader { states, texts, logits, pooled, attention, .. } = loader;
         let labels = head.linear.outputs;
         let staging = gpu.device.create_buffer(&wgpu::BufferDescriptor {
@@ -124,7 +126,7 @@ impl GpuEngine {
         gpu.check()?;
         Ok(Self {
             gpu: gpu.clone(),
-            precision: M::PRECISION,
+            precision: stored.name(),
             embeddings: embeddings(weights),
             queries: attention.queries(),
             shapes: if gpu.is_software() {

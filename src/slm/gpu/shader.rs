@@ -73,6 +73,27 @@ impl Shape {
     }
 }
 
+/// How the weights of products lie on the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Stored {
+    F32,
+    /// Where every one of them is exact in f16, and the adapter reads that: half of what a product has to load.
+    F16,
+    /// With a scale for each [`GROUP`] inputs of an output.
+    Int8,
+}
+
+impl Stored {
+    /// As recorded on votes.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Int8 => "int8",
+        }
+    }
+}
+
 /// What a product adds or applies at its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ending {
@@ -136,16 +157,18 @@ fn unpack(x: u32) -> vec4f {
 
 const LANES: [&str; 4] = ["x", "y", "z", "w"];
 
-/// The code of the products of a shape, with weights in f32 or int8.
-pub(super) fn product(shape: Shape, int8: bool) -> String {
-    let mut code = format!("{GELU}{PRODUCT}");
-    let whole = int8 && shape.tile().1 == 4;
-    let weights = match (int8, whole) {
-        (false, _) => "vec4f",
-        (true, false) => "u32",
-        (true, true) => "vec4u",
+/// The code of the products of a shape.
+pub(super) fn product(shape: Shape, stored: Stored) -> String {
+    let enable = if stored == Stored::F16 { "enable f16;" } else { "" };
+    let mut code = format!("{enable}{GELU}{PRODUCT}");
+    let weights = match (stored, shape.tile().1) {
+        (Stored::F32, _) => "vec4f",
+        (Stored::F16, _) => "vec4<f16>",
+        (Stored::Int8, 4) => "vec4u",
+        (Stored::Int8, _) => "u32",
     };
     line(&mut code, format!("@group(0) @binding(1) var<storage, read> w: array<{weights}>;"));
+    let int8 = stored == Stored::Int8;
     if int8 {
         code += UNPACK;
     }
@@ -206,7 +229,7 @@ fn registers(code: &mut String, shape: Shape, int8: bool) {
         line(code, "for (var k = 0u; k < K; k++) {");
         for i in 0..4 {
             for v in 0..vectors {
-                line(code, format!("let b{i}_{v} = w[(k * 4u + {i}u) * N + column + {v}u];"));
+                line(code, format!("let b{i}_{v} = vec4f(w[(k * 4u + {i}u) * N + column + {v}u]);"));
             }
         }
         step(code, rows, vectors, "c");
@@ -256,7 +279,7 @@ fn store(code: &mut String, rows: usize, vectors: usize) {
 fn shared(code: &mut String, int8: bool) {
     let weight = match int8 {
         true => format!("unpack(w[input * N + column]) * scales[(input / {GROUP}u) * N + column]"),
-        false => "w[input * N + column]".to_owned(),
+        false => "vec4f(w[input * N + column])".to_owned(),
     };
     line(
         code,
