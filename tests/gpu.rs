@@ -180,6 +180,28 @@ fn what_the_kernels_cannot_take_is_left_to_the_cpu() {
     assert!(matches!(error, SlmError::NoGpu(_)), "{error}");
 }
 
+/// With burn-wgpu a device has its adapter's limits, which may be larger.
+#[cfg(not(feature = "gpu-burn"))]
+#[test]
+fn what_does_not_fit_is_an_error_and_others_go_on() {
+    let Some(gpu) = gpu() else { return };
+    let (mut engine, texts) = loaded(&gpu, 3);
+    let batch = Batch::new(texts.iter().map(Vec::as_slice));
+    let before = block_on(engine.logits(&batch)).expect("logits");
+    let (mut random, mut weights) = taken().next().expect("a case");
+    // Of a forward's rows, more than a binding may have.
+    let (hidden, inner) = (weights.config.hidden_size, 20_000);
+    weights.config.intermediate_size = inner;
+    for layer in &mut weights.layers {
+        (layer.up, layer.down) = (random.linear(inner, hidden), random.linear(hidden, inner));
+    }
+    let head = head(&mut random, &weights);
+    let error = block_on(GpuEngine::new(&gpu, PackedWeights::F32(weights), &head)).err().expect("refused");
+    assert!(matches!(error, SlmError::Gpu(_)), "{error}");
+    assert_eq!(block_on(engine.logits(&batch)).expect("as before"), before);
+    loaded(&gpu, 1);
+}
+
 #[test]
 fn a_lost_device_is_an_error_and_nothing_hangs() {
     let Some(gpu) = gpu() else { return };

@@ -121,7 +121,8 @@ impl GpuEngine {
         });
         let errors = [validation.pop().await, memory.pop().await];
         if let Some(error) = errors.into_iter().flatten().next() {
-            return Err(gpu.fail(error.to_string()));
+            // Other models may go on there.
+            return Err(SlmError::Gpu(error.to_string()));
         }
         gpu.check()?;
         Ok(Self {
