@@ -331,7 +331,7 @@ fn probes_that_measure_nothing_are_refused() {
     let by_chance: String = (0..60).map(|n| format!("{} {n},{}\n", WORDS[n % 9].0, LABELS[(n / 9) % 3])).collect();
     probe(&format!("text,label\n{by_chance}"));
     let told = house.refused(&with(&["--search", "lab"]));
-    assert!(told.contains("plan-none-passes") && told.contains("train"), "{told}");
+    assert!(told.contains("plan-none-passes") && told.contains("cold-start") && told.contains("--probe"), "{told}");
     assert!(!house.path("plan/annotator.toml").exists());
 }
 
