@@ -91,17 +91,26 @@ async function built(out) {
   return { url: `http://127.0.0.1:${port}/`, stop: () => server.close() };
 }
 
-/** Whether the page, in which this runs, has kept a person's review. */
-const keptReview = () => new Promise((resolve) => {
+/** Whether the page, in which this runs, has kept a person's label. */
+const keeps = (label) => new Promise((resolve) => {
   const opening = indexedDB.open(`autoannotator ${location.pathname}`);
   opening.onsuccess = () => {
     const all = opening.result.transaction('annotations').objectStore('annotations').getAll();
     all.onsuccess = () => {
       opening.result.close();
-      resolve(all.result.some(({ source }) => source === 'human'));
+      resolve(all.result.some((kept) => kept.source === 'human' && kept.label === label));
     };
   };
 });
+
+/** Asks again until it is so. */
+async function until(so) {
+  for (let time = 0; time < 100; time++) {
+    if (await so()) return;
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+  assert.fail(`it was never so: ${so}`);
+}
 
 describe('generated projects', { skip: noModels }, () => {
   let browser;
@@ -152,12 +161,13 @@ describe('generated projects', { skip: noModels }, () => {
 
       // Reviewed by the keyboard alone, undone and done again.
       await page.locator('#review').focus();
-      assert.equal(await page.textContent('#sample'), HARD);
+      await until(async () => (await page.textContent('#sample')) === HARD);
       await page.keyboard.press('2');
-      assert.equal(await page.textContent('#reviewed'), '1');
+      await until(async () => (await page.textContent('#reviewed')) === '1');
       await page.keyboard.press('u');
-      assert.equal(await page.textContent('#open'), '1');
+      await until(async () => (await page.textContent('#open')) === '1');
       await page.keyboard.press('3');
+      await until(async () => (await page.textContent('#reviewed')) === '1');
       // Elsewhere a key is no label.
       await page.locator('#filter').focus();
       await page.keyboard.press('1');
@@ -166,21 +176,21 @@ describe('generated projects', { skip: noModels }, () => {
       assert.match(csv, /,positive,human,hard,/);
 
       // A reload loses nothing.
-      assert.match(await page.textContent('#where'), /kept in this browser/);
-      await page.waitForFunction(keptReview);
+      await until(async () => /kept in this browser/.test(await page.textContent('#where')));
+      await until(() => page.evaluate(keeps, 'positive'));
       await page.reload();
       await page.waitForSelector('#results:not([hidden])');
-      assert.equal(await page.textContent('#reviewed'), '1');
+      await until(async () => (await page.textContent('#reviewed')) === '1');
       assert.equal(await saved(page, '#csv'), csv);
       await page.selectOption('#filter', { label: 'labelled positive' });
-      assert.equal(await page.locator('#list > li').count(), 2);
+      await until(async () => (await page.locator('#list > li').count()) === 2);
       await page.locator('#list summary').first().click();
-      assert.equal(await page.locator('#list .votes > li').count(), 3);
+      await until(async () => (await page.locator('#list .votes > li').count()) === 3);
 
       // A file, with its columns.
       await page.click('#leave');
       await page.setInputFiles('#file', { name: 'a.csv', mimeType: 'text/csv', buffer: Buffer.from('n,tweet\n7,"I love this, film"\n8,\n') });
-      assert.equal(await page.inputValue('#column'), '1');
+      await until(async () => (await page.inputValue('#column')) === '1');
       await page.click('#start');
       await whole(page);
       assert.deepEqual(lines(await saved(page, '#jsonl')).map(({ n, tweet, label, verdict }) => [n, tweet, label, verdict]), [
@@ -189,7 +199,7 @@ describe('generated projects', { skip: noModels }, () => {
       ]);
       await page.click('#leave');
       await page.setInputFiles('#file', { name: 'a.pdf', mimeType: 'application/pdf', buffer: Buffer.from('x') });
-      assert.match(await page.textContent('#problem-text'), /no kind that this page reads/);
+      await until(async () => /no kind that this page reads/.test(await page.textContent('#problem-text')));
       assert.deepEqual(errors, []);
 
       // The policy holds: nothing inline runs, and nothing is fetched from elsewhere.
@@ -280,7 +290,7 @@ describe('generated projects', { skip: noModels }, () => {
       await whole(page);
       // The reviewer does not answer, so the third is for a person.
       await page.waitForSelector('#problem:not([hidden])');
-      assert.match(await page.textContent('#problem-text'), /The reviewer did not answer/);
+      await until(async () => /The reviewer did not answer/.test(await page.textContent('#problem-text')));
       assert.ok(desk.seen.length > 0 && desk.seen.every(({ body }) => !body.includes('me@example.com')));
       await page.locator('#review').focus();
       await page.keyboard.press('1');

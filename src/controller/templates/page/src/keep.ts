@@ -13,6 +13,7 @@ const NAME = `autoannotator ${location.pathname}`;
 /** What is kept of another spec is of no use. */
 const SPEC = JSON.stringify(project.spec);
 const WAIT_MS = 500;
+const LOCK_MS = 2000;
 
 let database: Promise<IDBPDatabase<Schema>> | undefined;
 let timer: ReturnType<typeof setTimeout> | undefined;
@@ -20,14 +21,14 @@ const waiting = new Map<number, Annotation>();
 
 /** Opens the store: in the first tab alone, for two would write over each other. Whether anything is kept. */
 async function open(): Promise<boolean> {
-  const first = await new Promise<boolean>((resolve, reject) => {
-    // The lock is this tab's until it is closed.
+  const first = await new Promise<boolean>((resolve) => {
+    // The lock is this tab's until it is closed. What was here before a reload may have it a little longer.
     navigator.locks
-      .request(NAME, { ifAvailable: true }, (lock) => {
-        resolve(lock !== null);
-        return lock && new Promise<void>(() => undefined);
+      .request(NAME, { signal: AbortSignal.timeout(LOCK_MS) }, () => {
+        resolve(true);
+        return new Promise<void>(() => undefined);
       })
-      .catch(reject);
+      .catch(() => resolve(false));
   });
   if (!first) return false;
   const opening = openDB<Schema>(NAME, 1, {
