@@ -8,6 +8,7 @@ import { type Reviewer, reviewerOf } from './reviewer.js';
 import type { Runtime } from './runtime.js';
 
 const BATCH = 16;
+/** The least and the most bytes that `maxMemory` may say. */
 const MEMORY = [2 ** 22, 2 ** 32] as const;
 /** Batches whose reviews are under way at once. */
 const REVIEWING = 4;

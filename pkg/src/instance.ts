@@ -44,9 +44,9 @@ export class Instance {
   /** Starts an instance of a build, without SLMs. */
   static async start(name: BuildName, runtime: Runtime, { wasm, maxMemory }: LoadOptions): Promise<Instance> {
     const build = runtime.builds[name];
-    const given = wasm?.[name];
-    const most = maxMemory ?? build?.maxMemory;
     if (!build) throw new WasmError('wasm-load', `this entry of the package has no build '${name}'`);
+    const given = wasm?.[name];
+    const most = maxMemory ?? build.maxMemory;
     try {
       const { create } = await build.factory();
       const module = await (given === undefined ? kept(build, () => build.module()) : moduleOf(given, runtime));

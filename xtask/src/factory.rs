@@ -10,7 +10,7 @@ const GUARDED_RESUME: &str =
 const OWN_ADDRESS: &str = "        module_or_path = new URL('autoannotator_bg.wasm', import.meta.url);\n";
 const NO_ADDRESS: &str =
     "        throw new TypeError('init needs { module_or_path }: a WebAssembly.Module or its bytes');\n";
-/// The memory of an instance of which nothing else is said, up to its least pages.
+/// Where the memory is made that nobody gave, up to its least number of pages.
 const MEMORY: &str = "new WebAssembly.Memory({initial:";
 const TYPES_OF_MODULE: &str = "/* @ts-self-types=\"./autoannotator.d.ts\" */\n";
 const EXPORTS: &str = "export { initSync, __wbg_init as default };\n";
