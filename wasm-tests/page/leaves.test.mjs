@@ -6,6 +6,7 @@ import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { chromium } from 'playwright-core';
 import { aa } from '../node/wasm.mjs';
+import { decide } from './review.mjs';
 import { gateway, proxy, require, root, serve, stubLlm } from './servers.mjs';
 
 const SAMPLE = path.join(root, 'www/public/sample-tweets.csv');
@@ -215,12 +216,7 @@ test('never send: nothing is sent, whatever is pressed, and the page says so', {
   }
   assert.match(await page.textContent('#panel-sent'), /Nothing was sent/);
   await page.click('#tab-review');
-  for (let row = 0; row < 3; row++) {
-    const waiting = await page.textContent('#tab-review');
-    await page.waitForSelector('.sample');
-    await page.keyboard.press('1');
-    await page.waitForFunction((was) => document.querySelector('#tab-review')?.textContent !== was, waiting);
-  }
+  await decide(page, 3);
   await page.reload();
   await page.waitForSelector('.sample');
   await settled(6500); // longer than hand-ins wait

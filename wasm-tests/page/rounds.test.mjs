@@ -7,6 +7,7 @@ import path from 'node:path';
 import { after, before, test } from 'node:test';
 import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
+import { decide } from './review.mjs';
 import { cache, companion, root, serve } from './servers.mjs';
 
 const run = promisify(execFile);
@@ -98,11 +99,7 @@ test('a running tab takes a new version over between two blocks and loses no row
 
   // Three reviews, with consent: the pool is full.
   await page.click('#tab-review');
-  for (let review = 0; review < 3; review++) {
-    const waiting = await page.textContent('#tab-review');
-    await page.keyboard.press('1');
-    await page.waitForFunction((was) => document.querySelector('#tab-review')?.textContent !== was, waiting);
-  }
+  await decide(page, 3);
   await new Promise((resolve) => setTimeout(resolve, 6000));
   assert.deepEqual(posted, [], 'without consent nothing is sent');
   await page.click('#tab-overview');
@@ -113,9 +110,9 @@ test('a running tab takes a new version over between two blocks and loses no row
   assert.equal(posted.length, 1);
   assert.equal(JSON.parse(posted[0].postData()).annotations.length, 3);
   // What the page is told comes a moment after what was asked here.
-  await page.waitForSelector('.hand-in:has-text("3 handed in")', { timeout: 30_000 });
+  await page.waitForSelector('.hand-in:has-text("3 handed in")', { timeout: LONG });
   assert.equal(await page.textContent('#tab-sent'), 'Sent (3)', 'what is handed in has left the device too');
-  await page.waitForSelector('.hand-in:has-text("better")', { timeout: 30_000 });
+  await page.waitForSelector('.hand-in:has-text("better")', { timeout: LONG });
 
   const now = await versions();
   assert.notDeepEqual(now, before);

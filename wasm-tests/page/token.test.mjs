@@ -32,9 +32,38 @@ test('with the token the reviewer is there, and it stays in the tab', { timeout:
   await page.fill('input[name=token]', 'abracadabra');
   await page.keyboard.press('Tab');
   await page.waitForSelector('[role=alert]:has-text("does not know")');
-  await page.fill('input[name=token]', 'open sesame');
-  await page.keyboard.press('Tab');
+  // What the server says to the tokens `late` and `later` is held until the test lets it go.
+  let letGo;
+  await page.route('**/v1/status', async (route) => {
+    if (route.request().headers().authorization ?.startsWith('Bearer late')) await new Promise((go) => (letGo = go));
+    await route.continue();
+  });
+  const held = async () => {
+    while (!letGo) await page.waitForTimeout(20);
+    const go = letGo;
+    letGo = undefined;
+    return go;
+  };
+  const give = async (token) => {
+    await page.fill('input[name=token]', token);
+    await page.keyboard.press('Tab');
+  };
+  await give('late');
+  let answer = await held();
+  assert.equal(await page.locator('[role=alert]').count(), 0, 'the server has not judged this token yet');
+  await page.fill('input[name=token]', 'half typed');
+  answer();
+  await page.waitForSelector('[role=alert]:has-text("does not know")');
+  assert.equal(await page.inputValue('input[name=token]'), 'half typed', 'an answer does not take away what is being typed');
+  await give('later');
+  answer = await held();
+  await give('open sesame');
   await page.waitForSelector('input[value=llm]:enabled');
+  const late = page.waitForResponse((response) => response.request().headers().authorization === 'Bearer later');
+  answer();
+  await (await late).finished();
+  await page.waitForTimeout(200);
+  assert.ok(await reviewer.isEnabled(), 'the late answer is of another token');
   await page.reload();
   await page.waitForSelector('input[value=llm]:enabled');
   const other = await browser.newPage();

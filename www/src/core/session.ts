@@ -1,6 +1,6 @@
 // The page's state and what can be done with it. Components read the signals and call the methods.
 import { type Signal, signal } from '@preact/signals';
-import { ask, keepToken, seal } from './api';
+import { ask, keepToken, seal, token } from './api';
 import { Columns } from './columns';
 import { clearProject, clearResults, db } from './db';
 import { type Device, type DeviceChoice, findGpu, type Found, isGpuFailure } from './device';
@@ -92,6 +92,8 @@ export interface ServerStatus {
   keepsText: string[];
   /** The server wants a token before it reviews or keeps anything. */
   asksToken: boolean;
+  /** The token that was sent with the request that this answers. */
+  token?: string;
 }
 
 /** What is known of a server that does not say anything. */
@@ -228,12 +230,16 @@ export class Session {
   }
 
   async #status(): Promise<void> {
+    const asked = token.value;
+    let status = UNKNOWN;
     try {
       const response = await ask('/v1/status', { cache: 'no-store' });
-      this.server.value = readStatus(await response.json());
+      status = readStatus(await response.json());
     } catch {
-      this.server.value = UNKNOWN;
+      // A server that does not answer offers nothing.
     }
+    // An answer to an older token may come last; the newer one has its own.
+    if (token.value === asked) this.server.value = { ...status, token: asked };
   }
 
   // ---- the file ----
@@ -968,8 +974,8 @@ export class Session {
   }
 
   /** The token that the server asks for. */
-  async giveToken(token: string): Promise<void> {
-    keepToken(token);
+  async giveToken(given: string): Promise<void> {
+    keepToken(given);
     await this.#status();
     this.handingIn.wake();
     this.reviewing.wake();

@@ -1,3 +1,4 @@
+import { useState } from 'preact/hooks';
 import { token } from '../core/api';
 import { bytes, count, dollars, duration, percent } from '../core/estimate';
 import { costWords, countWords, dollarsOf } from '../core/money';
@@ -147,12 +148,14 @@ function ReviewerCard({ session, project }: { session: Session; project: Project
 
 /** The server's token; kept for this tab alone. */
 function TokenField({ session }: { session: Session }) {
-  const { asksToken } = session.server.value;
+  const { asksToken, token: answered } = session.server.value;
+  const [typed, setTyped] = useState(token.value);
+  const unknown = asksToken && token.value !== '' && token.value === answered;
   return (
     <label class="field audit">
       <span>{asksToken ? 'This server asks for a token before it reviews or keeps anything' : 'The server’s token'}</span>
-      <input type="password" name="token" autoComplete="off" value={token.value} aria-invalid={asksToken && token.value !== ''} onChange={(event) => void session.giveToken(event.currentTarget.value)} />
-      {asksToken && token.value !== '' && <span role="alert">The server does not know this token.</span>}
+      <input type="password" name="token" autoComplete="off" value={typed} aria-invalid={unknown} onInput={(event) => setTyped(event.currentTarget.value)} onChange={(event) => void session.giveToken(event.currentTarget.value)} />
+      {unknown && <span role="alert">The server does not know this token.</span>}
     </label>
   );
 }
