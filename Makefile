@@ -223,7 +223,7 @@ test-wasm: wasm $(STAMPS)/npm-wasm-tests
 test-www: page
 	npm --prefix www test
 
-test-page: page pull chromium $(STAMPS)/npm-wasm-tests
+test-page: page pull chromium firefox vulkan $(STAMPS)/npm-wasm-tests
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	AUTOANNOTATOR_BINARY=$(BINARY) npm --prefix wasm-tests run page
 
