@@ -4,7 +4,7 @@ mod common;
 
 use common::{Bench, SLMS};
 use serde_json::Value;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn check(bench: &Bench, spec: &str, more: &[&str]) -> Output {
     bench.file("annotator.toml", spec);
@@ -247,4 +247,20 @@ fn annotate_votes_by_the_map() {
             );
         }
     }
+}
+
+#[test]
+#[cfg(unix)]
+fn it_ends_quietly_where_nobody_reads_what_it_says() {
+    use std::os::unix::process::ExitStatusExt;
+    let bench = bench();
+    bench.file("annotator.toml", "task = \"sentiment\"\n");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_autoannotator"));
+    command.env("AUTOANNOTATOR_HOME", bench.path("home")).env("AUTOANNOTATOR_MODELS", bench.path("models"));
+    command.current_dir(bench.path("")).arg("check").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = command.spawn().expect("the binary");
+    drop(running.stdout.take());
+    let output = running.wait_with_output().expect("it ends");
+    assert_eq!(output.status.signal(), Some(13), "{output:?}");
+    assert_eq!(String::from_utf8_lossy(&output.stderr), "");
 }

@@ -453,8 +453,11 @@ async fn reviewed_hard_samples_are_kept_where_the_spec_lets_them() {
         let response = house.http.post(format!("{}/v1/pool", house.url)).json(&body).send().await.expect("an answer");
         (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
     };
-    assert_eq!(send("kept", &annotations).await, (200, json!({ "added": 2, "known": 0, "left_out": 2 })));
-    assert_eq!(send("kept", &annotations).await, (200, json!({ "added": 0, "known": 2, "left_out": 2 })));
+    let told = |added, known, left_out, retracted| {
+        json!({ "added": added, "known": known, "left_out": left_out, "retracted": retracted })
+    };
+    assert_eq!(send("kept", &annotations).await, (200, told(2, 0, 2, 0)));
+    assert_eq!(send("kept", &annotations).await, (200, told(0, 2, 2, 0)));
     let (status, refused) = send("tickets", &annotations).await;
     assert_eq!((status, refused["error"]["code"].as_str()), (403, Some("pool-not-kept")));
     let code = |(status, answer): (u16, Value)| (status, answer["error"]["code"].as_str().unwrap_or("").to_owned());
@@ -468,6 +471,10 @@ async fn reviewed_hard_samples_are_kept_where_the_spec_lets_them() {
     let pool = autoannotator::tune::pool::Pool::open(&house.dir.path().join("pool.db")).expect("a pool");
     let counts = pool.counts("kept").expect("counts");
     assert_eq!((counts.unused, counts.labels["question"], counts.labels["bug"]), (2, 1, 1));
+    let back = json!({ "task": "kept", "annotations": [], "retracted": [annotations[0], annotation("8", &hard, Some("bug"))] });
+    let answer = house.http.post(format!("{}/v1/pool", house.url)).json(&back).send().await.expect("an answer");
+    assert_eq!(answer.json::<Value>().await.expect("JSON"), told(0, 0, 0, 1));
+    assert_eq!(pool.counts("kept").expect("counts").unused, 1);
     let status = house.get("/v1/status", &[]).await.json::<Value>().await.expect("JSON");
     let keeps = |name: &str| {
         status["tasks"].as_array().and_then(|all| all.iter().find(|task| task["name"] == name)?["keeps_text"].as_bool())

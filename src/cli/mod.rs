@@ -66,7 +66,11 @@ pub fn main() -> ExitCode {
         .with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr()))
         .with_writer(std::io::stderr)
         .init();
-    let outcome = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Serve(_)) {
+        end_with_the_reader();
+    }
+    let outcome = match command {
         Command::Pull(args) => pull::run(args),
         Command::Pack(args) => pack::run(args),
         Command::Train(args) => train::run(args),
@@ -93,6 +97,15 @@ pub fn main() -> ExitCode {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
         }
+    }
+}
+
+/// Whoever reads the output may stop, as `head` does. Then the program ends quietly, as others do; a server goes on.
+fn end_with_the_reader() {
+    #[cfg(unix)]
+    // SAFETY: no handler of this process is replaced, and no other thread runs yet.
+    unsafe {
+        libc::signal(libc::SIGPIPE, libc::SIG_DFL);
     }
 }
 

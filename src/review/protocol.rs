@@ -100,6 +100,10 @@ pub struct PoolRequest {
     pub task: String,
     /// Any annotations; only those with a reviewer's label are kept.
     pub annotations: Vec<Annotation>,
+    /// Annotations that were handed in before, whose label was taken back since: they go out of the pool, unless a round has
+    /// used them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retracted: Vec<Annotation>,
 }
 
 /// What became of them.
@@ -111,6 +115,9 @@ pub struct PoolResponse {
     pub known: usize,
     /// Without a reviewer's label.
     pub left_out: usize,
+    /// Out of the pool again.
+    #[serde(default)]
+    pub retracted: usize,
 }
 
 /// The body of every answer that is an error.

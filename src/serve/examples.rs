@@ -24,17 +24,23 @@ impl Examples {
         Self(Arc::new(tasks.into_iter().map(|(name, embedder, count)| (name, task(embedder, count))).collect()))
     }
 
-    /// Adds reviewed samples, whose texts must be redacted. It blocks while it embeds them.
+    /// Adds reviewed samples, whose texts must be redacted; the label that is told last of a text stands. It blocks while it
+    /// embeds them.
     pub fn add(&self, task: &str, samples: impl IntoIterator<Item = Example>) {
         let Some(task) = self.0.get(task) else { return };
         for sample in samples {
             let Some(vector) = vector(&task.embedder, &sample.text) else { continue };
             let mut known = task.known.lock().unwrap_or_else(PoisonError::into_inner);
-            let same = known.nearest(&vector, 1).first().is_some_and(|(_, other)| other.text == sample.text);
-            if !same {
-                known.keep(&vector, sample);
-            }
+            known.forget(|other| other.text == sample.text);
+            known.keep(&vector, sample);
         }
+    }
+
+    /// Shows a text no more.
+    pub fn forget(&self, task: &str, text: &str) {
+        let Some(task) = self.0.get(task) else { return };
+        let mut known = task.known.lock().unwrap_or_else(PoisonError::into_inner);
+        known.forget(|other| other.text == text);
     }
 
     /// Whether a task has examples to be picked from.
@@ -105,5 +111,10 @@ mod tests {
         assert_eq!(texts(&["aaaac"]), ["aaab", "aaaa"]);
         assert_eq!(texts(&["bbbb", "aaaa"]), ["aabb", "aaab"]);
         assert!(texts(&["!"]).is_empty());
+        examples.add("t", [Example { text: "aaab".into(), label: "b".into() }]);
+        let labels = |of: &str| examples.pick("t", &[of.to_owned()]).into_iter().map(|one| one.label).collect::<Vec<_>>();
+        assert_eq!(labels("aaaa"), ["a", "b"]);
+        examples.forget("t", "aaab");
+        assert_eq!(texts(&["aaaa"]), ["bbbb", "aabb"]);
     }
 }

@@ -79,6 +79,15 @@ impl<T> Index<T> {
         }
     }
 
+    /// Forgets what is like this.
+    pub(super) fn forget(&mut self, like: impl Fn(&T) -> bool) {
+        let width = self.vectors.len() / self.values.len().max(1);
+        while let Some(place) = self.values.iter().position(&like) {
+            self.values.remove(place);
+            self.vectors.drain(place * width..(place + 1) * width);
+        }
+    }
+
     /// The nearest ones and their cosines, the nearest first.
     pub(super) fn nearest(&self, vector: &[f32], count: usize) -> Vec<(f32, &T)> {
         if !self.fits(vector) {

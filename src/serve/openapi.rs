@@ -149,7 +149,7 @@ mod tests {
         let request = ReviewRequest { task: "t".into(), spec, items: vec![item.clone()], mode: Mode::Label };
         takes(&schema("ReviewRequest"), &request, "ReviewRequest");
         takes(&schema("ReviewItem"), &item, "ReviewItem");
-        let pooled = PoolRequest { task: "t".into(), annotations: vec![annotation()] };
+        let pooled = PoolRequest { task: "t".into(), annotations: vec![annotation()], retracted: vec![annotation()] };
         takes(&schema("PoolRequest"), &pooled, "PoolRequest");
         let annotation = annotation();
         takes(&schema("Annotation"), &annotation, "Annotation");
@@ -172,7 +172,9 @@ mod tests {
             |schema: &str, field: &str, keyword: &str| self::schema(schema)["properties"][field][keyword].clone();
         assert_eq!(limit("ReviewRequest", "items", "maxItems"), json!(MAX_ITEMS));
         assert_eq!(limit("ReviewItem", "text", "maxLength"), json!(MAX_TEXT));
-        assert_eq!(limit("PoolRequest", "annotations", "maxItems"), json!(MAX_POOLED));
+        for list in ["annotations", "retracted"] {
+            assert_eq!(limit("PoolRequest", list, "maxItems"), json!(MAX_POOLED));
+        }
     }
 
     #[test]
@@ -191,7 +193,7 @@ mod tests {
             model: "m".into(),
         };
         answers("ReviewResponse", response(Some(1.0)), response(None));
-        let pooled = PoolResponse { added: 1, known: 0, left_out: 0 };
+        let pooled = PoolResponse { added: 1, known: 0, left_out: 0, retracted: 0 };
         answers("PoolResponse", pooled, pooled);
         let task = || TaskStatus { name: "t".into(), labels: vec!["a".into()], keeps_text: true, prompt_bytes: 1 };
         answers("TaskStatus", task(), task());

@@ -2,8 +2,9 @@
 
 use super::{ApiError, Server};
 use crate::review::protocol::{MAX_POOLED, MAX_TEXT, PoolRequest, PoolResponse};
+use crate::sample::Annotation;
 use crate::spec::Spec;
-use crate::tune::pool::{Pool, Reviewed};
+use crate::tune::pool::{Pool, PoolError, Reviewed};
 use axum::Json;
 use axum::body::Bytes;
 use axum::extract::State;
@@ -24,39 +25,50 @@ pub(super) async fn pool(
         let message = "this server keeps no texts of this task. The operator can allow it by keep_text = true in [review] of the spec";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "pool-not-kept", message));
     };
-    let samples = samples(&request, &spec)?;
+    if request.annotations.len() + request.retracted.len() > MAX_POOLED {
+        let count = request.annotations.len() + request.retracted.len();
+        let message = format!("{count} annotations were sent, at most {MAX_POOLED} go together");
+        return Err(ApiError::new(StatusCode::BAD_REQUEST, "pool-sample", message));
+    }
+    let (samples, back) = (samples(&request.annotations, &spec)?, samples(&request.retracted, &spec)?);
     let (pool, told, rounds) = (pool.clone(), samples.len(), server.rounds.clone());
     let examples = server.panel.as_ref().map(|panel| panel.examples().clone());
     let task = spec.task.name.clone();
-    let added = tokio::task::spawn_blocking(move || {
-        let added = add(&pool, &task, &samples);
-        if let (Ok(1..), Some(examples)) = (&added, examples) {
+    let changed = tokio::task::spawn_blocking(move || {
+        let changed = change(&pool, &task, &samples, &back);
+        if let (Ok(_), Some(examples)) = (&changed, examples) {
+            back.iter().for_each(|sample| examples.forget(&task, &sample.text));
             examples.add(&task, samples.iter().filter_map(|sample| job.example(&sample.text, &sample.label)));
         }
         rounds.look();
-        added
+        changed
     })
     .await;
     let failed = |problem: &dyn std::fmt::Display| {
         tracing::error!("pool: {problem}");
         ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "pool-file", "the pool cannot be written; send it again later")
     };
-    let added = added.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
-    Ok(Json(PoolResponse { added, known: told - added, left_out: request.annotations.len() - told }))
+    let (added, retracted) = changed.map_err(|error| failed(&error))?.map_err(|error| failed(&error))?;
+    Ok(Json(PoolResponse { added, known: told - added, left_out: request.annotations.len() - told, retracted }))
 }
 
-fn add(pool: &Mutex<Pool>, task: &str, samples: &[Reviewed]) -> Result<usize, crate::tune::pool::PoolError> {
-    pool.lock().unwrap_or_else(PoisonError::into_inner).add(task, samples)
+/// Takes samples out and adds others; returns how many were added, and how many are out.
+fn change(
+    pool: &Mutex<Pool>,
+    task: &str,
+    samples: &[Reviewed],
+    back: &[Reviewed],
+) -> Result<(usize, usize), PoolError> {
+    let mut pool = pool.lock().unwrap_or_else(PoisonError::into_inner);
+    let retracted = pool.retract(task, back)?;
+    Ok((pool.add(task, samples)?, retracted))
 }
 
 /// The samples with a reviewer's label; others are left out, and what cannot be is an error.
-fn samples(request: &PoolRequest, spec: &Spec) -> Result<Vec<Reviewed>, ApiError> {
+fn samples(annotations: &[Annotation], spec: &Spec) -> Result<Vec<Reviewed>, ApiError> {
     let bad = |message: String| Err(ApiError::new(StatusCode::BAD_REQUEST, "pool-sample", message));
-    if request.annotations.len() > MAX_POOLED {
-        return bad(format!("{} annotations were sent, at most {MAX_POOLED} go together", request.annotations.len()));
-    }
     let mut samples = Vec::new();
-    for annotation in &request.annotations {
+    for annotation in annotations {
         let Some(sample) = Reviewed::of(annotation) else { continue };
         let id = &annotation.sample.id;
         let Some(label) = spec.task.labels.index(&sample.label) else {

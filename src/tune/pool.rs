@@ -1,7 +1,7 @@
 //! The hard pool: reviewed hard samples, kept in SQLite until a round trains on them and after.
 //!
-//! Samples are only ever added, each with its votes and its reviewer; a round marks those that it used. A review that is
-//! told twice is kept once. Beside them stand texts on which the SLMs agreed surely, for rounds to replay where no older
+//! Samples are added, each with its votes and its reviewer, and taken out only where the reviewer takes the label back before a
+//! round used it; a round marks those that it used. A review that is told twice is kept once. Beside them stand texts on which the SLMs agreed surely, for rounds to replay where no older
 //! data is at hand. Purging leaves no text in the file.
 
 use super::round::{Labelled, contradicted};
@@ -248,6 +248,19 @@ impl Pool {
         }
         transaction.commit().map_err(fail)?;
         Ok(new)
+    }
+
+    /// Takes samples out, all or none, that were added before and that no round has used; returns how many. Other reviews of
+    /// their texts stay.
+    pub fn retract(&mut self, task: &str, samples: &[Reviewed]) -> Result<usize, PoolError> {
+        let path = self.path.clone();
+        let fail = |source| PoolError::File { path: path.clone(), source };
+        let transaction = self.connection.transaction().map_err(fail)?;
+        let delete = "DELETE FROM reviewed WHERE key = ? AND round IS NULL";
+        let removed = samples.iter().map(|sample| transaction.execute(delete, [sample.key(task)]));
+        let removed = removed.sum::<Result<usize, _>>().map_err(fail)?;
+        transaction.commit().map_err(fail)?;
+        Ok(removed)
     }
 
     /// What it holds of a task.
@@ -498,6 +511,21 @@ mod tests {
         pool.add("sentiment", &[Reviewed { at: 4, ..review("b", "neutral", "human") }]).expect("adds");
         assert_eq!(pool.draw("sentiment", &labels, first.last()).expect("draws").rows, first.rows);
         assert_eq!(pool.draw("sentiment", &labels, None).expect("draws").rows.len(), 2);
+    }
+
+    #[test]
+    fn a_review_is_taken_back_until_a_round_has_used_it() {
+        let (_folder, mut pool) = pool();
+        let labels = Task::built_in("sentiment").expect("a task").labels;
+        let (mine, theirs) = (review("a", "positive", "human:me"), review("a", "negative", "human:you"));
+        pool.add("sentiment", &[mine.clone(), theirs.clone()]).expect("adds");
+        assert_eq!(pool.retract("toxicity", std::slice::from_ref(&mine)).expect("retracts"), 0);
+        assert_eq!(pool.retract("sentiment", &[mine.clone(), mine.clone()]).expect("retracts"), 1);
+        let drawn = pool.draw("sentiment", &labels, None).expect("draws");
+        assert_eq!(drawn.rows, [Labelled { text: "a".into(), label: labels.index("negative").expect("a label") }]);
+        pool.mark("sentiment", &drawn, &[], &"report").expect("marks");
+        assert_eq!(pool.retract("sentiment", &[theirs]).expect("retracts"), 0);
+        assert_eq!(pool.add("sentiment", &[mine]).expect("adds"), 1);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 // Everything that survives a reload.
 import { type DBSchema, type IDBPDatabase, openDB } from 'idb';
-import type { Departure, LlmBatch, Project, ResultBlock, RowBlock, StoredReview } from './types';
+import type { Departure, LlmBatch, Project, ResultBlock, Retraction, RowBlock, StoredReview } from './types';
 
 interface Schema extends DBSchema {
   /** The data set and its run, under the key `current`; the file itself under `file` until the run starts. */
@@ -12,6 +12,8 @@ interface Schema extends DBSchema {
   batches: { key: string; value: LlmBatch };
   /** Everything of the file that left the device, in order; starting over does not make it unsent. */
   departures: { key: number; value: Departure };
+  /** Reviews that the server's pool has and the person took back, until it has been told. */
+  retractions: { key: number; value: Retraction };
   /** What was measured on this device: texts a second of an SLM, the hard share of a task. */
   measured: { key: string; value: number };
 }
@@ -22,9 +24,11 @@ let opened: Promise<Db> | undefined;
 
 /** The page's database; one connection a thread. */
 export function db(): Promise<Db> {
-  opened ??= openDB<Schema>('autoannotator', 2, {
+  opened ??= openDB<Schema>('autoannotator', 3, {
     upgrade(base, before) {
-      if (before > 0) {
+      base.createObjectStore('retractions', { autoIncrement: true });
+      if (before === 2) return;
+      if (before === 1) {
         // Batches were kept without their texts.
         base.deleteObjectStore('batches');
         base.createObjectStore('batches', { keyPath: 'key' });
@@ -52,7 +56,7 @@ export function db(): Promise<Db> {
 /** Forgets the data set and everything said of it; what was measured stays. */
 export async function clearProject(): Promise<void> {
   const base = await db();
-  const stores = ['project', 'file', 'rows', 'results', 'reviews', 'batches', 'departures'] as const;
+  const stores = ['project', 'file', 'rows', 'results', 'reviews', 'batches', 'departures', 'retractions'] as const;
   const change = base.transaction(stores, 'readwrite');
   await Promise.all([...stores.map((store) => change.objectStore(store).clear()), change.done]);
 }

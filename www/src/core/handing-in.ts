@@ -1,4 +1,5 @@
-// Reviewed hard samples that the person lets the server keep: handed to its pool, redacted, each once a label.
+// Reviewed hard samples that the person lets the server keep: handed to its pool, redacted, each once a label; and taken out of
+// it again where the person takes a label back.
 import { signal } from '@preact/signals';
 import { ask } from './api';
 import { db } from './db';
@@ -35,7 +36,7 @@ export class HandingIn {
 
   /** Looks, in a moment, whether there is something to hand in. */
   wake(after = PAUSE): void {
-    if (!this.offered || this.#session.project.value?.handIn !== true) return;
+    if (!this.offered) return;
     this.#timer ??= setTimeout(() => {
       this.#timer = undefined;
       void this.#work();
@@ -46,7 +47,7 @@ export class HandingIn {
     if (this.#busy) return;
     this.#busy = true;
     try {
-      while (await this.#batch());
+      while ((await this.#retract()) || (await this.#batch()));
       this.#session.dismiss('hand-in');
       this.#busy = false;
     } catch (error) {
@@ -57,6 +58,20 @@ export class HandingIn {
     }
   }
 
+  /** Has some samples taken out again; false once there are none left. */
+  async #retract(): Promise<boolean> {
+    const project = this.#session.project.value;
+    const base = await db();
+    const keys = await base.getAllKeys('retractions', undefined, BATCH);
+    if (!project || !this.offered || keys.length === 0) return false;
+    const open = (await Promise.all(keys.map((key) => base.get('retractions', key)))).flatMap((one) => one ?? []);
+    await this.#record(project, open.map(({ row, annotation: { sample } }) => ({ row, id: sample.id, text: sample.text })));
+    await send(project.task, { retracted: open.map(({ annotation }) => annotation) });
+    const change = base.transaction('retractions', 'readwrite');
+    await Promise.all([...keys.map((key) => change.store.delete(key)), change.done]);
+    return true;
+  }
+
   /** Hands in some samples; false once there are none left. */
   async #batch(): Promise<boolean> {
     const project = this.#session.project.value;
@@ -65,15 +80,23 @@ export class HandingIn {
     const open = all.filter((stored) => stored.handedIn !== stored.review.label).slice(0, BATCH);
     this.count.value = all.filter((stored) => stored.handedIn !== undefined).length;
     if (open.length === 0) return false;
-    const annotations = (await Promise.all(open.map((stored) => this.#annotation(stored, project)))).flatMap((one, at) => (one ? [{ row: open[at]?.row ?? 0, ...one }] : []));
+    const annotations = (await Promise.all(open.map((stored) => this.annotation(stored, project)))).flatMap((one, at) => (one ? [{ row: open[at]?.row ?? 0, ...one }] : []));
     if (annotations.length > 0) {
       await this.#record(project, annotations.map(({ row, sample }) => ({ row, id: sample.id, text: sample.text })));
-      await send(project.task, annotations.map(({ row: _, ...annotation }) => annotation));
+      await send(project.task, { annotations: annotations.map(({ row: _, ...annotation }) => annotation) });
     }
-    const change = (await db()).transaction('reviews', 'readwrite');
+    const change = (await db()).transaction(['reviews', 'retractions'], 'readwrite');
+    const reviews = change.objectStore('reviews');
     for (const { row, review } of open) {
-      const now = await change.store.get(row);
-      if (now && review.label !== null) await change.store.put({ ...now, handedIn: review.label });
+      const now = await reviews.get(row);
+      const told = annotations.find((one) => one.row === row);
+      if (now && review.label !== null && now.review.label === review.label && now.review.by.kind === review.by.kind) {
+        await reviews.put({ ...now, handedIn: review.label });
+      } else if (told && now?.review.by.kind !== 'human') {
+        // Taken back while it was on its way; another label of the person's counts as said last.
+        const { row: _, ...annotation } = told;
+        await change.objectStore('retractions').add({ row, annotation });
+      }
     }
     await change.done;
     return true;
@@ -90,7 +113,7 @@ export class HandingIn {
   }
 
   /** A reviewed sample with its text redacted; nothing else of the row goes along. */
-  async #annotation({ row, review }: StoredReview, project: Project): Promise<Annotation | undefined> {
+  async annotation({ row, review }: StoredReview, project: Project): Promise<Annotation | undefined> {
     const [source, result] = await Promise.all([this.#session.row(row), this.#session.resultBlock(Math.floor(row / BLOCK))]);
     const place = row % BLOCK;
     if (!source || !result || result.verdict[place] === ASIDE) return undefined;
@@ -117,14 +140,19 @@ class Refused extends Error {
   }
 }
 
-/** Hands samples in together; where the server finds fault with one, each alone, so that it keeps none of the others back. */
-async function send(task: string, annotations: Annotation[]): Promise<void> {
+/** Samples for the pool, or out of it. */
+type Told = { annotations: Annotation[] } | { retracted: Annotation[] };
+
+/** Tells the pool of samples together; where the server finds fault with one, each alone, so that it keeps none of the others back. */
+async function send(task: string, told: Told): Promise<void> {
   try {
-    await post({ task, annotations });
+    await post({ task, annotations: [], ...told });
   } catch (error) {
     if (!(error instanceof Refused && error.status === 400)) throw error;
-    if (annotations.length === 1) return; // it will never be taken
-    for (const annotation of annotations) await send(task, [annotation]);
+    const back = 'retracted' in told;
+    const all = back ? told.retracted : told.annotations;
+    if (all.length === 1) return; // it will never be taken
+    for (const one of all) await send(task, back ? { retracted: [one] } : { annotations: [one] });
   }
 }
 

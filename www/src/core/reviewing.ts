@@ -141,9 +141,15 @@ export class Reviewing {
     const last = this.#undo.pop();
     this.undoable.value = this.#undo.length;
     if (!last) return undefined;
-    const base = await db();
-    if (last.was) await base.put('reviews', { row: last.row, review: last.was, at: Date.now() });
-    else await base.delete('reviews', last.row);
+    const project = this.#session.project.value;
+    const annotation = project?.handIn === undefined ? undefined : await this.#session.handingIn.annotation(last, project);
+    const change = (await db()).transaction(['reviews', 'retractions'], 'readwrite');
+    const reviews = change.objectStore('reviews');
+    const stored = await reviews.get(last.row);
+    if (annotation && stored?.handedIn !== undefined && stored.review.by.kind === 'human') await change.objectStore('retractions').add({ row: last.row, annotation });
+    if (last.was) await reviews.put({ row: last.row, review: last.was, at: Date.now() });
+    else await reviews.delete(last.row);
+    await change.done;
     await this.#show(last.row, last.was ?? null);
     return last.row;
   }

@@ -112,6 +112,13 @@ export interface StoredReview {
   handedIn?: string;
 }
 
+/** A review that the server's pool was given and that the person took back. */
+export interface Retraction {
+  row: number;
+  /** As it was handed in. */
+  annotation: Annotation;
+}
+
 /** A text that leaves the device, as it does. */
 export interface Item {
   row: number;
