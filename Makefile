@@ -29,7 +29,7 @@ BENCH := $(CACHE)/bench
 API := $(CACHE)/api
 ARGS ?=
 
-.PHONY: help run test bench bench-venv bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package package-burn clean
+.PHONY: help run test bench bench-venv bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller fuzz lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package package-burn clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -90,8 +90,12 @@ demo-controller: package pull $(STAMPS)/npm-edge $(BENCH)/tfidf/.ready ## Plan a
 	cargo xtask demo-controller --binary $(BINARY) --data "$(DATA)" --out $(TARGET)/demo-controller \
 	  --python $(BENCH)/tfidf/bin/python --home "$${AUTOANNOTATOR_HOME:-$(CACHE)}" $(ARGS)
 
+fuzz: ## Feed the parsers with what libFuzzer makes up (EACH=60 seconds for each; ARGS='--target rows')
+	cargo xtask fuzz --seconds $(or $(EACH),60) --corpus $(CACHE)/fuzz --build $(TARGET)/fuzz $(ARGS)
+
 lint: page $(STAMPS)/npm-pkg ## Check format, lints, documentation, licences and types
 	cargo fmt --all --check
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
 	cargo xtask clippy-wasm
 	cargo doc --release --locked --no-deps --workspace

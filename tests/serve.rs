@@ -453,9 +453,7 @@ async fn reviewed_hard_samples_are_kept_where_the_spec_lets_them() {
         let response = house.http.post(format!("{}/v1/pool", house.url)).json(&body).send().await.expect("an answer");
         (response.status().as_u16(), response.json::<Value>().await.expect("JSON"))
     };
-    let told = |added, known, left_out, retracted| {
-        json!({ "added": added, "known": known, "left_out": left_out, "retracted": retracted })
-    };
+    let told = |added, known, left_out, retracted| json!({ "added": added, "known": known, "left_out": left_out, "retracted": retracted });
     assert_eq!(send("kept", &annotations).await, (200, told(2, 0, 2, 0)));
     assert_eq!(send("kept", &annotations).await, (200, told(0, 2, 2, 0)));
     let (status, refused) = send("tickets", &annotations).await;

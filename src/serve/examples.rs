@@ -112,7 +112,8 @@ mod tests {
         assert_eq!(texts(&["bbbb", "aaaa"]), ["aabb", "aaab"]);
         assert!(texts(&["!"]).is_empty());
         examples.add("t", [Example { text: "aaab".into(), label: "b".into() }]);
-        let labels = |of: &str| examples.pick("t", &[of.to_owned()]).into_iter().map(|one| one.label).collect::<Vec<_>>();
+        let labels =
+            |of: &str| examples.pick("t", &[of.to_owned()]).into_iter().map(|one| one.label).collect::<Vec<_>>();
         assert_eq!(labels("aaaa"), ["a", "b"]);
         examples.forget("t", "aaab");
         assert_eq!(texts(&["aaaa"]), ["bbbb", "aabb"]);

@@ -1,10 +1,11 @@
 //! The builds that cargo alone cannot do: `cargo xtask wasm`, `cargo xtask builds`, `cargo xtask licences`, `cargo xtask
-//! evaluate`, `cargo xtask demo-controller`.
+//! evaluate`, `cargo xtask demo-controller`, `cargo xtask fuzz`.
 
 mod builds;
 mod demo;
 mod evaluate;
 mod factory;
+mod fuzz;
 mod licences;
 mod wasm;
 
@@ -37,6 +38,8 @@ enum Task {
     Evaluate(evaluate::Args),
     /// Runs the meta-controller's whole way with a stub LLM and a local hub.
     DemoController(demo::Args),
+    /// Runs the fuzz targets.
+    Fuzz(fuzz::Args),
     /// Runs clippy over the wasm library, warnings denied.
     ClippyWasm,
 }
@@ -49,6 +52,7 @@ fn main() -> Result<()> {
         Task::Licences => licences::check(),
         Task::Evaluate(args) => evaluate::all(&args),
         Task::DemoController(args) => demo::run(&args),
+        Task::Fuzz(args) => fuzz::all(&args),
         Task::ClippyWasm => builds::clippy_wasm(),
     }
 }

@@ -193,7 +193,8 @@ fn bare(part: &str) -> &str {
     let end = part.trim_end_matches(signs).len();
     let from = if from == 1 { 0 } else { from };
     let end = if end + 1 == part.len() { part.len() } else { end };
-    part.get(from..end).unwrap_or_default()
+    // Of signs alone nothing is left, at a place in the part.
+    part.get(from..end.max(from)).unwrap_or_default()
 }
 
 /// What a token is made of.
