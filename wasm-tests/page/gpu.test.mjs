@@ -29,6 +29,8 @@ const BROWSERS = {
       browser: 'firefox',
       executablePath: FIREFOX,
       headless: true,
+      timeout: 120_000,
+      protocolTimeout: 300_000,
       userDataDir: path.join(folder, 'firefox'),
       extraPrefsFirefox: { 'dom.webgpu.enabled': true, 'dom.webgpu.workers.enabled': true, 'gfx.webgpu.ignore-blocklist': true },
     });
@@ -73,6 +75,7 @@ for (const [name, launch] of Object.entries(BROWSERS)) {
 
     before(async () => {
       ({ browser, page } = await launch());
+      page.setDefaultNavigationTimeout(120_000);
       page.on('pageerror', (error) => assert.fail(`the page threw: ${error.stack}`));
       await page.goto(`${server.url}/gpu.html`);
     });
