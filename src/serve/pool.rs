@@ -25,10 +25,9 @@ pub(super) async fn pool(
         let message = "this server keeps no texts of this task. The operator can allow it by keep_text = true in [review] of the spec";
         return Err(ApiError::new(StatusCode::FORBIDDEN, "pool-not-kept", message));
     };
-    if request.annotations.len() + request.retracted.len() > MAX_POOLED {
-        let count = request.annotations.len() + request.retracted.len();
-        let message = format!("{count} annotations were sent, at most {MAX_POOLED} go together");
-        return Err(ApiError::new(StatusCode::BAD_REQUEST, "pool-sample", message));
+    let count = request.annotations.len() + request.retracted.len();
+    if count > MAX_POOLED {
+        return Err(bad(format!("{count} annotations were sent, at most {MAX_POOLED} go together")));
     }
     let (samples, back) = (samples(&request.annotations, &spec)?, samples(&request.retracted, &spec)?);
     let (pool, told, rounds) = (pool.clone(), samples.len(), server.rounds.clone());
@@ -64,24 +63,27 @@ fn change(
     Ok((pool.add(task, samples)?, retracted))
 }
 
+fn bad(message: String) -> ApiError {
+    ApiError::new(StatusCode::BAD_REQUEST, "pool-sample", message)
+}
+
 /// The samples with a reviewer's label; others are left out, and what cannot be is an error.
 fn samples(annotations: &[Annotation], spec: &Spec) -> Result<Vec<Reviewed>, ApiError> {
-    let bad = |message: String| Err(ApiError::new(StatusCode::BAD_REQUEST, "pool-sample", message));
     let mut samples = Vec::new();
     for annotation in annotations {
         let Some(sample) = Reviewed::of(annotation) else { continue };
         let id = &annotation.sample.id;
         let Some(label) = spec.task.labels.index(&sample.label) else {
-            return bad(format!("sample {id}: '{}' is no label of the task {}", sample.label, spec.task.name));
+            return Err(bad(format!("sample {id}: '{}' is no label of the task {}", sample.label, spec.task.name)));
         };
         if sample.text.trim().is_empty() || sample.text.len() > MAX_TEXT {
-            return bad(format!("sample {id}: its text must have 1 to {MAX_TEXT} bytes"));
+            return Err(bad(format!("sample {id}: its text must have 1 to {MAX_TEXT} bytes")));
         }
         let fits = |values: &[f32]| {
             values.len() == spec.task.labels.len() && values.iter().all(|value| (0.0..=1.0).contains(value))
         };
         if let Some(vote) = sample.votes.iter().find(|vote| !fits(&vote.probabilities)) {
-            return bad(format!("sample {id}: the vote of {} is not one probability a label", vote.slm));
+            return Err(bad(format!("sample {id}: the vote of {} is not one probability a label", vote.slm)));
         }
         let name = spec.task.labels.names()[label].clone();
         samples.push(Reviewed { label: name, ..sample });

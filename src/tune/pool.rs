@@ -1,8 +1,9 @@
 //! The hard pool: reviewed hard samples, kept in SQLite until a round trains on them and after.
 //!
-//! Samples are added, each with its votes and its reviewer, and taken out only where the reviewer takes the label back before a
-//! round used it; a round marks those that it used. A review that is told twice is kept once. Beside them stand texts on which the SLMs agreed surely, for rounds to replay where no older
-//! data is at hand. Purging leaves no text in the file.
+//! Samples are added, each with its votes and its reviewer, and taken out only where the reviewer takes the label back
+//! before a round used it; a round marks those that it used. A review that is told twice is kept once. Beside them stand
+//! texts on which the SLMs agreed surely, for rounds to replay where no older data is at hand. Purging leaves no text in
+//! the file.
 
 use super::round::{Labelled, contradicted};
 use crate::sample::{Annotation, ReviewedBy, Verdict, Vote};

@@ -35,7 +35,7 @@ test('with the token the reviewer is there, and it stays in the tab', { timeout:
   // What the server says to the tokens `late` and `later` is held until the test lets it go.
   let letGo;
   await page.route('**/v1/status', async (route) => {
-    if (route.request().headers().authorization ?.startsWith('Bearer late')) await new Promise((go) => (letGo = go));
+    if (route.request().headers().authorization?.startsWith('Bearer late')) await new Promise((go) => (letGo = go));
     await route.continue();
   });
   const held = async () => {
