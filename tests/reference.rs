@@ -2,8 +2,8 @@
 
 use autoannotator::slm::config::{EncoderConfig, relative_position_bucket};
 use autoannotator::slm::cpu::{CpuEncoder, CpuEngine, Isa};
-use autoannotator::slm::model::Slm;
-use autoannotator::slm::pack::{self, FORMAT, PackedMeta, PackedWeights, Precision};
+use autoannotator::slm::model::{Slm, States};
+use autoannotator::slm::pack::{self, FORMAT, PackedMeta, PackedWeights, Precision, Unpacker};
 use autoannotator::slm::tokenize::Tokenizer;
 use autoannotator::slm::weights::{EncoderWeights, Head, Linear, Pooling, SafetensorsSource};
 use autoannotator::slm::{Batch, Engine, Scoring, SlmError};
@@ -219,6 +219,77 @@ fn a_packed_slm_votes_as_the_reference_does() {
             assert_eq!((&vote.label, vote.truncated), (&all.labels[best], expected.truncated), "{}", expected.text);
             assert_eq!(vote.version, pack::version(&packed));
         }
+    }
+}
+
+/// The part of an SLM that has these layers.
+fn part(packed: &[u8], tokenizer: &[u8], layers: std::ops::Range<usize>) -> Result<Slm, SlmError> {
+    let mut unpacker = Unpacker::new("the part");
+    unpacker.layers(layers);
+    packed.chunks(999).try_for_each(|bytes| unpacker.push(bytes))?;
+    Slm::from_packed(unpacker.finish()?, pack::version(packed), tokenizer, 1)
+}
+
+/// On its way the states are bytes, as between two workers.
+fn handed_over(states: &States) -> States {
+    States::from_bytes(&states.to_bytes()).expect("states")
+}
+
+#[test]
+fn an_slm_in_parts_votes_as_the_whole_does() {
+    let all = cases();
+    for case in all.cases.iter().filter(|case| !case.votes.is_empty()) {
+        let weights = case.weights();
+        let tokenizer = bytes(&format!("{}/tokenizer.json", case.model));
+        let texts: Vec<&str> = case.votes.iter().map(|vote| vote.text.as_str()).collect();
+        let texts = [&texts[..], &texts[..2], &[""]].concat();
+        let last = weights.layers.len();
+        let int8 = PackedWeights::Int8(weights.quantize());
+        for (precision, weights) in [(Precision::F32, PackedWeights::F32(weights)), (Precision::Int8, int8)] {
+            let packed = pack::write(&meta(case, &all, precision), &weights, &case.head()).expect("packed");
+            let whole = block_on(Slm::load(&packed, &tokenizer, 1).expect("whole").vote(&texts)).expect("votes");
+            for cut in 1..last {
+                let mut lower = part(&packed, &tokenizer, 0..cut).expect("lower");
+                let mut upper = part(&packed, &tokenizer, cut..last).expect("upper");
+                let states = handed_over(&lower.begin(&texts).expect("begun"));
+                assert_eq!(upper.vote_from(&states).expect("votes"), whole, "{} cut at {cut}", case.model);
+                let mut middle = part(&packed, &tokenizer, cut..cut + 1).expect("middle");
+                let states = handed_over(&middle.go_on(states).expect("gone on"));
+                if cut + 1 < last {
+                    let mut rest = part(&packed, &tokenizer, cut + 1..last).expect("rest");
+                    assert_eq!(rest.vote_from(&states).expect("votes"), whole);
+                }
+                assert_eq!(upper.vote_from(&lower.begin(&[]).expect("none")).expect("none"), []);
+                assert!(upper.begin(&texts).is_err(), "it has no embeddings");
+                assert!(block_on(lower.vote(&texts)).is_err(), "it has no last layer");
+            }
+            for layers in [0..last + 1, 1..1, last..last + 1] {
+                assert!(part(&packed, &tokenizer, layers.clone()).is_err(), "{layers:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn bytes_that_are_no_states_are_refused() {
+    let all = cases();
+    let case = all.cases.iter().find(|case| !case.votes.is_empty()).expect("votes");
+    let packed = pack::write(&meta(case, &all, Precision::F32), &PackedWeights::F32(case.weights()), &case.head())
+        .expect("packed");
+    let tokenizer = bytes(&format!("{}/tokenizer.json", case.model));
+    let last = case.weights().layers.len();
+    let mut slm = part(&packed, &tokenizer, 0..last).expect("whole");
+    let good = slm.begin(&["one", "two", "one"]).expect("begun").to_bytes();
+    for cut in 0..good.len() {
+        let read = States::from_bytes(&good[..cut]);
+        assert!(read.is_err() || read.is_ok_and(|states| slm.vote_from(&states).is_err()), "cut at {cut}");
+    }
+    for at in 0..good.len() / 4 {
+        let mut bad = good.clone();
+        bad[4 * at..][..4].fill(0xff);
+        // Damaged numbers are an error; a damaged state is not a number.
+        let read = States::from_bytes(&bad).and_then(|states| slm.vote_from(&states));
+        assert!(read.is_err() || (3..8).contains(&at), "at {at}: {read:?}");
     }
 }
 

@@ -199,7 +199,8 @@ pub fn pack_hub_folder(
     for precision in precisions {
         meta.precision = *precision;
         meta.check(&folder.id)?;
-        let parts = [FORMAT.to_string(), calibration(*precision), hashes.clone(), format!("{meta:?}")];
+        let parts =
+            [FORMAT.to_string(), MANIFEST.to_owned(), calibration(*precision), hashes.clone(), format!("{meta:?}")];
         let inputs = sha256_hex(parts.join(" ").as_bytes());
         if let Some(packed) = unchanged(home, &meta.id, *precision, &inputs) {
             done.push(packed);
@@ -219,6 +220,9 @@ pub fn pack_hub_folder(
     write_index(home, &mut done)?;
     Ok(done)
 }
+
+/// Of what manifests say besides the packed file's meta; more of it has everything packed anew.
+const MANIFEST: &str = "layers";
 
 /// What int8 weights depend on besides the SLM.
 fn calibration(precision: Precision) -> String {
@@ -273,6 +277,7 @@ fn pack_one(
     }
     let parts = [
         FORMAT.to_string(),
+        MANIFEST.to_owned(),
         precision.name().to_owned(),
         calibration(precision),
         entry.tensors_sha256.clone(),

@@ -236,6 +236,7 @@ mod tests {
             bytes: 1,
             sha256: "0".repeat(64),
             relative_cost: 1.0,
+            layers: 2,
             shards: vec![part()],
             tokenizer: part(),
             metrics,

@@ -583,6 +583,11 @@ impl EncoderConfig {
         self.disentangled.is_none() && self.rotary.is_none()
     }
 
+    /// The layers between which it can be cut into parts that work one after another; 0 where it is served whole.
+    pub fn layers_to_cut(&self) -> usize {
+        if self.is_bert_like() && self.layer_groups.is_none() { self.num_hidden_layers } else { 0 }
+    }
+
     /// Why it cannot be trained, where it cannot.
     pub fn untrainable(&self) -> Option<String> {
         let name = self.architecture.name();

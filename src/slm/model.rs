@@ -6,7 +6,7 @@ use super::cpu::{CpuEncoder, CpuEngine, Isa};
 #[cfg(feature = "gpu")]
 use super::gpu::{Gpu, GpuEngine};
 use super::pack::{self, PackedMeta, PackedSlm, PackedWeights};
-use super::tokenize::Tokenizer;
+use super::tokenize::{Encoded, Tokenizer};
 use super::{Batch, Engine, SlmError, plan_batches};
 use crate::sample::Vote;
 use crate::task::Task;
@@ -47,6 +47,14 @@ impl Serving {
         }
     }
 
+    fn cpu(&mut self) -> Result<&mut CpuEngine, SlmError> {
+        match self {
+            Self::Cpu(engine) => Ok(engine),
+            #[cfg(any(feature = "gpu", feature = "gpu-burn"))]
+            _ => Err(SlmError::Input("only on the CPU does an SLM work in parts".to_owned())),
+        }
+    }
+
     async fn logits(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
         match self {
             Self::Cpu(engine) => engine.logits(batch),
@@ -68,11 +76,82 @@ impl Serving {
     }
 }
 
+/// Texts on their way through an SLM that was cut (see [`Unpacker::layers`](pack::Unpacker::layers)): its parts lie in
+/// several workers, so that none has to hold all of it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct States {
+    /// For each text the place of its tokens among the distinct ones.
+    places: Vec<usize>,
+    /// For each text whether its end was cut.
+    truncated: Vec<bool>,
+    /// The number of tokens of each distinct text.
+    lengths: Vec<usize>,
+    /// Hidden states of the distinct texts, `[tokens x hidden]`.
+    values: Vec<f32>,
+}
+
+impl States {
+    /// As bytes, which parts of the same crate's version read.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let Self { places, truncated, lengths, values } = self;
+        let counts = [places.len(), lengths.len()];
+        let texts = places.iter().zip(truncated).flat_map(|(place, truncated)| [*place, usize::from(*truncated)]);
+        let numbers = counts.into_iter().chain(texts).chain(lengths.iter().copied());
+        let mut bytes = Vec::with_capacity(4 * (2 + 2 * places.len() + lengths.len() + values.len()));
+        bytes.extend(numbers.flat_map(|number| (number as u32).to_le_bytes()));
+        bytes.extend(values.iter().flat_map(|value| value.to_le_bytes()));
+        bytes
+    }
+
+    /// Reads [`Self::to_bytes`]; bytes that are not such are an error.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, SlmError> {
+        let fail = || SlmError::Input("these are not the states of texts between two parts of an SLM".to_owned());
+        let words = || bytes.chunks_exact(4).map(|b| [b[0], b[1], b[2], b[3]]);
+        let numbers =
+            |from: usize, count: usize| words().skip(from).take(count).map(|b| u32::from_le_bytes(b) as usize);
+        let counts: Vec<usize> = numbers(0, 2).collect();
+        let [texts, distinct] = counts[..] else { return Err(fail()) };
+        let heads = 2 + 2 * texts + distinct;
+        if !bytes.len().is_multiple_of(4) || heads > bytes.len() / 4 {
+            return Err(fail());
+        }
+        let places: Vec<usize> = numbers(2, 2 * texts).step_by(2).collect();
+        if places.iter().any(|place| *place >= distinct) {
+            return Err(fail());
+        }
+        Ok(Self {
+            places,
+            truncated: numbers(3, (2 * texts).saturating_sub(1)).step_by(2).map(|flag| flag != 0).collect(),
+            lengths: numbers(2 + 2 * texts, distinct).collect(),
+            values: words().skip(heads).map(f32::from_le_bytes).collect(),
+        })
+    }
+}
+
+/// The distinct texts by their tokens, which are computed once, and each text's place among them.
+fn distinct(encoded: &[Encoded]) -> (Vec<&[u32]>, Vec<usize>) {
+    let mut places: HashMap<&[u32], usize> = HashMap::with_capacity(encoded.len());
+    let mut distinct: Vec<&[u32]> = Vec::with_capacity(encoded.len());
+    let place_of = |ids| {
+        *places.entry(ids).or_insert_with(|| {
+            distinct.push(ids);
+            distinct.len() - 1
+        })
+    };
+    let place = encoded.iter().map(|text| text.ids.as_slice()).map(place_of).collect();
+    (distinct, place)
+}
+
+/// The rows of distinct texts, for every text.
+fn spread(rows: &[f32], places: &[usize], width: usize) -> Vec<f32> {
+    places.iter().flat_map(|place| &rows[place * width..][..width]).copied().collect()
+}
+
 /// A small language model that votes.
 pub struct Slm {
     meta: PackedMeta,
     version: String,
-    tokenizer: Arc<Tokenizer>,
+    tokenizer: Option<Arc<Tokenizer>>,
     engine: Serving,
     ballot: Ballot,
 }
@@ -93,20 +172,20 @@ impl Slm {
         threads: usize,
     ) -> Result<Self, SlmError> {
         let tokenizer = Arc::new(Tokenizer::from_json(tokenizer_json, packed.meta.max_length)?);
-        Self::with_tokenizer(packed, version, tokenizer, threads, None)
+        Self::with_tokenizer(packed, version, Some(tokenizer), threads, None)
     }
 
-    /// As [`Self::from_packed`], with a tokenizer that other SLMs may share, on a certain instruction set of the CPU; for none,
-    /// on the best one.
+    /// As [`Self::from_packed`], with a tokenizer that other SLMs may share, or none for a part that takes no texts; on a
+    /// certain instruction set of the CPU, for none on the best one.
     pub fn with_tokenizer(
         packed: PackedSlm,
         version: String,
-        tokenizer: Arc<Tokenizer>,
+        tokenizer: Option<Arc<Tokenizer>>,
         threads: usize,
         isa: Option<Isa>,
     ) -> Result<Self, SlmError> {
         let PackedSlm { meta, weights, head } = packed;
-        fits(&tokenizer, &meta)?;
+        tokenizer.iter().try_for_each(|tokenizer| fits(tokenizer, &meta))?;
         let encoder = match weights {
             PackedWeights::F32(weights) => CpuEncoder::from_weights(weights, isa),
             PackedWeights::Int8(weights) => CpuEncoder::from_int8(weights, isa),
@@ -132,7 +211,7 @@ impl Slm {
         if !gpu.is_software() {
             engine.tune(now).await?;
         }
-        Ok(Self::new(meta, version, tokenizer, Serving::Gpu(Box::new(engine))))
+        Ok(Self::new(meta, version, Some(tokenizer), Serving::Gpu(Box::new(engine))))
     }
 
     /// As [`Self::from_packed`], on a device of burn-wgpu: for a model that no kernels of ours take, and to hold them
@@ -150,10 +229,10 @@ impl Slm {
             return Err(SlmError::NoGpu("burn-wgpu takes weights in f16 or f32, and these are in int8".to_owned()));
         };
         let engine = BurnEngine::new(&weights, &head, device);
-        Ok(Self::new(meta, version, tokenizer, Serving::Burn(Box::new(engine))))
+        Ok(Self::new(meta, version, Some(tokenizer), Serving::Burn(Box::new(engine))))
     }
 
-    fn new(meta: PackedMeta, version: String, tokenizer: Arc<Tokenizer>, engine: Serving) -> Self {
+    fn new(meta: PackedMeta, version: String, tokenizer: Option<Arc<Tokenizer>>, engine: Serving) -> Self {
         let ballot = Ballot::plain(&meta.labels, meta.scoring);
         Self { meta, version, tokenizer, engine, ballot }
     }
@@ -187,8 +266,11 @@ impl Slm {
     }
 
     /// The token ids of a text and whether its end was cut.
-    pub fn tokenize(&self, text: &str) -> Result<super::tokenize::Encoded, SlmError> {
-        self.tokenizer.encode(text)
+    pub fn tokenize(&self, text: &str) -> Result<Encoded, SlmError> {
+        match &self.tokenizer {
+            Some(tokenizer) => tokenizer.encode(text),
+            None => Err(SlmError::Input("this part of an SLM takes hidden states, not texts".to_owned())),
+        }
     }
 
     /// Raw logits `[texts x labels]`, row by row in the order of the texts.
@@ -215,18 +297,41 @@ impl Slm {
         Ok(values.chunks_exact(labels).zip(truncated).map(|(row, truncated)| self.as_vote(row, truncated)).collect())
     }
 
+    /// What the first layers of an SLM that was cut make of texts, on the CPU; see [`States`].
+    pub fn begin(&mut self, texts: &[&str]) -> Result<States, SlmError> {
+        let encoded = self.encode(texts)?;
+        let (distinct, places) = distinct(&encoded);
+        let engine = self.engine.cpu()?;
+        let batch = Batch::new(distinct.iter().copied());
+        let layers = engine.encoder().layers();
+        let values = engine.encoder().hidden(&batch, layers)?;
+        let truncated = encoded.iter().map(|text| text.truncated).collect();
+        Ok(States { places, truncated, lengths: batch.lengths, values })
+    }
+
+    /// What the layers behind those make of that.
+    pub fn go_on(&mut self, states: States) -> Result<States, SlmError> {
+        let values = self.engine.cpu()?.encoder().hidden_from(&states.values, &states.lengths)?;
+        Ok(States { values, ..states })
+    }
+
+    /// The votes, by the last layers; as [`Self::vote`] of an SLM that was not cut, to the bit.
+    pub fn vote_from(&mut self, states: &States) -> Result<Vec<Vote>, SlmError> {
+        let logits = self.engine.cpu()?.logits_from(&states.values, &states.lengths)?;
+        let labels = self.meta.labels.len();
+        let mut values = spread(&logits, &states.places, labels);
+        self.meta.scoring.probabilities(&mut values, labels, self.meta.temperature);
+        let rows = values.chunks_exact(labels).zip(&states.truncated);
+        Ok(rows.map(|(row, truncated)| self.as_vote(row, *truncated)).collect())
+    }
+
+    fn encode(&self, texts: &[&str]) -> Result<Vec<Encoded>, SlmError> {
+        texts.iter().map(|text| self.tokenize(text)).collect()
+    }
+
     async fn run(&mut self, texts: &[&str]) -> Result<(Vec<f32>, Vec<bool>), SlmError> {
-        let encoded = texts.iter().map(|text| self.tokenizer.encode(text)).collect::<Result<Vec<_>, _>>()?;
-        // Texts of the same tokens are computed once.
-        let mut places: HashMap<&[u32], usize> = HashMap::with_capacity(texts.len());
-        let mut distinct: Vec<&[u32]> = Vec::with_capacity(texts.len());
-        let place_of = |ids| {
-            *places.entry(ids).or_insert_with(|| {
-                distinct.push(ids);
-                distinct.len() - 1
-            })
-        };
-        let place: Vec<usize> = encoded.iter().map(|text| text.ids.as_slice()).map(place_of).collect();
+        let encoded = self.encode(texts)?;
+        let (distinct, places) = distinct(&encoded);
         let lengths: Vec<usize> = distinct.iter().map(|ids| ids.len()).collect();
         let labels = self.meta.labels.len();
         let mut computed = vec![0.0; distinct.len() * labels];
@@ -237,7 +342,7 @@ impl Slm {
                 computed[text * labels..][..labels].copy_from_slice(row);
             }
         }
-        let values = place.iter().flat_map(|place| &computed[place * labels..][..labels]).copied().collect();
+        let values = spread(&computed, &places, labels);
         Ok((values, encoded.iter().map(|text| text.truncated).collect()))
     }
 

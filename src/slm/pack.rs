@@ -11,7 +11,7 @@ use super::adapter::{Metrics, hex, sha256_hex};
 use super::config::{Activation, EncoderConfig};
 use super::quant::Int8Matrix;
 use super::weights::{
-    Dense, EncoderWeights, Head, Linear, Part, Pooling, Reader, ShapedTensor, TensorSource, multipliers_name,
+    Dense, EncoderWeights, Head, Linear, Part, Pooling, Reader, ShapedTensor, TensorSource, is_read, multipliers_name,
     scales_name, to_f32, to_int8,
 };
 use super::{Scoring, SlmError};
@@ -22,6 +22,7 @@ use sha2::{Digest, Sha256};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ops::Range;
 
 /// The format this code reads and writes.
 pub const FORMAT: u32 = 2;
@@ -191,10 +192,11 @@ impl PackedSlm {
         unpacker.finish()
     }
 
-    fn from_tensors(meta: PackedMeta, source: &Tensors) -> Result<Self, SlmError> {
+    fn from_tensors(meta: PackedMeta, source: &Tensors, layers: Range<usize>) -> Result<Self, SlmError> {
+        let config = &meta.config;
         let weights = match meta.precision {
-            Precision::Int8 => PackedWeights::Int8(EncoderWeights::read(&meta.config, source)?),
-            Precision::F16 | Precision::F32 => PackedWeights::F32(EncoderWeights::read(&meta.config, source)?),
+            Precision::Int8 => PackedWeights::Int8(EncoderWeights::read_layers(config, source, layers)?),
+            Precision::F16 | Precision::F32 => PackedWeights::F32(EncoderWeights::read_layers(config, source, layers)?),
         };
         let (labels, hidden, reader) = (meta.labels.len(), meta.config.hidden_size, Reader::plain(source));
         let dense = match meta.dense {
@@ -237,6 +239,10 @@ pub struct Unpacker {
     buffer: Vec<u8>,
     header: Option<Header>,
     read: BTreeMap<String, Raw>,
+    /// Of the layers these alone are kept.
+    layers: Option<Range<usize>>,
+    /// Bytes of the tensor at hand that were passed over, where it is of none of them.
+    passed: usize,
 }
 
 struct Header {
@@ -255,7 +261,13 @@ struct Raw {
 impl Unpacker {
     /// Starts; `file` names the file in errors.
     pub fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), buffer: Vec::new(), header: None, read: BTreeMap::new() }
+        Self { file: file.to_owned(), buffer: Vec::new(), header: None, read: BTreeMap::new(), layers: None, passed: 0 }
+    }
+
+    /// Keeps these layers alone, with the embeddings if the first is among them: a part of an SLM, see
+    /// [`States`](super::model::States). One that cannot be cut there is an error once its header is read.
+    pub fn layers(&mut self, layers: Range<usize>) {
+        self.layers = Some(layers);
     }
 
     fn fail(&self, problem: impl Into<String>) -> SlmError {
@@ -265,25 +277,40 @@ impl Unpacker {
     /// Takes the next bytes.
     pub fn push(&mut self, mut bytes: &[u8]) -> Result<(), SlmError> {
         while !bytes.is_empty() || self.is_tensor_whole() {
-            let wanted = self.wanted()?;
-            let taken = wanted.saturating_sub(self.buffer.len()).min(bytes.len());
-            if self.buffer.is_empty() {
-                let room = wanted.min(RESERVE);
-                self.buffer.try_reserve_exact(room).map_err(|_| self.fail(format!("no memory for {room} bytes")))?;
+            let (wanted, here) = (self.wanted()?, self.buffer.len() + self.passed);
+            let taken = wanted.saturating_sub(here).min(bytes.len());
+            if self.is_passed_over() {
+                self.passed += taken;
+            } else {
+                if self.buffer.is_empty() {
+                    let room = wanted.min(RESERVE);
+                    self.buffer
+                        .try_reserve_exact(room)
+                        .map_err(|_| self.fail(format!("no memory for {room} bytes")))?;
+                }
+                self.buffer.extend_from_slice(&bytes[..taken]);
             }
-            self.buffer.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
-            if self.buffer.len() == wanted {
+            if here + taken == wanted {
                 self.take_whole()?;
             }
         }
         Ok(())
     }
 
+    fn next(&self) -> Option<&(String, Dtype, Vec<usize>, usize)> {
+        self.header.as_ref().and_then(|header| header.next.front())
+    }
+
     /// Whether the next tensor is there although no byte is to come: it has none.
     fn is_tensor_whole(&self) -> bool {
-        let next = self.header.as_ref().and_then(|header| header.next.front());
-        next.is_some_and(|(.., len)| *len == self.buffer.len())
+        self.next().is_some_and(|(.., len)| *len == self.buffer.len() + self.passed)
+    }
+
+    /// Whether the next tensor is of none of the layers that are kept.
+    fn is_passed_over(&self) -> bool {
+        let layers = self.layers.as_ref();
+        self.next().is_some_and(|(name, ..)| layers.is_some_and(|layers| !is_read(name, layers)))
     }
 
     /// The bytes of what is being read: the header's length, the header, or a tensor.
@@ -300,12 +327,20 @@ impl Unpacker {
     }
 
     fn take_whole(&mut self) -> Result<(), SlmError> {
+        let passed_over = self.is_passed_over();
         if let Some(header) = &mut self.header {
-            if let Some((name, dtype, shape, _)) = header.next.pop_front() {
-                self.read.insert(name, Raw { dtype, shape, bytes: std::mem::take(&mut self.buffer) });
+            let bytes = std::mem::take(&mut self.buffer);
+            self.passed = 0;
+            if let Some((name, dtype, shape, _)) = header.next.pop_front().filter(|_| !passed_over) {
+                self.read.insert(name, Raw { dtype, shape, bytes });
             }
         } else if self.buffer.len() > 8 {
-            self.header = Some(read_header(&self.buffer, &self.file)?);
+            let header = read_header(&self.buffer, &self.file)?;
+            let most = header.meta.config.layers_to_cut();
+            if let Some(Range { start, end }) = self.layers.clone().filter(|l| l.start >= l.end || l.end > most) {
+                return Err(self.fail(format!("it cannot be cut to layers {start} to {end}, of {most}")));
+            }
+            self.header = Some(header);
             self.buffer = Vec::new();
         }
         Ok(())
@@ -322,7 +357,8 @@ impl Unpacker {
         if let Some((name, ..)) = next.front() {
             return cut(&format!("tensor '{name}'"));
         }
-        PackedSlm::from_tensors(meta, &Tensors { file, left: RefCell::new(self.read) })
+        let layers = self.layers.unwrap_or(0..meta.config.distinct_layers());
+        PackedSlm::from_tensors(meta, &Tensors { file, left: RefCell::new(self.read) }, layers)
     }
 }
 
@@ -590,6 +626,9 @@ pub struct SlmManifest {
     pub sha256: String,
     /// Estimated arithmetic a token, relative to the cheapest SLM of the index.
     pub relative_cost: f64,
+    /// The layers between which it can be cut into parts that work one after another; 0 where it is served whole.
+    #[serde(default)]
+    pub layers: usize,
     /// The packed file in pieces, in order.
     pub shards: Vec<FilePart>,
     /// The tokenizer, padding and truncation switched off.
@@ -614,6 +653,7 @@ impl SlmManifest {
             bytes: packed.len() as u64,
             sha256,
             relative_cost: 1.0,
+            layers: meta.config.layers_to_cut(),
             shards: shards(packed).map(|(part, _)| part).collect(),
             tokenizer: FilePart::of("tokenizer.json", tokenizer),
             metrics,

@@ -4,6 +4,7 @@ use super::SlmError;
 use super::config::{Activation, Architecture, EncoderConfig};
 use super::quant::{EMBEDDING_LEVELS, GROUP, Int8Matrix, SUM_OF_EIGHT, WEIGHT_LEVELS, fits_sums};
 use safetensors::{Dtype, SafeTensors};
+use std::ops::Range;
 
 /// A tensor's shape and values.
 pub type ShapedTensor<T = f32> = (Vec<usize>, Vec<T>);
@@ -379,19 +380,31 @@ impl<M: ReadMatrix + Default> EncoderWeights<M> {
     /// Reads an encoder under BERT's and MPNet's names on the hub, which those of other architectures are brought to (see
     /// [`hub`](super::hub)). A missing tensor, a wrong shape or a value that is not finite is an error.
     pub fn read(config: &EncoderConfig, source: &dyn TensorSource) -> Result<Self, SlmError> {
+        Self::read_layers(config, source, 0..config.distinct_layers())
+    }
+
+    /// As [`Self::read`], of these layers alone; the tables of the embeddings are those of the first one.
+    pub fn read_layers(
+        config: &EncoderConfig,
+        source: &dyn TensorSource,
+        layers: Range<usize>,
+    ) -> Result<Self, SlmError> {
         let reader = Reader::new(source);
         let width = config.embedding_width();
         let [words, positions, token_types] = TABLES;
         let table = |name: &str, rows: usize| match rows {
-            0 => Ok(Vec::new()),
-            rows => reader.tensor(name, &[rows, width]),
+            rows if rows > 0 && layers.start == 0 => reader.tensor(name, &[rows, width]),
+            _ => Ok(Vec::new()),
         };
         Ok(Self {
-            words: M::read(&reader, words, [config.vocab_size, width], (width, EMBEDDING_LEVELS))?,
+            words: match layers.start {
+                0 => M::read(&reader, words, [config.vocab_size, width], (width, EMBEDDING_LEVELS))?,
+                _ => M::default(),
+            },
             positions: table(positions, if config.has_positions() { config.max_position_embeddings } else { 0 })?,
             token_types: table(token_types, config.type_vocab_size)?,
             embedding_norm: reader.norm(EMBEDDING_NORM, width)?,
-            layers: (0..config.distinct_layers()).map(|i| reader.layer(config, i)).collect::<Result<_, _>>()?,
+            layers: layers.map(|i| reader.layer(config, i)).collect::<Result<_, _>>()?,
             relative_bias: match config.architecture {
                 Architecture::Mpnet => {
                     let shape = [config.relative_attention_num_buckets, config.num_attention_heads];
@@ -499,6 +512,15 @@ const TABLES: [&str; 3] = [
     "embeddings.position_embeddings.weight",
     "embeddings.token_type_embeddings.weight",
 ];
+
+/// Whether [`EncoderWeights::read_layers`] reads a tensor.
+pub(super) fn is_read(tensor: &str, layers: &Range<usize>) -> bool {
+    let layer = tensor.strip_prefix("encoder.layer.").and_then(|rest| rest.split('.').next()?.parse().ok());
+    match layer {
+        Some(layer) => layers.contains(&layer),
+        None => layers.start == 0 || !TABLES.iter().any(|table| tensor.starts_with(table)),
+    }
+}
 
 const EMBEDDING_NORM: &str = "embeddings.LayerNorm";
 const RELATIVE_BIAS: &str = "encoder.relative_attention_bias.weight";

@@ -6,6 +6,7 @@ use crate::slm::burn;
 use crate::slm::cpu::Isa;
 #[cfg(feature = "gpu")]
 use crate::slm::gpu::GpuOptions;
+use crate::slm::model::States;
 use crate::slm::pack::Unpacker;
 use crate::slm::tokenize::Tokenizer;
 use crate::slm::{Batch, Scoring, SlmError, model};
@@ -19,6 +20,8 @@ use wasm_bindgen::prelude::*;
 pub struct SlmLoader {
     version: String,
     unpacker: Unpacker,
+    /// Whether it is to take texts: the first part of an SLM, or all of it.
+    takes_texts: bool,
     isa: Option<Isa>,
 }
 
@@ -29,7 +32,14 @@ impl SlmLoader {
     #[wasm_bindgen(constructor)]
     pub fn new(version: String, deterministic: Option<bool>) -> Self {
         let isa = deterministic.unwrap_or_default().then_some(Isa::Simd128);
-        Self { version, unpacker: Unpacker::new("the packed SLM"), isa }
+        Self { version, unpacker: Unpacker::new("the packed SLM"), takes_texts: true, isa }
+    }
+
+    /// Keeps the layers `from` to `to` (exclusive) alone: a part of an SLM, for `begin`, `advance` and `voteFrom`. Before
+    /// the first `push`.
+    pub fn layers(&mut self, from: usize, to: usize) {
+        self.unpacker.layers(from..to);
+        self.takes_texts = from == 0;
     }
 
     /// Takes the packed file's next bytes, a piece of any size.
@@ -40,7 +50,8 @@ impl SlmLoader {
     /// The SLM, with its `tokenizer.json`, once all bytes were pushed. The loader is used up.
     pub fn finish(self, tokenizer: &[u8]) -> Result<Slm, JsValue> {
         let packed = self.unpacker.finish().map_err(thrown)?;
-        let tokenizer = shared(tokenizer, packed.meta.max_length).map_err(thrown)?;
+        let tokenizer =
+            self.takes_texts.then(|| shared(tokenizer, packed.meta.max_length)).transpose().map_err(thrown)?;
         // One thread: a module without shared memory has no more.
         let slm = model::Slm::with_tokenizer(packed, self.version, tokenizer, 1, self.isa);
         Ok(Slm { inner: slm.map_err(thrown)? })
@@ -195,6 +206,24 @@ impl Slm {
     #[wasm_bindgen(unchecked_return_type = "Vote[]")]
     pub async fn vote(&mut self, texts: Vec<String>) -> Result<JsValue, JsValue> {
         to_js(&self.inner.vote(&views(&texts)).await.map_err(thrown)?)
+    }
+
+    /// What the first part of an SLM makes of texts, as bytes for the next one.
+    pub fn begin(&mut self, texts: Vec<String>) -> Result<Vec<u8>, JsValue> {
+        Ok(self.inner.begin(&views(&texts)).map_err(thrown)?.to_bytes())
+    }
+
+    /// What a middle part makes of that, for the next one.
+    pub fn advance(&mut self, states: &[u8]) -> Result<Vec<u8>, JsValue> {
+        let states = States::from_bytes(states).map_err(thrown)?;
+        Ok(self.inner.go_on(states).map_err(thrown)?.to_bytes())
+    }
+
+    /// The votes, by the last part: as `vote` of the whole SLM, to the bit.
+    #[wasm_bindgen(js_name = voteFrom, unchecked_return_type = "Vote[]")]
+    pub fn vote_from(&mut self, states: &[u8]) -> Result<JsValue, JsValue> {
+        let states = States::from_bytes(states).map_err(thrown)?;
+        to_js(&self.inner.vote_from(&states).map_err(thrown)?)
     }
 
     /// Raw logits before the temperature, texts x labels: to hold this build against another.

@@ -55,7 +55,7 @@ export function pageMemory(texts, folder) {
  */
 export function makespan(texts, folder) {
   return withPage(texts, folder, async (tab, page) => {
-    await page.click('.what button:text-is("Only measure the time")');
+    await page.click('.what button:text-is("Estimate first")');
     await until(page, '.what button.primary:enabled:text-is("Start")');
     const pid = tab.process();
     const before = threadSeconds(pid, 'DedicatedWorker');

@@ -94,6 +94,22 @@ test('a loader that takes the file in pieces makes the same SLM', async () => {
   assert.throws(() => cut.finish(tokenizer), /^Error: slm-file: .*head/);
 });
 
+test('two parts vote as the whole does', async () => {
+  const part = (from, to) => {
+    const loader = new aa.SlmLoader(slm.version);
+    loader.layers(from, to);
+    loader.push(packed);
+    return loader.finish(tokenizer);
+  };
+  const [lower, upper] = [part(0, 1), part(1, 2)];
+  assert.deepEqual(upper.voteFrom(lower.begin(texts)), await slm.vote(texts));
+  assert.throws(() => upper.begin(texts), { code: 'slm-input' });
+  await assert.rejects(lower.vote(texts), { code: 'slm-input' });
+  assert.throws(() => upper.voteFrom(utf8('nonsense')), { code: 'slm-input' });
+  assert.throws(() => part(1, 3), { code: 'slm-file', message: /layers 1 to 3, of 2/ });
+  for (const one of [lower, upper]) one.free();
+});
+
 test('token ids', async () => {
   assert.deepEqual([...slm.tokenize('The FILM was good!')], [2, 9, 7, 10, 5, 11, 3]);
   assert.deepEqual([...slm.tokenize('')], [2, 3]);

@@ -104,11 +104,13 @@ async function shared(page, texts) {
   const votes = timeline.filter((entry) => entry.name === 'vote');
   const voted = {};
   const cost = {};
-  for (const { slm, duration, texts: some } of votes) {
-    voted[slm] = (voted[slm] ?? 0) + some;
+  for (const { slm, part, duration, texts: some } of votes) {
+    voted[`${slm} ${part}`] = (voted[`${slm} ${part}`] ?? 0) + some;
     cost[slm] = (cost[slm] ?? 0) + duration;
   }
-  assert.deepEqual(Object.values(voted), [texts, texts, texts], 'each SLM votes on each text once');
+  assert.equal(Object.keys(cost).length, 3);
+  assert.ok(Object.values(voted).every((some) => some === texts), `each SLM votes on each text once: ${JSON.stringify(voted)}`);
+  if (cores > 1) assert.ok(voted['sentiment-mpnet 1'] > 0, 'the dearest SLM is cut into parts');
   assert.ok(new Set(votes.map((vote) => vote.worker)).size >= Math.min(cores, 2), 'several cores vote');
   const [dearest] = Object.keys(cost).sort((a, b) => cost[b] - cost[a]);
   const ends = votes.filter((vote) => vote.slm === dearest).reduce((ends, vote) => ends.set(vote.worker, Math.max(ends.get(vote.worker) ?? 0, vote.startTime + vote.duration)), new Map());

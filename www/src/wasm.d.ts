@@ -11,6 +11,7 @@ declare module '#wasm' {
   export function builtInSpec(task: string): Spec;
   export class SlmLoader {
     constructor(version: string);
+    layers(from: number, to: number): void;
     push(bytes: Uint8Array): void;
     finish(tokenizer: Uint8Array): Slm;
     free(): void;
@@ -20,6 +21,9 @@ declare module '#wasm' {
     readonly version: string;
     readonly labels: string[];
     vote(texts: string[]): Promise<Vote[]>;
+    begin(texts: string[]): Uint8Array;
+    advance(states: Uint8Array): Uint8Array;
+    voteFrom(states: Uint8Array): Vote[];
     free(): void;
   }
   export function verdict(rule: string, votes: Vote[]): Verdict;

@@ -1,4 +1,5 @@
 import { expect, test } from 'vitest';
+import { unitsOf } from '../src/core/pool';
 import { type Known, Scheduler, type Task } from '../src/core/scheduler';
 import { BLOCK } from '../src/core/types';
 
@@ -14,6 +15,8 @@ function random(seed: number): () => number {
 interface World {
   /** Milliseconds a text. */
   costs: number[];
+  /** For each unit the one whose results it takes. */
+  after?: (number | undefined)[];
   /** What the scheduler is told before: nothing but these proportions. */
   relative?: number[];
   workers: number;
@@ -39,6 +42,9 @@ interface Ran {
   voted: Map<string, number>;
   /** The largest number of blocks of which some but not all votes were there. */
   mostOpen: number;
+  /** Of results that pass from one unit to the next, the most that were not yet taken; and those that were. */
+  mostPassed: number;
+  taken: number;
   peakMemory: number;
 }
 
@@ -47,24 +53,30 @@ function play(world: World): Ran {
   const next = random(world.seed ?? 1);
   const { costs, workers, rows, relative = costs, memory = Number.POSITIVE_INFINITY } = world;
   const loadMs = world.loadMs ?? costs.map((cost) => cost * BLOCK);
-  const slms = costs.map((_, slm): Known => ({ relative: relative[slm] as number, ms: undefined, memory: 1 + slm, here: world.here ?? false }));
-  const scheduler = new Scheduler<string>(slms, workers, memory);
+  const units = costs.map((_, unit): Known => {
+    const after = world.after?.[unit];
+    return { ...(after === undefined ? {} : { after }), relative: relative[unit] as number, ms: undefined, memory: 1 + unit, here: world.here ?? false };
+  });
+  const last = costs.map((_, unit) => !(world.after ?? []).includes(unit));
+  const passed = new Set<string>();
+  const scheduler = new Scheduler<string>(units, workers, memory);
   const todo = world.todo ?? Array.from({ length: Math.ceil(rows / BLOCK) }, (_, block) => block);
   scheduler.give(todo, rows);
   type Job = { ends: number; ms: number; load?: number; task?: Task };
   const queues: Job[][] = Array.from({ length: workers }, () => []);
   const held = queues.map(() => new Set<number>());
-  const ran: Ran = { makespan: 0, work: loadMs.reduce((a, b) => a + b, 0), loads: costs.map(() => 0), blocks: new Map(), voted: new Map(), mostOpen: 0, peakMemory: 0 };
+  const ran: Ran = { makespan: 0, work: loadMs.reduce((a, b) => a + b, 0), loads: costs.map(() => 0), blocks: new Map(), voted: new Map(), mostOpen: 0, mostPassed: 0, taken: 0, peakMemory: 0 };
   const open = new Set<number>();
   let now = 0;
   const pump = () => {
     queues.forEach((queue, worker) => {
       for (let step = scheduler.next(worker); step; step = scheduler.next(worker)) {
         const noise = 1 + (next() * 2 - 1) * (world.noise ?? 0);
-        const ms = 'load' in step ? (loadMs[step.load] as number) : (step.vote.to - step.vote.from) * (costs[step.vote.slm] as number) * noise;
+        const ms = 'load' in step ? (loadMs[step.load] as number) : (step.vote.to - step.vote.from) * (costs[step.vote.unit] as number) * noise;
         const ends = Math.max(now, queue.at(-1)?.ends ?? 0) + ms;
         queue.push('load' in step ? { ends, ms, load: step.load } : { ends, ms, task: step.vote });
-        if ('vote' in step && !held[worker]?.has(step.vote.slm)) throw new Error('a worker was to vote with an SLM that it does not hold');
+        if ('vote' in step && !held[worker]?.has(step.vote.unit)) throw new Error('a worker was to run a unit that it does not hold');
+        if ('vote' in step && world.after?.[step.vote.unit] !== undefined && !passed.has(JSON.stringify(step.vote))) throw new Error('a unit was to take what does not exist');
       }
     });
   };
@@ -84,10 +96,18 @@ function play(world: World): Ran {
       ran.loads[job.load] = (ran.loads[job.load] ?? 0) + 1;
       ran.peakMemory = Math.max(ran.peakMemory, held.reduce((sum, own) => sum + [...own].reduce((all, slm) => all + 1 + slm, 0), 0));
     } else if (job.task) {
-      const { slm, block, from, to } = job.task;
-      const votes = Array.from({ length: to - from }, (_, at) => `${slm}:${block}:${from + at}`);
+      const { unit, block, from, to } = job.task;
+      const votes = Array.from({ length: to - from }, (_, at) => `${unit}:${block}:${from + at}`);
       for (const vote of votes) ran.voted.set(vote, (ran.voted.get(vote) ?? 0) + 1);
       ran.work += job.ms;
+      if (world.after?.[unit] !== undefined) ran.taken += 1;
+      if (!last[unit]) {
+        const following = scheduler.pass(worker, job.task, job.ms);
+        if (!following || following.block !== block || following.from !== from || following.to !== to) throw new Error('nothing follows');
+        passed.add(JSON.stringify(following));
+        ran.mostPassed = Math.max(ran.mostPassed, passed.size - ran.taken);
+        continue;
+      }
       open.add(block);
       const whole = scheduler.vote(worker, job.task, votes, job.ms);
       ran.mostOpen = Math.max(ran.mostOpen, open.size);
@@ -102,13 +122,14 @@ function play(world: World): Ran {
   return ran;
 }
 
-/** Every SLM's vote on every row of every block came once, in the rows' order. */
+/** Every SLM's vote on every row of every block came once, in the rows' order, and every part of an SLM ran once on it. */
 function complete(ran: Ran, world: World): void {
   const todo = world.todo ?? Array.from({ length: Math.ceil(world.rows / BLOCK) }, (_, block) => block);
   expect([...ran.blocks.keys()].sort((a, b) => a - b)).toEqual(todo);
   for (const [block, votes] of ran.blocks) {
     const rows = Math.min(BLOCK, world.rows - block * BLOCK);
-    expect(votes.map((own) => own.join())).toEqual(world.costs.map((_, slm) => Array.from({ length: rows }, (_, row) => `${slm}:${block}:${row}`).join()));
+    const voters = world.costs.flatMap((_, unit) => ((world.after ?? []).includes(unit) ? [] : [unit]));
+    expect(votes.map((own) => own.join())).toEqual(voters.map((unit) => Array.from({ length: rows }, (_, row) => `${unit}:${block}:${row}`).join()));
   }
   expect([...ran.voted.values()].every((times) => times === 1)).toBe(true);
   expect(ran.voted.size).toBe(world.costs.length * todo.reduce((sum, block) => sum + Math.min(BLOCK, world.rows - block * BLOCK), 0));
@@ -126,6 +147,53 @@ for (const workers of [1, 2, 4, 8]) {
     });
   }
 }
+
+/** Costs of 1.5, 3 and 25, the last one's cut into parts. */
+function cut(parts: number): Pick<World, 'costs' | 'after' | 'loadMs'> {
+  const part = Array.from({ length: parts }, () => 25 / parts);
+  return { costs: [1.5, 3, ...part], after: [undefined, undefined, undefined, ...part.slice(1).map((_, at) => 2 + at)], loadMs: [100, 150, ...part.map(() => 600 / parts)] };
+}
+
+for (const [workers, parts] of [[2, 2], [3, 3], [4, 3], [8, 7]] as const) {
+  for (const here of [true, false]) {
+    test(`an SLM in ${parts} parts on ${workers} workers ends within 1.2 of work / workers, models ${here ? 'on the device' : 'to be fetched'}`, () => {
+      for (let seed = 1; seed <= 8; seed++) {
+        const world: World = { ...cut(parts), workers, rows: 2000 + seed * 37, here, noise: 0.3, seed };
+        const ran = play(world);
+        complete(ran, world);
+        expect(ran.makespan).toBeLessThanOrEqual((1.2 * ran.work) / workers);
+        expect(ran.mostPassed).toBeLessThanOrEqual(parts * 12);
+      }
+    });
+  }
+}
+
+test('of an SLM in two parts no worker holds both', () => {
+  for (let seed = 1; seed <= 20; seed++) {
+    const ran = play({ ...cut(2), workers: 2, rows: 3000, here: seed % 2 === 0, noise: 0.3, seed });
+    expect(ran.loads.slice(2)).toEqual([1, 1]);
+  }
+});
+
+test('parts do every row once, whatever crashes', () => {
+  for (let seed = 1; seed <= 100; seed++) {
+    const next = random(seed);
+    const parts = 2 + Math.floor(next() * 4);
+    const world: World = { ...cut(parts), workers: 1 + Math.floor(next() * 8), rows: Math.floor(next() * 1500), crash: 0.05, noise: 0.5, here: next() < 0.5, memory: next() * 30, seed };
+    complete(play(world), world);
+  }
+});
+
+test('an SLM is cut into as many parts as workers are its share of the work', () => {
+  const slms = [{ relative_cost: 1, layers: 3 }, { relative_cost: 2, layers: 6 }, { relative_cost: 17, layers: 12 }];
+  const layers = (workers: number, of = slms) => unitsOf(of, workers).filter(({ slm }) => slm === 2).map((unit) => unit.layers);
+  expect(layers(1)).toEqual([undefined]);
+  expect(layers(2)).toEqual([[0, 6], [6, 12]]);
+  expect(layers(4)).toEqual([[0, 4], [4, 8], [8, 12]]);
+  expect(layers(8).length).toBe(7);
+  expect(layers(2, slms.map(({ relative_cost }) => ({ relative_cost, layers: 0 })))).toEqual([undefined]);
+  expect(unitsOf(slms, 4).filter(({ slm }) => slm < 2)).toEqual([{ slm: 0, part: 0, parts: 1 }, { slm: 1, part: 0, parts: 1 }]);
+});
 
 test('whatever the costs, no worker is idle for long', () => {
   for (let seed = 1; seed <= 100; seed++) {

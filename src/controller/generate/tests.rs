@@ -45,6 +45,7 @@ fn manifest(id: &str, labels: Vec<String>, mib: u64) -> SlmManifest {
         bytes,
         sha256: sha256.clone(),
         relative_cost: 1.0,
+        layers: 2,
         shards: shards.collect(),
         tokenizer: part("tokenizer.json", 1000),
         metrics: None,

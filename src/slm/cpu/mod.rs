@@ -165,6 +165,15 @@ enum Words {
     Int8(Int8Matrix),
 }
 
+impl Words {
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::F32(values) => values.is_empty(),
+            Self::Int8(matrix) => matrix.values.is_empty(),
+        }
+    }
+}
+
 impl Matrix for Vec<f32> {
     fn pack(maps: &[&Linear], inputs: usize, panels: usize, kernels: &Kernels) -> PackedWeights {
         let panel = kernels.panel;
@@ -477,6 +486,11 @@ impl CpuEncoder {
     pub fn hidden(&mut self, batch: &Batch, layers: usize) -> Result<Vec<f32>, SlmError> {
         let Self { model, scratch } = self;
         batch.check(model.config.vocab_size, model.config.max_length())?;
+        if model.words.is_empty() {
+            return Err(SlmError::Input(
+                "these are upper layers alone: they take hidden states, not tokens".to_owned(),
+            ));
+        }
         if layers > model.order.len() {
             let has = model.order.len();
             return Err(SlmError::Input(format!("{layers} layers were asked for, the model has {has}")));
@@ -487,12 +501,18 @@ impl CpuEncoder {
         Ok(out)
     }
 
+    /// The number of its layers, which may be but a part of the model's.
+    pub fn layers(&self) -> usize {
+        self.model.order.len()
+    }
+
     /// The hidden states after all layers, for an encoder of upper layers alone: from those that go into its first one, of
     /// texts of these lengths.
-    #[cfg(feature = "native")]
     pub fn hidden_from(&mut self, states: &[f32], lengths: &[usize]) -> Result<Vec<f32>, SlmError> {
         let Self { model, scratch } = self;
-        if lengths.iter().sum::<usize>() * model.config.hidden_size != states.len() || lengths.contains(&0) {
+        let taken = 1..=model.config.max_length();
+        let fits = lengths.iter().all(|length| taken.contains(length));
+        if !fits || lengths.iter().sum::<usize>() * model.config.hidden_size != states.len() {
             return Err(SlmError::Input("the hidden states do not fit the lengths".to_owned()));
         }
         let mut out = vec![0.0; states.len()];
@@ -1007,6 +1027,11 @@ impl CpuEngine {
         Self { encoder: self.encoder.threads(threads), ..self }
     }
 
+    /// The encoder.
+    pub fn encoder(&mut self) -> &mut CpuEncoder {
+        &mut self.encoder
+    }
+
     /// The pooled states, `[texts x hidden]`.
     pub fn pooled(&mut self, batch: &Batch) -> Result<Vec<f32>, SlmError> {
         let layers = self.encoder.config().num_hidden_layers;
@@ -1028,7 +1053,6 @@ impl CpuEngine {
 
     /// Raw logits from the hidden states that go into an encoder of upper layers alone; see
     /// [`CpuEncoder::hidden_from`].
-    #[cfg(feature = "native")]
     pub fn logits_from(&mut self, states: &[f32], lengths: &[usize]) -> Result<Vec<f32>, SlmError> {
         let hidden = self.encoder.hidden_from(states, lengths)?;
         self.head_logits(&self.pool_all(&hidden, lengths))

@@ -183,6 +183,14 @@ export async function bringSlm(
   return tokenizer;
 }
 
+/** Brings what is missing of an SLM into the browser's cache; false: there is none, and whoever loads it downloads it. */
+export async function bringIntoCache(slm: SlmManifest, onBytes: (bytes: number) => void): Promise<boolean> {
+  const tools = await browserTools();
+  if (!tools.cache) return false;
+  if ((await cachedBytes(slm)) < bytesOf(slm)) await bringSlm(slm, onBytes, async () => undefined, tools);
+  return true;
+}
+
 async function browserTools(): Promise<Tools> {
   return {
     fetch: (input, init) => fetch(input, init),

@@ -1,7 +1,7 @@
 // The workers that vote: hired, given work, replaced when they die. What they do next the scheduler says.
 import type { Signal } from '@preact/signals';
 import type { Device } from './device';
-import { bytesOf } from './download';
+import { bringIntoCache, bytesOf } from './download';
 import { codeOf, messageOf, PageError, Remote } from './rpc';
 import { type Known, Scheduler, type Task } from './scheduler';
 import type { SlmManifest, Vote } from './types';
@@ -15,12 +15,25 @@ export interface Loading {
   total: number;
 }
 
-/** What a worker answers to `vote`. `start`: milliseconds since 1970; `ms`: how long the SLM took. */
-export interface Voted {
-  votes: Vote[];
+/** What a unit makes of texts: votes, or what the next part of the SLM takes. */
+export type Result = { votes: Vote[] } | { states: Uint8Array };
+
+/** What a worker answers to `run`. `start`: milliseconds since 1970; `ms`: how long the unit took. */
+export interface Ran {
+  result: Result;
   texts: number;
   start: number;
   ms: number;
+}
+
+/** An SLM, or a part of its layers: what a worker loads. */
+export interface Unit {
+  slm: number;
+  /** From the first layer to behind the last one; absent: all of it. */
+  layers?: [number, number];
+  /** Its place among the SLM's parts. */
+  part: number;
+  parts: number;
 }
 
 /** What a worker answers to `load`. `ms`: reading, checking and loading the files, without their download. */
@@ -61,6 +74,37 @@ export function memoryOf(slm: SlmManifest): number {
   return slm.precision === 'f16' ? 2 * slm.bytes : slm.bytes;
 }
 
+/**
+ * The units that workers are to hold. An SLM with more work than a worker's share is cut, so that they fill the workers without
+ * each holding all of it: the layers are spread as evenly as whole ones can be.
+ */
+export function unitsOf(manifests: Pick<SlmManifest, 'relative_cost' | 'layers'>[], workers: number): Unit[] {
+  const share = manifests.reduce((sum, slm) => sum + slm.relative_cost, 0) / workers;
+  return manifests.flatMap((manifest, slm) => {
+    const layers = manifest.layers ?? 0;
+    const parts = Math.max(1, Math.min(layers, workers, Math.round(manifest.relative_cost / share)));
+    if (parts === 1) return [{ slm, part: 0, parts }];
+    const cut = (part: number) => Math.round((part * layers) / parts);
+    return Array.from({ length: parts }, (_, part): Unit => ({ slm, layers: [cut(part), cut(part + 1)], part, parts }));
+  });
+}
+
+/** What the scheduler knows of units before they have run; `rates`: texts a second of each SLM, where it was measured. */
+function knownOf(units: Unit[], manifests: SlmManifest[], rates: (number | undefined)[], here: boolean[]): Known[] {
+  return units.map(({ slm, layers, part }, at): Known => {
+    const manifest = manifests[slm] as SlmManifest;
+    const share = layers ? (layers[1] - layers[0]) / (manifest.layers ?? 1) : 1;
+    const rate = rates[slm];
+    return {
+      ...(part > 0 ? { after: at - 1 } : {}),
+      relative: manifest.relative_cost * share,
+      ms: rate === undefined ? undefined : (1000 * share) / rate,
+      memory: memoryOf(manifest) * share,
+      here: here[slm] ?? false,
+    };
+  });
+}
+
 export class Pool {
   readonly manifests: SlmManifest[];
   readonly device: Device;
@@ -72,7 +116,13 @@ export class Pool {
   readonly #events: Events;
   readonly #scheduler: Scheduler<Vote>;
   readonly #remotes: (Remote | undefined)[];
+  readonly #units: Unit[];
+  /** The files of each SLM on their way. */
+  readonly #brought: (Promise<boolean> | undefined)[] = [];
+  /** What units have taken, by unit. */
   readonly #busy: { texts: number; ms: number }[];
+  /** Hidden states on their way to the task that takes them. */
+  readonly #states = new Map<string, { states: Uint8Array; texts: number }>();
   #going = true;
   #stopped = false;
   #crashes = 0;
@@ -83,14 +133,13 @@ export class Pool {
     this.device = device;
     this.loads = loads;
     this.#events = events;
-    const known = manifests.map((slm, at): Known => {
-      const rate = rates[at];
-      return { relative: slm.relative_cost, ms: rate === undefined ? undefined : 1000 / rate, memory: memoryOf(slm), here: here[at] ?? false };
-    });
     const { hardwareConcurrency, deviceMemory } = navigator as Navigator & { deviceMemory?: number };
-    this.#remotes = Array.from({ length: workersOf(hardwareConcurrency, device) }, () => undefined);
-    this.#scheduler = new Scheduler(known, this.#remotes.length, memoryBudget(deviceMemory));
-    this.#busy = manifests.map(() => ({ texts: 0, ms: 0 }));
+    const workers = workersOf(hardwareConcurrency, device);
+    // Without the browser's cache each part would be a download of its own.
+    this.#units = unitsOf(manifests, 'caches' in globalThis ? workers : 1);
+    this.#remotes = Array.from({ length: workers }, () => undefined);
+    this.#scheduler = new Scheduler(knownOf(this.#units, manifests, rates, here), workers, memoryBudget(deviceMemory));
+    this.#busy = this.#units.map(() => ({ texts: 0, ms: 0 }));
     this.ready = new Promise((resolve, reject) => {
       this.#isReady = resolve;
       this.#isLost = reject;
@@ -117,25 +166,53 @@ export class Pool {
     this.#going = false;
   }
 
-  /** Texts a second of SLM `slm` on these texts, in a worker that holds it. */
+  /** Texts a second of SLM `slm` on these texts, after one that warms up. */
   async measure(slm: number, texts: string[]): Promise<number> {
-    return this.#holder(slm).call<number>('measure', { slm, texts });
+    await this.#pass(slm, texts.slice(0, 1));
+    const { ms } = await this.#pass(slm, texts);
+    return (texts.length * 1000) / Math.max(1, ms);
   }
 
   /** What SLM `slm` says of these texts, besides any run. */
   async probe(slm: number, texts: string[]): Promise<Vote[]> {
-    return this.#holder(slm).call<Vote[]>('probe', { slm, texts });
+    return (await this.#pass(slm, texts)).votes;
   }
 
-  #holder(slm: number): Remote {
-    const remote = this.#remotes[this.#scheduler.holder(slm) ?? -1];
+  /** Texts through an SLM, part by part. */
+  async #pass(slm: number, texts: string[]): Promise<{ votes: Vote[]; ms: number }> {
+    let all = 0;
+    let states: Uint8Array | undefined;
+    for (const unit of this.#unitsOf(slm)) {
+      const { result, ms } = await this.#holder(unit).call<Ran>('run', { unit, texts, states });
+      all += ms;
+      if ('votes' in result) return { votes: result.votes, ms: all };
+      states = result.states;
+    }
+    throw new PageError('slm-not-loaded', 'the model is not loaded; press retry');
+  }
+
+  #holder(unit: number): Remote {
+    const remote = this.#remotes[this.#scheduler.holder(unit) ?? -1];
     if (!remote) throw new PageError('slm-not-loaded', 'the model is not loaded; press retry');
     return remote;
   }
 
+  #unitsOf(slm: number): number[] {
+    return this.#units.flatMap((unit, at) => (unit.slm === slm ? [at] : []));
+  }
+
+  /** Whether workers hold all parts of an SLM. */
+  #held(slm: number): boolean {
+    return this.#unitsOf(slm).every((unit) => this.#scheduler.holder(unit) !== undefined);
+  }
+
   /** Texts a second of each SLM over what it voted on, where that is enough to tell. */
   rates(): (number | undefined)[] {
-    return this.#busy.map(({ texts, ms }) => (texts < 16 ? undefined : (texts * 1000) / Math.max(1, ms)));
+    return this.manifests.map((_, slm) => {
+      const busy = this.#unitsOf(slm).map((unit) => this.#busy[unit] as { texts: number; ms: number });
+      if (busy.some(({ texts }) => texts < 16)) return undefined;
+      return 1000 / busy.reduce((sum, { texts, ms }) => sum + Math.max(1, ms) / texts, 0);
+    });
   }
 
   stop(): void {
@@ -158,23 +235,27 @@ export class Pool {
     }
   }
 
-  async #load(worker: number, remote: Remote, slm: number): Promise<void> {
+  async #load(worker: number, remote: Remote, at: number): Promise<void> {
+    const unit = this.#units[at] as Unit;
+    const { slm } = unit;
     const manifest = this.manifests[slm] as SlmManifest;
-    // Further copies are loaded unseen.
+    // Further copies, and parts of files that are here, are loaded unseen.
     const set = (change: Partial<Loading>) => {
       if (this.loads.value[slm]?.state === 'ready') return;
-      this.loads.value = this.loads.value.map((load, at) => (at === slm ? { ...load, ...change } : load));
+      this.loads.value = this.loads.value.map((load, other) => (other === slm ? { ...load, ...change } : load));
     };
-    set({ state: 'downloading', here: 0 });
+    if (unit.part === 0) set({ state: 'downloading', here: 0 });
     try {
+      const progress = (here: number) => {
+        if (unit.part === 0) set({ here, state: here >= bytesOf(manifest) ? 'loading' : 'downloading' });
+      };
+      const cached = await this.#bring(at, progress);
       const start = performance.now();
-      const { ms, build } = await remote.call<Loaded>('load', { slm, manifest, device: this.device }, (here: number) => {
-        set({ here, state: here >= bytesOf(manifest) ? 'loading' : 'downloading' });
-      });
-      tell('load', start, performance.now(), { slm: manifest.id, worker, ms });
+      const { ms, build } = await remote.call<Loaded>('load', { at, unit, manifest, device: this.device }, cached ? undefined : progress);
+      tell('load', start, performance.now(), { slm: manifest.id, worker, part: unit.part, ms });
       this.#events.loaded(build);
       this.#scheduler.loaded(worker, ms);
-      set({ state: 'ready', here: bytesOf(manifest) });
+      set({ state: this.#held(slm) ? 'ready' : 'loading', here: bytesOf(manifest) });
       if (this.loads.value.every((load) => load.state === 'ready')) this.#isReady();
       this.#pumpAll();
     } catch (error) {
@@ -188,21 +269,46 @@ export class Pool {
     }
   }
 
+  /** Brings the files of a unit's SLM into the browser's cache, where there is one, for workers to read: one that votes has no time to download. */
+  async #bring(at: number, progress: (here: number) => void): Promise<boolean> {
+    const slm = this.#units[at]?.slm ?? 0;
+    const manifest = this.manifests[slm] as SlmManifest;
+    const bringing = (this.#brought[slm] ??= bringIntoCache(manifest, progress));
+    const cached = await bringing.catch((error: unknown) => {
+      this.#brought[slm] = undefined; // to be tried again
+      throw error;
+    });
+    if (this.#stopped) throw new PageError('worker-stopped', 'the worker was stopped');
+    if (cached) {
+      this.#scheduler.arrived(at);
+      this.#pumpAll();
+    }
+    return cached;
+  }
+
   async #vote(worker: number, remote: Remote, task: Task): Promise<void> {
     let whole: Vote[][] | undefined;
+    const { block, from, to } = task;
+    const given = this.#states.get(keyOf(task));
     try {
-      const { votes, texts, start, ms } = await remote.call<Voted>('vote', task);
-      const busy = this.#busy[task.slm] as { texts: number; ms: number };
+      const { result, texts, start, ms } = await remote.call<Ran>('run', { unit: task.unit, ...(given ?? { rows: { block, from, to } }) });
+      const unit = this.#units[task.unit] as Unit;
+      const busy = this.#busy[task.unit] as { texts: number; ms: number };
       busy.texts += texts;
       busy.ms += ms;
-      tell('vote', start - performance.timeOrigin, start - performance.timeOrigin + ms, { slm: this.manifests[task.slm]?.id, worker, texts });
-      whole = this.#scheduler.vote(worker, task, votes, ms);
+      tell('vote', start - performance.timeOrigin, start - performance.timeOrigin + ms, { slm: this.manifests[unit.slm]?.id, worker, part: unit.part, texts });
+      if ('votes' in result) whole = this.#scheduler.vote(worker, task, result.votes, ms);
+      else {
+        const next = this.#scheduler.pass(worker, task, ms);
+        if (next) this.#states.set(keyOf(next), { states: result.states, texts });
+      }
+      this.#states.delete(keyOf(task));
       this.#pumpAll();
     } catch (error) {
       if (codeOf(error) === 'worker-crashed') this.#crashed(worker, remote, error);
       else if (codeOf(error) !== 'worker-stopped') this.#fail(error);
     }
-    if (whole) await this.#events.whole(task.block, whole).catch((error: unknown) => this.#fail(error));
+    if (whole) await this.#events.whole(block, whole).catch((error: unknown) => this.#fail(error));
   }
 
   /** A worker died: another takes its place, loads what was lost and repeats what it had in hand. */
@@ -211,7 +317,7 @@ export class Pool {
     dead.stop();
     this.#remotes[worker] = undefined;
     this.#scheduler.crashed(worker);
-    this.loads.value = this.loads.value.map((load, slm) => (this.#scheduler.holder(slm) === undefined ? { ...load, state: 'waiting' } : load));
+    this.loads.value = this.loads.value.map((load, slm) => (this.#held(slm) ? load : { ...load, state: 'waiting' }));
     this.#crashes += 1;
     if (this.#crashes > CRASHES) {
       this.#fail(new PageError('worker-crashed', `the workers stopped ${this.#crashes} times (${messageOf(error)}). The device may be short of memory: close other tabs, then press retry. Rows that are done are kept`));
@@ -227,6 +333,11 @@ export class Pool {
     this.#isLost(error);
     this.#events.failed(error);
   }
+}
+
+/** Names the rows of a task and the unit that takes them. */
+function keyOf({ unit, block, from }: Task): string {
+  return `${unit} ${block} ${from}`;
 }
 
 function hire(worker: number): Remote {

@@ -1,9 +1,11 @@
-// Which worker does what next: loads an SLM, or votes with one. Pure: no clock, no workers.
+// Which worker does what next: loads a unit, which is an SLM or a part of its layers, or runs one. Pure: no clock, no workers.
 import { BLOCK } from './types';
 
-/** What is known of an SLM before it has voted. */
+/** What is known of a unit before it has run. */
 export interface Known {
-  /** Work a text, relative to the other SLMs. */
+  /** The unit whose results this one takes, where an SLM is cut: the part in front of it. */
+  after?: number;
+  /** Work a text, relative to the other units. */
   relative: number;
   /** Milliseconds a text, where it was measured on this device before. */
   ms: number | undefined;
@@ -13,9 +15,9 @@ export interface Known {
   here: boolean;
 }
 
-/** Rows `from` to `to` (exclusive) of a block, for one SLM to vote on. */
+/** Rows `from` to `to` (exclusive) of a block, for one unit. */
 export interface Task {
-  slm: number;
+  unit: number;
   block: number;
   from: number;
   to: number;
@@ -23,20 +25,23 @@ export interface Task {
 
 export type Step = { load: number } | { vote: Task };
 
-/** How the work of one SLM stands. */
+/** How the work of one unit stands. */
 interface Work {
   known: Known;
-  /** What its votes took so far. */
+  /** The unit that takes its results. */
+  next: number | undefined;
+  /** What it took so far. */
   ms: number;
   rows: number;
   /** The place in `#todo` that is given out next, and its first row that was not. */
   place: number;
   row: number;
-  /** To be repeated before anything else, after a crash. */
+  /** Before anything else: what the unit in front has done, and what is to be repeated after a crash. */
   again: Task[];
-  /** Blocks it has voted on. */
+  /** Blocks it has done, and the rows of those that it has done in part. */
   blocks: number;
-  /** Rows without its vote, and how many of them are in no worker's hand. */
+  seen: Map<number, number>;
+  /** Rows that it has not done, and how many of them are in no worker's hand. */
   left: number;
   waiting: number;
   loadMs: number;
@@ -52,8 +57,10 @@ interface Hand {
   tasks: Task[];
 }
 
-/** Blocks that an SLM may be in front of the slowest one: the votes that wait for their block to be whole stay few. */
+/** Blocks that a unit may be in front of the slowest one: the votes that wait for their block to be whole stay few. */
 const AHEAD = 12;
+/** Tasks that may wait for each worker of the next unit: their hidden states take memory. */
+const WAITING = 2;
 /** Milliseconds of work that a worker has in hand at least, so that it does not wait for the page between two tasks. */
 const HAND = 60;
 const TASKS = 4;
@@ -67,12 +74,12 @@ const READ_MS = 5e-6;
 
 /**
  * Gives work to a pool of workers by its measured cost, and puts the votes of a block together. A worker may hold
- * several SLMs. At first each SLM is loaded once, the dearest first, each where the least work is (LPT). A worker whose
- * SLMs have nothing to do loads a copy of another and helps, where that saves more than the loading costs and `memory`
- * bytes are enough.
+ * several units. At first each is loaded once, the dearest first, each where the least work is (LPT). A worker whose
+ * units have nothing to do loads a copy of another and helps, where that brings the end forward by more than the loading
+ * takes and `memory` bytes are enough.
  */
 export class Scheduler<V> {
-  readonly #slms: Work[];
+  readonly #units: Work[];
   readonly #workers: Hand[];
   #memory: number;
   #todo: number[] = [];
@@ -80,27 +87,33 @@ export class Scheduler<V> {
   #done = 0;
   readonly #parts = new Map<number, { rows: number[]; votes: { from: number; votes: V[] }[][] }>();
 
-  constructor(slms: Known[], workers: number, memory: number) {
-    this.#slms = slms.map((known) => ({
+  constructor(units: Known[], workers: number, memory: number) {
+    this.#units = units.map((known) => ({
       known: { ...known },
+      next: undefined,
       ms: 0,
       rows: 0,
       place: 0,
       row: 0,
       again: [],
       blocks: 0,
+      seen: new Map(),
       left: 0,
       waiting: 0,
       loadMs: known.memory * READ_MS,
       enough: false,
     }));
+    for (const [unit, { known }] of this.#units.entries()) {
+      const front = known.after === undefined ? undefined : this.#units[known.after];
+      if (front) front.next = unit;
+    }
     this.#workers = Array.from({ length: Math.max(1, workers) }, () => ({ holds: new Set(), first: [], loading: undefined, tasks: [] }));
     this.#memory = memory;
     const load = this.#workers.map(() => 0);
-    for (const slm of this.#dearestFirst(slms.keys())) {
+    for (const unit of this.#dearestFirst(units.keys())) {
       const least = load.indexOf(Math.min(...load));
-      load[least] = (load[least] ?? 0) + this.#cost(slm);
-      this.#workers[least]?.first.push(slm);
+      load[least] = (load[least] ?? 0) + this.#cost(unit);
+      this.#workers[least]?.first.push(unit);
     }
   }
 
@@ -109,7 +122,7 @@ export class Scheduler<V> {
     this.#todo = todo;
     this.#rows = rows;
     const left = todo.reduce((sum, block) => sum + this.#rowsIn(block), 0);
-    for (const work of this.#slms) {
+    for (const work of this.#units) {
       work.left = left;
       work.waiting = left;
     }
@@ -120,12 +133,12 @@ export class Scheduler<V> {
     const hand = this.#workers[worker];
     if (!hand) return undefined;
     if (hand.loading === undefined) {
-      hand.loading = hand.first.shift();
+      hand.loading = this.#first(hand);
       if (hand.loading !== undefined) return { load: hand.loading };
     }
     if (this.#full(hand)) return undefined;
-    const slm = this.#choose(hand);
-    if (slm !== undefined) return { vote: this.#take(slm, hand) };
+    const unit = this.#choose(hand);
+    if (unit !== undefined) return { vote: this.#take(unit, hand) };
     if (hand.loading === undefined) {
       hand.loading = this.#help(hand);
       if (hand.loading !== undefined) return { load: hand.loading };
@@ -133,51 +146,60 @@ export class Scheduler<V> {
     return undefined;
   }
 
-  /** The worker has loaded its SLM, which took `ms` besides bringing its files. */
-  loaded(worker: number, ms: number): void {
-    const hand = this.#workers[worker];
-    const slm = hand?.loading;
-    const work = slm === undefined ? undefined : this.#slms[slm];
-    if (!hand || slm === undefined || !work) return;
-    hand.holds.add(slm);
-    hand.loading = undefined;
-    work.known.here = true;
-    work.loadMs = work.known.memory * READ_MS + ms;
+  /** The files of a unit, which are those of all parts of its SLM, are on this device. */
+  arrived(unit: number): void {
+    let first = unit;
+    for (let front = this.#units[first]?.known.after; front !== undefined; front = this.#units[front]?.known.after) first = front;
+    for (let part = this.#units[first]; part; part = this.#units[part.next ?? -1]) part.known.here = true;
   }
 
-  /** The worker could not load its SLM. True: others hold it, and the run goes on without one more copy. */
+  /** The worker has loaded its unit, which took `ms` besides bringing its files. */
+  loaded(worker: number, ms: number): void {
+    const hand = this.#workers[worker];
+    const unit = hand?.loading;
+    const work = unit === undefined ? undefined : this.#units[unit];
+    if (!hand || unit === undefined || !work) return;
+    hand.holds.add(unit);
+    hand.loading = undefined;
+    work.loadMs = work.known.memory * READ_MS + ms;
+    this.arrived(unit);
+  }
+
+  /** The worker could not load its unit. True: others hold it, and the run goes on without one more copy. */
   failed(worker: number): boolean {
     const hand = this.#workers[worker];
-    const slm = hand?.loading;
-    const work = slm === undefined ? undefined : this.#slms[slm];
-    if (!hand || slm === undefined || !work) return false;
+    const unit = hand?.loading;
+    const work = unit === undefined ? undefined : this.#units[unit];
+    if (!hand || unit === undefined || !work) return false;
     hand.loading = undefined;
     work.enough = true;
-    return this.holder(slm) !== undefined;
+    return this.holder(unit) !== undefined;
+  }
+
+  /** A task was done, which took `ms`, and its results wait for the next unit; gives the task that takes them. */
+  pass(worker: number, task: Task, ms: number): Task | undefined {
+    const work = this.#finish(worker, task, ms);
+    const next = this.#units[work?.next ?? -1];
+    if (!work || work.next === undefined || !next) return undefined;
+    const following = { ...task, unit: work.next };
+    next.again.push(following);
+    next.again.sort(inOrder);
+    return following;
   }
 
   /** Takes the votes on a task, which took `ms`; gives all votes of its block, SLM by SLM, once it is whole. */
   vote(worker: number, task: Task, votes: V[], ms: number): V[][] | undefined {
-    const hand = this.#workers[worker];
-    const work = this.#slms[task.slm];
-    const place = hand?.tasks.indexOf(task) ?? -1;
-    if (!hand || !work || place < 0) return undefined; // given out again after a crash
-    hand.tasks.splice(place, 1);
-    const rows = task.to - task.from;
-    work.ms += ms;
-    work.rows += rows;
-    work.left -= rows;
+    if (!this.#finish(worker, task, ms)) return undefined;
     let parts = this.#parts.get(task.block);
-    if (!parts) this.#parts.set(task.block, (parts = { rows: this.#slms.map(() => 0), votes: this.#slms.map(() => []) }));
-    parts.votes[task.slm]?.push({ from: task.from, votes });
-    const seen = (parts.rows[task.slm] ?? 0) + rows;
-    parts.rows[task.slm] = seen;
+    if (!parts) this.#parts.set(task.block, (parts = { rows: this.#units.map(() => 0), votes: this.#units.map(() => []) }));
+    parts.votes[task.unit]?.push({ from: task.from, votes });
+    parts.rows[task.unit] = (parts.rows[task.unit] ?? 0) + task.to - task.from;
     const all = this.#rowsIn(task.block);
-    if (seen === all) work.blocks += 1;
-    if (parts.rows.some((count) => count < all)) return undefined;
+    const voters = this.#units.flatMap((work, unit) => (work.next === undefined ? [unit] : []));
+    if (voters.some((unit) => (parts.rows[unit] ?? 0) < all)) return undefined;
     this.#parts.delete(task.block);
     this.#done += 1;
-    return parts.votes.map((own) => own.sort((a, b) => a.from - b.from).flatMap((part) => part.votes));
+    return voters.map((unit) => (parts.votes[unit] ?? []).sort((a, b) => a.from - b.from).flatMap((part) => part.votes));
   }
 
   /** The worker died: what it had in hand is given out again, and what it alone held is loaded again by its successor. */
@@ -185,14 +207,14 @@ export class Scheduler<V> {
     const hand = this.#workers[worker];
     if (!hand) return;
     for (const task of hand.tasks) {
-      const work = this.#slms[task.slm];
+      const work = this.#units[task.unit];
       work?.again.push(task);
       if (work) work.waiting += task.to - task.from;
     }
-    for (const work of this.#slms) work.again.sort((a, b) => a.block - b.block || a.from - b.from);
+    for (const work of this.#units) work.again.sort(inOrder);
     const had = new Set([...hand.holds, ...hand.first, ...(hand.loading === undefined ? [] : [hand.loading])]);
     this.#workers[worker] = { holds: new Set(), first: [], loading: undefined, tasks: [] };
-    const lost = [...had].filter((slm) => this.#copies(slm) === 0);
+    const lost = [...had].filter((unit) => this.#copies(unit) === 0);
     (this.#workers[worker] as Hand).first = this.#dearestFirst(lost);
   }
 
@@ -201,9 +223,9 @@ export class Scheduler<V> {
     this.#memory = 0;
   }
 
-  /** A worker that holds the SLM, where one does. */
-  holder(slm: number): number | undefined {
-    const found = this.#workers.findIndex((hand) => hand.holds.has(slm));
+  /** A worker that holds the unit, where one does. */
+  holder(unit: number): number | undefined {
+    const found = this.#workers.findIndex((hand) => hand.holds.has(unit));
     return found < 0 ? undefined : found;
   }
 
@@ -215,18 +237,47 @@ export class Scheduler<V> {
     return Math.min(BLOCK, this.#rows - block * BLOCK);
   }
 
-  #dearestFirst(slms: Iterable<number>): number[] {
-    return [...slms].sort((a, b) => this.#cost(b) - this.#cost(a) || a - b);
+  #dearestFirst(units: Iterable<number>): number[] {
+    return [...units].sort((a, b) => this.#cost(b) - this.#cost(a) || a - b);
+  }
+
+  /** What the worker is to load because no other will; a part behind another once their files are here, and until then what else there is. */
+  #first(hand: Hand): number | undefined {
+    const at = hand.first.findIndex((unit) => {
+      const known = this.#units[unit]?.known;
+      return known?.after === undefined || known.here;
+    });
+    return at < 0 ? undefined : hand.first.splice(at, 1)[0];
+  }
+
+  /** Takes a task out of the worker's hand; undefined: it was given out again after a crash. */
+  #finish(worker: number, task: Task, ms: number): Work | undefined {
+    const hand = this.#workers[worker];
+    const work = this.#units[task.unit];
+    const place = hand?.tasks.indexOf(task) ?? -1;
+    if (!hand || !work || place < 0) return undefined;
+    hand.tasks.splice(place, 1);
+    const rows = task.to - task.from;
+    work.ms += ms;
+    work.rows += rows;
+    work.left -= rows;
+    const seen = (work.seen.get(task.block) ?? 0) + rows;
+    work.seen.set(task.block, seen);
+    if (seen === this.#rowsIn(task.block)) {
+      work.seen.delete(task.block);
+      work.blocks += 1;
+    }
+    return work;
   }
 
   /** Milliseconds a row: as measured, or by comparison with what is. */
-  #cost(slm: number): number {
-    const work = this.#slms[slm] as Work;
+  #cost(unit: number): number {
+    const work = this.#units[unit] as Work;
     if (work.rows > 0) return Math.max(work.ms / work.rows, 1e-3);
     if (work.known.ms !== undefined) return work.known.ms;
     let ms = 0;
     let relative = 0;
-    for (const { known, ...other } of this.#slms) {
+    for (const { known, ...other } of this.#units) {
       if (other.rows === 0 && known.ms === undefined) continue;
       ms += other.rows > 0 ? other.ms / other.rows : (known.ms ?? 0);
       relative += known.relative;
@@ -236,57 +287,74 @@ export class Scheduler<V> {
 
   /** Milliseconds that are left for each worker, if they share the work well. */
   #leftEach(): number {
-    return this.#slms.reduce((sum, work, slm) => sum + work.left * this.#cost(slm), 0) / this.#workers.length;
+    return this.#units.reduce((sum, work, unit) => sum + work.left * this.#cost(unit), 0) / this.#workers.length;
   }
 
-  /** Copies of an SLM, those that are being loaded, or will be, among them. */
-  #copies(slm: number): number {
-    return this.#workers.filter((hand) => hand.holds.has(slm) || hand.loading === slm || hand.first.includes(slm)).length;
+  #has(hand: Hand, unit: number): boolean {
+    return hand.holds.has(unit) || hand.loading === unit || hand.first.includes(unit);
+  }
+
+  /** Copies of a unit, those that are being loaded, or will be, among them. */
+  #copies(unit: number): number {
+    return this.#workers.filter((hand) => this.#has(hand, unit)).length;
   }
 
   #memoryUsed(): number {
-    return this.#slms.reduce((sum, work, slm) => sum + work.known.memory * this.#copies(slm), 0);
+    return this.#units.reduce((sum, work, unit) => sum + work.known.memory * this.#copies(unit), 0);
   }
 
   #full(hand: Hand): boolean {
-    const ms = hand.tasks.reduce((sum, task) => sum + (task.to - task.from) * this.#cost(task.slm), 0);
+    const ms = hand.tasks.reduce((sum, task) => sum + (task.to - task.from) * this.#cost(task.unit), 0);
     if (hand.tasks.length === 0) return false;
     if (hand.tasks.length >= TASKS) return true;
     // Far from the end a second task does no harm, however long it takes.
     return ms >= HAND && (hand.tasks.length > 1 || ms > this.#leftEach() * SHARE);
   }
 
-  /** Of the SLMs in hand that have something to do: the one that fewest others can help with, then the one furthest behind. */
+  /** Of the units in hand that have something to do: the one that fewest others can help with, then the one furthest behind. */
   #choose(hand: Hand): number | undefined {
-    const slowest = Math.min(...this.#slms.map((work) => work.blocks));
+    const slowest = Math.min(...this.#units.map((work) => work.blocks));
     const limit = slowest + Math.max(AHEAD, TASKS * this.#workers.length);
     let best: number | undefined;
     let rank = [Number.POSITIVE_INFINITY, Number.POSITIVE_INFINITY];
-    for (const slm of hand.holds) {
-      const work = this.#slms[slm] as Work;
-      if (work.again.length === 0 && work.place >= Math.min(limit, this.#todo.length)) continue;
-      const own = [this.#workers.filter((other) => other.holds.has(slm)).length, work.place] as const;
+    for (const unit of hand.holds) {
+      const work = this.#units[unit] as Work;
+      if (!this.#canGoOn(work, limit)) continue;
+      const own = [this.#holders(unit), work.known.after === undefined ? work.place : work.blocks] as const;
       if (own[0] > (rank[0] as number) || (own[0] === rank[0] && own[1] >= (rank[1] as number))) continue;
-      best = slm;
+      best = unit;
       rank = [...own];
     }
     return best;
   }
 
-  #take(slm: number, hand: Hand): Task {
-    const work = this.#slms[slm] as Work;
+  #holders(unit: number): number {
+    return this.#workers.filter((hand) => hand.holds.has(unit)).length;
+  }
+
+  #canGoOn(work: Work, limit: number): boolean {
+    if (work.again.length > 0) return true;
+    if (work.known.after !== undefined || work.place >= Math.min(limit, this.#todo.length)) return false;
+    for (let part = work; part.next !== undefined; part = this.#units[part.next] as Work) {
+      if ((this.#units[part.next] as Work).again.length >= WAITING * Math.max(1, this.#holders(part.next))) return false;
+    }
+    return true;
+  }
+
+  #take(unit: number, hand: Hand): Task {
+    const work = this.#units[unit] as Work;
     const repeat = work.again.shift();
-    const task = repeat ? { ...repeat } : this.#cut(slm, work);
+    const task = repeat ? { ...repeat } : this.#cut(unit, work);
     work.waiting -= task.to - task.from;
     hand.tasks.push(task);
     return task;
   }
 
   /** The next rows that were never given out: a block, or less where little is left. */
-  #cut(slm: number, work: Work): Task {
+  #cut(unit: number, work: Work): Task {
     const block = this.#todo[work.place] as number;
     const all = this.#rowsIn(block);
-    const cost = this.#cost(slm);
+    const cost = this.#cost(unit);
     const most = Math.max(LEAST_ROWS, LEAST_MS / cost, (this.#leftEach() * SHARE) / cost);
     // In halves, so that no part is much smaller than the others.
     let rows = BLOCK;
@@ -295,22 +363,45 @@ export class Scheduler<V> {
     const to = Math.min(all, from + rows);
     work.row = to === all ? 0 : to;
     if (to === all) work.place += 1;
-    return { slm, block, from, to };
+    return { unit, block, from, to };
   }
 
-  /** The SLM whose end one more copy brings most forward, if any is worth it. */
+  /** The unit of which one more copy, here, brings the end forward by more than it takes to load; of several the smallest. */
   #help(hand: Hand): number | undefined {
-    let best: number | undefined;
-    let most = 0;
-    for (const [slm, work] of this.#slms.entries()) {
-      if (hand.holds.has(slm) || work.enough || work.waiting === 0) continue;
-      if (!work.known.here || this.#memoryUsed() + work.known.memory > this.#memory) continue;
-      const copies = this.#copies(slm);
-      const saved = (work.waiting * this.#cost(slm)) / (copies * (copies + 1)) - work.loadMs;
-      if (saved <= most) continue;
-      best = slm;
-      most = saved;
-    }
-    return best;
+    // What is missing for now may be all that there is to wait for.
+    if (this.#units.some((_, unit) => this.#holders(unit) === 0)) return undefined;
+    const now = this.#ends();
+    const worth = [...this.#units.entries()].flatMap(([unit, work]) => {
+      if (this.#has(hand, unit) || work.enough || work.waiting === 0) return [];
+      if (!work.known.here || this.#memoryUsed() + work.known.memory > this.#memory) return [];
+      const saved = now - this.#ends(hand, unit) - work.loadMs;
+      return saved > 0 ? [{ unit, saved, memory: work.known.memory }] : [];
+    });
+    const most = Math.max(...worth.map(({ saved }) => saved));
+    return worth.filter(({ saved }) => saved >= most / 2).sort((a, b) => a.memory - b.memory || b.saved - a.saved)[0]?.unit;
   }
+
+  /**
+   * Milliseconds until the rows that are in no worker's hand are done, each unit's shared as well as can be by the workers that
+   * hold it, `hand` holding `more` as well: the largest, over all sets of workers, of the work that no other can do, divided
+   * by their number.
+   */
+  #ends(hand?: Hand, more?: number): number {
+    const work = this.#units.map(({ waiting }, unit) => ({
+      ms: waiting * this.#cost(unit),
+      holders: this.#workers.reduce((bits, one, at) => (this.#has(one, unit) || (one === hand && unit === more) ? bits | (1 << at) : bits), 0),
+    }));
+    let longest = 0;
+    for (let some = 1; some < 1 << this.#workers.length; some++) {
+      let count = 0;
+      for (let bits = some; bits > 0; bits &= bits - 1) count += 1;
+      const alone = work.reduce((sum, { ms, holders }) => ((holders & ~some) === 0 ? sum + ms : sum), 0);
+      longest = Math.max(longest, alone / count);
+    }
+    return longest;
+  }
+}
+
+function inOrder(a: Task, b: Task): number {
+  return a.block - b.block || a.from - b.from;
 }

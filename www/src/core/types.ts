@@ -62,6 +62,8 @@ export interface SlmManifest {
   bytes: number;
   sha256: string;
   relative_cost: number;
+  /** The layers between which it can be cut into parts; none, or absent: it is served whole. */
+  layers?: number;
   shards: Shard[];
   tokenizer: Shard;
   metrics?: Record<string, unknown>;

@@ -1,39 +1,60 @@
-// SLMs that vote: brings their weights, then votes on rows. One wasm instance holds them all.
+// SLMs that vote, whole or in parts: brings their weights, then runs them on rows. One wasm instance holds them all.
 import type { Slm, SlmLoader } from '#wasm';
 import type { Device } from '../core/device';
 import { db } from '../core/db';
 import { bringSlm } from '../core/download';
-import type { Loaded, Voted } from '../core/pool';
+import type { Loaded, Ran, Result, Unit } from '../core/pool';
 import { voters } from '../core/results';
 import { PageError, serve } from '../core/rpc';
-import type { Task } from '../core/scheduler';
-import type { SlmManifest, Vote } from '../core/types';
+import type { SlmManifest } from '../core/types';
 import { engine } from './engine';
 
-const slms = new Map<number, Slm>();
+/** Bytes of a shard that are handed over at once. */
+const PIECE = 1 << 20;
 
-function loaded(slm: number): Slm {
-  const found = slms.get(slm);
-  if (!found) throw new PageError('slm-not-loaded', 'the model is not loaded yet; press retry');
-  return found;
+interface Held {
+  model: Slm;
+  unit: Unit;
 }
+
+const units = new Map<number, Held>();
 
 let turn: Promise<unknown> = Promise.resolve();
 
-/** Votes once all earlier calls are answered, and how long that took: an SLM does one thing at a time. */
-function vote(model: Slm, texts: string[]): Promise<{ votes: Vote[]; start: number; ms: number }> {
+/** What a unit makes of its input once all earlier calls are answered, and how long that took: it does one thing at a time. */
+function run({ model, unit }: Held, input: string[] | Uint8Array): Promise<Omit<Ran, 'texts'>> {
   const answer = turn.then(async () => {
     const start = performance.now();
-    const votes = texts.length > 0 ? await model.vote(texts) : [];
-    return { votes, start: performance.timeOrigin + start, ms: performance.now() - start };
+    const result = await resultOf(model, unit, input);
+    return { result, start: performance.timeOrigin + start, ms: performance.now() - start };
   });
   turn = answer.catch(() => undefined);
   return answer;
 }
 
+async function resultOf(model: Slm, { part, parts }: Unit, input: string[] | Uint8Array): Promise<Result> {
+  if (input instanceof Uint8Array) return part + 1 < parts ? { states: model.advance(input) } : { votes: model.voteFrom(input) };
+  if (parts > 1) return { states: model.begin(input) };
+  return { votes: input.length > 0 ? await model.vote(input) : [] };
+}
+
+/** The texts of rows of a block, those set aside left out. */
+async function textsOf({ block, from, to }: Rows): Promise<string[]> {
+  const stored = await (await db()).get('rows', block);
+  if (!stored) throw new PageError('rows-missing', `rows ${block} are not in the browser's database any more; open the file again`);
+  const rows = stored.rows.slice(from, to);
+  return voters(rows).map((place) => rows[place]?.text ?? '');
+}
+
+interface Rows {
+  block: number;
+  from: number;
+  to: number;
+}
+
 serve({
-  /** Brings and loads an SLM; progress is the number of bytes that are here. */
-  async load({ slm, manifest, device }: { slm: number; manifest: SlmManifest; device: Device }, progress): Promise<Loaded> {
+  /** Brings and loads a unit; progress is the number of bytes that are here. */
+  async load({ at, unit, manifest, device }: { at: number; unit: Unit; manifest: SlmManifest; device: Device }, progress): Promise<Loaded> {
     const compiled = engine(device); // while the weights come
     compiled.catch(() => undefined);
     let loader: SlmLoader | undefined;
@@ -46,39 +67,29 @@ serve({
     };
     const tokenizer = await bringSlm(manifest, progress, async (shard) => {
       // The shards were checked against the manifest, so the version is the manifest's.
-      loader ??= (await compiled).loader(manifest.version);
-      timed(() => loader?.push(shard));
+      if (!loader) {
+        loader = (await compiled).loader(manifest.version);
+        if (unit.layers) loader.layers(...unit.layers);
+      }
+      // In pieces: each is copied into the wasm's memory, which never shrinks.
+      for (let at = 0; at < shard.length; at += PIECE) timed(() => loader?.push(shard.subarray(at, at + PIECE)));
     });
     if (!loader) throw new PageError('slm-empty', `${manifest.id} has no files in the server's index; run \`autoannotator pack\` again, then reload`);
     const start = performance.now();
     const { build, finish } = await compiled;
     const model = await finish(loader, tokenizer);
     ms += performance.now() - start;
-    slms.get(slm)?.free();
-    slms.set(slm, model);
+    units.get(at)?.model.free();
+    units.set(at, { model, unit });
     return { ms, build };
   },
 
-  /** Texts a second over the given texts, after one that warms up. */
-  async measure({ slm, texts }: { slm: number; texts: string[] }): Promise<number> {
-    const model = loaded(slm);
-    await vote(model, texts.slice(0, 1));
-    const { ms } = await vote(model, texts);
-    return (texts.length * 1000) / Math.max(1, ms);
-  },
-
-  /** Votes on the given texts. */
-  async probe({ slm, texts }: { slm: number; texts: string[] }): Promise<Vote[]> {
-    return (await vote(loaded(slm), texts)).votes;
-  },
-
-  /** Votes on rows of a block, those set aside left out. */
-  async vote({ slm, block, from, to }: Task): Promise<Voted> {
-    const model = loaded(slm);
-    const stored = await (await db()).get('rows', block);
-    if (!stored) throw new PageError('rows-missing', `rows ${block} are not in the browser's database any more; open the file again`);
-    const rows = stored.rows.slice(from, to);
-    const texts = voters(rows).map((place) => rows[place]?.text ?? '');
-    return { ...(await vote(model, texts)), texts: texts.length };
+  /** Runs a unit on texts, on rows of the file, or on what the part in front of it made of `texts` texts. */
+  async run({ unit, rows, texts, states }: { unit: number; rows?: Rows; texts: string[] | number; states?: Uint8Array }): Promise<Ran> {
+    const held = units.get(unit);
+    if (!held) throw new PageError('slm-not-loaded', 'the model is not loaded yet; press retry');
+    if (states) return { ...(await run(held, states)), texts: typeof texts === 'number' ? texts : texts.length };
+    const input = rows ? await textsOf(rows) : (texts as string[]);
+    return { ...(await run(held, input)), texts: input.length };
   },
 });
