@@ -13,7 +13,7 @@ use autoannotator::slm::{Scoring, SlmError};
 use autoannotator::tune::TuneError;
 use autoannotator::tune::dataset::Columns;
 use autoannotator::tune::gate::Decision;
-use autoannotator::tune::round::{Labelled, Material, Member, Report, RoundOptions, round, split};
+use autoannotator::tune::round::{Labelled, Lesson, Material, Member, Report, RoundOptions, round, split};
 use autoannotator::tune::teacher::Teacher;
 use autoannotator::tune::train::{BaseModel, Choice, Options, Places, Running, train};
 use indicatif::ProgressBar;
@@ -414,7 +414,7 @@ fn one_round(
     let options = RoundOptions { lr: 1e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
     let parts = split(pool, 3, 0)?;
     let anchor = samples(&OLD, 90);
-    let material = Material { split: &parts, old: &[replay.to_vec()], earlier: &[], anchor: &anchor };
+    let material = Material { split: &parts, old: &[replay.to_vec()], earlier: &[], anchor: &anchor, lesson: None };
     Ok(round(member, &material, &options, running, &ProgressBar::hidden())?.0)
 }
 
@@ -451,6 +451,43 @@ fn a_round_promotes_what_is_better_and_nothing_else() {
     assert!(one_round(&mut member, &[], &replay, &running).is_err_and(|error| error.to_string().contains("empty")));
 }
 
+/// The pool says what `great` is, only the teacher knows `awful`, and nobody reviewed the texts with it.
+#[test]
+fn a_lesson_teaches_what_the_pool_does_not_show() {
+    let _alone = alone();
+    let place = folder();
+    let (mut teacher, running) = (member(place.path()), places(place.path()).running);
+    let mut untaught = teacher.twin();
+    let mut taught = teacher.twin();
+    let replay = samples(&OLD, 200);
+    let report = one_round(&mut teacher, &samples(&NEW, 200), &replay, &running).expect("a round");
+    assert_eq!(report.decision, Decision::Promoted, "{report:?}");
+    let parts = split(&samples(&[("great", "positive"), ("ok", "neutral")], 200), 3, 0).expect("splits");
+    let awful = samples(&[("awful", "negative")], 100);
+    // The labels of what was not reviewed are not looked at.
+    let more = awful.iter().map(|row| Labelled { label: 0, ..row.clone() }).collect();
+    let lesson = Lesson::new(&mut teacher, &parts, more).expect("a lesson");
+    let options = RoundOptions { lr: 1e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
+    let right_after = |member: &mut Member, lesson| {
+        let old = std::slice::from_ref(&replay);
+        let material = Material { split: &parts, old, earlier: &[], anchor: &[], lesson };
+        let (report, _) = round(member, &material, &options, &running, &ProgressBar::hidden()).expect("a round");
+        assert_eq!(report.decision, Decision::Promoted, "{report:?}");
+        let said = votes(member, &awful);
+        said.chunks(3).zip(&awful).filter(|(row, text)| row[text.label] > 0.5).count()
+    };
+    assert!(right_after(&mut taught, Some(&lesson)) > 90);
+    assert!(right_after(&mut untaught, None) < 50);
+    // Who is as good as the teacher already learns nothing from it: the round is the one without a lesson.
+    let mut again = teacher.twin();
+    let material = |lesson| Material { split: &parts, old: &[], earlier: &[], anchor: &[], lesson };
+    let hold =
+        |member: &mut Member, lesson| round(member, &material(lesson), &options, &running, &ProgressBar::hidden());
+    let (with, _) = hold(&mut teacher, Some(&lesson)).expect("a round");
+    let (without, _) = hold(&mut again, None).expect("a round");
+    assert_eq!(format!("{with:?}"), format!("{without:?}"));
+}
+
 /// With all layers trained in full the embeddings change too: the version in memory must be the one that its adapter gives.
 #[test]
 fn a_promoted_version_is_what_its_adapters_give() {
@@ -460,7 +497,8 @@ fn a_promoted_version_is_what_its_adapters_give() {
     let options = RoundOptions { lr: 5e-3, epochs: 8, batch: 16, ..RoundOptions::new(Method::Full) };
     let parts = split(&samples(&NEW, 200), 3, 0).expect("splits");
     let (replay, running) = (samples(&OLD, 200), places(place.path()).running);
-    let material = Material { split: &parts, old: std::slice::from_ref(&replay), earlier: &[], anchor: &[] };
+    let old = std::slice::from_ref(&replay);
+    let material = Material { split: &parts, old, earlier: &[], anchor: &[], lesson: None };
     let (report, bytes) = round(&mut member, &material, &options, &running, &ProgressBar::hidden()).expect("a round");
     let bytes = bytes.unwrap_or_else(|| panic!("{report:?}"));
     let mut weights = base().weights;

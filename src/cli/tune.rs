@@ -11,11 +11,12 @@ use crate::task::{LabelSet, Task};
 use crate::tune::event::{ANOTHER_ROUND, Event, Progress};
 use crate::tune::gate::{Decision, Paired};
 use crate::tune::pool::{Drawn, Pool, now};
-use crate::tune::round::{Labelled, Material, Member, Report, RoundOptions, hold_out, round, split};
+use crate::tune::round::{Labelled, Lesson, Material, Member, Report, RoundOptions, hold_out, round, split};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
+use std::cmp::Reverse;
 use std::collections::HashSet;
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
@@ -32,10 +33,10 @@ Examples:
   autoannotator tune --task sentiment --add reviewed.csv ...     add the reviews of a labelled file first
   autoannotator tune --task sentiment --method full ...          all parameters, with the paper's settings
 
-Of the pool 70 % are trained on, 10 % choose the state and 20 % decide: an SLM is promoted only if it is better on them with
+Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if it is better on them with
 95 % confidence and loses at most half a point on the anchor set: the anchor files, what decided at earlier rounds, and a
-tenth of each --replay file that is held out of it. Without a --replay file the pool's texts with a sure consensus are
-replayed. What is promoted is packed, and `autoannotator versions` lists it and goes back. A round that was stopped goes on
+tenth of each --replay file that is held out of it. The largest SLM goes first, and the others learn from it as well, also of
+the pool's texts with a sure consensus; without a --replay file these are replayed instead. What is promoted is packed, and `autoannotator versions` lists it and goes back. A round that was stopped goes on
 by the same command.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
@@ -90,10 +91,10 @@ pub(super) struct RoundArgs {
     /// Peak learning rate [default: 5e-4 for lora, 2e-5 for full]
     #[arg(long)]
     lr: Option<f64>,
-    /// Passes over the data
+    /// Passes over the pool, at least: a small one is gone through more often
     #[arg(long, default_value_t = 3)]
     epochs: usize,
-    /// Replayed texts for each one of the pool
+    /// Replayed texts for each one of the pool, for a small one more; 0 for none
     #[arg(long, default_value_t = 2.0)]
     replay_ratio: f64,
 }
@@ -134,12 +135,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let read = |paths: &[PathBuf]| labelled(paths, &task.labels);
     let mut old =
         args.replay.iter().map(|path| read(std::slice::from_ref(path))).collect::<anyhow::Result<Vec<_>>>()?;
+    let mut consensus = pool.consensus(&task.name, &task.labels)?;
+    consensus.truncate(begun.consensus.unwrap_or(usize::MAX));
+    scratch.begin(&Begun { last: drawn.last(), consensus: Some(consensus.len()) })?;
     if old.is_empty() {
-        let mut consensus = pool.consensus(&task.name, &task.labels)?;
-        consensus.truncate(begun.consensus.unwrap_or(usize::MAX));
-        old.push(consensus);
+        old.push(std::mem::take(&mut consensus));
     }
-    scratch.begin(&Begun { last: drawn.last(), consensus: args.replay.is_empty().then(|| old[0].len()) })?;
     let (old, held_out): (Vec<_>, Vec<_>) = old.into_iter().map(hold_out).unzip();
     let mut anchor = [read(&args.anchor)?, earlier.gate, held_out.concat()].concat();
     if anchor.is_empty() {
@@ -152,8 +153,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let teller = Teller::new(args.json)?;
     let (contradicted, overruled) = (drawn.contradicted, drawn.overruled);
     teller.tell(&Event::Pool { samples: drawn.rows.len(), contradicted, overruled });
-    let material = Material { split: &parts, old: &old, earlier: &earlier.trained, anchor: &anchor };
-    let reports = hold(&args, (&home, &models), &folders, &material, &drawn, (&scratch, &teller))?;
+    let material = Material { split: &parts, old: &old, earlier: &earlier.trained, anchor: &anchor, lesson: None };
+    let reports = hold(&args, (&home, &models), &folders, (&material, consensus), &drawn, (&scratch, &teller))?;
     let number = pool.mark(&task.name, &drawn, &parts.gate, &reports)?;
     scratch.remove();
     teller.tell(&Event::Done { round: number });
@@ -270,7 +271,7 @@ fn hold(
     args: &Args,
     (home, models): (&Home, &Path),
     wanted: &[Folder],
-    material: &Material<'_>,
+    (material, consensus): (&Material<'_>, Vec<Labelled>),
     drawn: &Drawn,
     (scratch, teller): (&Scratch, &Teller),
 ) -> anyhow::Result<Vec<Report>> {
@@ -278,7 +279,7 @@ fn hold(
     let path = scratch.folder.join("done.json");
     let texts: Vec<_> = drawn.rows.iter().map(|row| (&row.text, row.label)).collect();
     let old: Vec<usize> = material.old.iter().map(Vec::len).collect();
-    let files = (old, material.earlier.len(), material.anchor.len());
+    let files = (old, material.earlier.len(), material.anchor.len(), consensus.len());
     let key = sha256_hex(serde_json::to_string(&(texts, &options, args.round.layers, files))?.as_bytes());
     let mut done = Done { key: key.clone(), reports: Vec::new() };
     if let (false, Ok(json)) = (args.fresh, std::fs::read(&path)) {
@@ -288,7 +289,11 @@ fn hold(
         }
     }
     let root = folders(models)?;
-    for folder in wanted {
+    let load = |folder| Ok((folder, load_member(folder, args.round.layers, home, progress)?));
+    let mut members = wanted.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
+    members.sort_by_key(|(_, member)| Reverse(member.size()));
+    let (mut lesson, mut more) = (None, Some(consensus).filter(|_| members.len() > 1));
+    for (folder, member) in &mut members {
         let id = &folder.slm.id;
         let Some(root) = root.iter().find(|root| root.slm.id == *id) else { continue };
         if done.reports.iter().all(|report| report.slm != *id)
@@ -300,10 +305,10 @@ fn hold(
         }
         if let Some(report) = done.reports.iter().find(|report| report.slm == *id) {
             teller.tell(&Event::Slm(report.clone()));
+            teach(member, material, &mut more, &mut lesson)?;
             continue;
         }
         let following = teller.follow(id);
-        let mut member = load_member(folder, args.round.layers, home, progress)?;
         let place = scratch.folder.join(format!("{id}-{}", &key[..12]));
         let running = Running {
             backend: args.device,
@@ -312,7 +317,8 @@ fn hold(
             checkpoint_every: Duration::from_secs(60),
             stop_after: None,
         };
-        let (report, adapter) = round(&mut member, material, &options, &running, progress)?;
+        let taught = Material { lesson: lesson.as_ref(), ..*material };
+        let (report, adapter) = round(member, &taught, &options, &running, progress)?;
         if let Some(adapter) = adapter {
             versions::add(home, &root.slm, &member.folder, &adapter, (&key, &report), now())?;
         }
@@ -320,6 +326,7 @@ fn hold(
         teller.tell(&Event::Slm(report.clone()));
         done.reports.push(report);
         hub::write_atomically(&path, &serde_json::to_vec(&done)?)?;
+        teach(member, material, &mut more, &mut lesson)?;
     }
     // Also what an earlier round left unpacked; what is packed already is left as it is.
     let mut changed = Vec::new();
@@ -336,6 +343,19 @@ fn hold(
     }
     progress.finish_and_clear();
     Ok(done.reports)
+}
+
+/// The first SLM that is through its round has a lesson for the others, on the pool and on `more` texts.
+fn teach(
+    member: &mut Member,
+    material: &Material<'_>,
+    more: &mut Option<Vec<Labelled>>,
+    lesson: &mut Option<Lesson>,
+) -> anyhow::Result<()> {
+    if let Some(more) = more.take() {
+        *lesson = Some(Lesson::new(member, material.split, more)?);
+    }
+    Ok(())
 }
 
 /// The report of a version that this round made before it was killed.

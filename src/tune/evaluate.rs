@@ -5,7 +5,9 @@ use super::TuneError;
 use super::agreement::{Agreement, Bin, agreement, calibration_error, interval, reliability};
 use super::dataset::Dataset;
 use super::gate::Decision;
-use super::round::{FEWEST_SAMPLES, Labelled, Material, Member, Report, RoundOptions, contradicted, round, split};
+use super::round::{
+    FEWEST_SAMPLES, Labelled, Lesson, Material, Member, Report, RoundOptions, contradicted, round, split,
+};
 use super::train::Running;
 use crate::annotate::report::{Confusion, Score};
 use crate::slm::probabilities;
@@ -15,6 +17,7 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
 use serde::Serialize;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 
 /// Texts that are voted on before the next ones are reviewed.
@@ -255,7 +258,9 @@ pub fn evaluate(
         if !full && !last {
             continue;
         }
-        rounds.hold(members, &mut pool, (&mut anchor, &mut earlier), &mut found)?;
+        let mut accepted: Vec<Labelled> = tally.accepted().into_iter().map(|at| stream[at].clone()).collect();
+        accepted.shuffle(&mut StdRng::seed_from_u64(settings.seed));
+        rounds.hold(members, (&mut pool, &accepted), (&mut anchor, &mut earlier), &mut found)?;
     }
     let promoted = found.rounds.iter().flatten().any(|report| report.decision == Decision::Promoted);
     if settings.look_again && promoted {
@@ -279,12 +284,12 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
-    /// A round of every SLM on the pool, which is empty afterwards. The pool's gate part joins the anchor set, and the rest
-    /// what later rounds replay.
+    /// A round of every SLM on the pool, which is empty afterwards; the smaller ones learn of the `accepted` texts what the
+    /// largest says. The pool's gate part joins the anchor set, and the rest what later rounds replay.
     fn hold(
         &mut self,
         members: &mut [Member],
-        pool: &mut Vec<Labelled>,
+        (pool, accepted): (&mut Vec<Labelled>, &[Labelled]),
         (anchor, earlier): (&mut Vec<Labelled>, &mut Vec<Labelled>),
         found: &mut Evaluation,
     ) -> Result<(), TuneError> {
@@ -292,14 +297,22 @@ impl Rounds<'_> {
         let seed = self.settings.seed.wrapping_add(1000 * (found.rounds.len() as u64 + 1));
         let parts = split(pool, labels, seed)?;
         let options = RoundOptions { seed, ..self.settings.round.clone() };
-        let material = Material { split: &parts, old: &self.sets.replay, earlier, anchor };
-        let mut reports = Vec::new();
-        for member in &mut *members {
+        let mut order: Vec<usize> = (0..members.len()).collect();
+        order.sort_by_key(|at| Reverse(members[*at].size()));
+        let (mut reports, mut lesson) = (Vec::new(), None);
+        for (turn, at) in order.into_iter().enumerate() {
+            let member = &mut members[at];
+            let material = Material { split: &parts, old: &self.sets.replay, earlier, anchor, lesson: lesson.as_ref() };
             let running = Running { scratch: self.running.scratch.join(&member.folder.id), ..self.running.clone() };
             let (report, _) = round(member, &material, &options, &running, self.progress)?;
             self.progress.suspend(|| tracing::info!("round {}: {}", found.rounds.len() + 1, line(&report)));
-            reports.push(report);
+            reports.push((at, report));
+            if turn == 0 {
+                lesson = Some(Lesson::new(member, &parts, accepted.to_vec())?);
+            }
         }
+        reports.sort_by_key(|(at, _)| *at);
+        let reports = reports.into_iter().map(|(_, report)| report).collect();
         pool.clear();
         anchor.extend(parts.gate);
         earlier.extend(parts.training);

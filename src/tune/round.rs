@@ -50,6 +50,11 @@ pub struct Member {
 }
 
 impl Member {
+    /// About how many weights its layers have: the largest SLM's round comes first.
+    pub fn size(&self) -> usize {
+        self.weights.config.num_hidden_layers * self.weights.config.hidden_size.pow(2)
+    }
+
     /// An SLM from its merged weights, of which rounds train at most the `layers` upper layers.
     pub fn new(
         folder: SlmFolder,
@@ -131,11 +136,11 @@ pub struct RoundOptions {
     pub method: Method,
     /// Peak learning rate.
     pub lr: f64,
-    /// Passes over the data.
+    /// Passes over the pool's training part; over a small one more, see [`LEAST_POOL`].
     pub epochs: usize,
     /// Texts a step.
     pub batch: usize,
-    /// Texts of older data for each one of the pool's training part.
+    /// Texts of older data for each one of the pool's training part; for a small one more, see [`LEAST_OLD`].
     pub replay: f64,
     /// Seed of every choice by chance.
     pub seed: u64,
@@ -145,7 +150,7 @@ impl RoundOptions {
     /// The defaults of a method: the paper's for all parameters.
     pub fn new(method: Method) -> Self {
         let (lr, epochs, batch) = match method {
-            Method::Lora => (5e-4, 3, 32),
+            Method::Lora => (5e-4, 3, 16),
             Method::Full => (2e-5, 3, 16),
         };
         Self { method, lr, epochs, batch, replay: 2.0, seed: 0 }
@@ -171,9 +176,10 @@ impl RoundOptions {
             dropout: 0.1,
             teacher_weight: 0.0,
             interpolation: 1.0,
+            // The last state: few texts cannot tell which one is best, and a likelihood on them prefers those that have learnt little.
             choice: Choice::Likelihood,
-            evaluations: 2 * self.epochs.max(1),
-            patience: 3,
+            evaluations: 1,
+            patience: 1,
             seed: self.seed,
         }
     }
@@ -183,7 +189,7 @@ impl RoundOptions {
 pub struct Split {
     /// 70 %: trained on.
     pub training: Vec<Labelled>,
-    /// 10 %: chooses the state.
+    /// 10 %: calibrates the new version.
     pub stopping: Vec<Labelled>,
     /// 20 %: decides at the gate, and is part of later anchor sets.
     pub gate: Vec<Labelled>,
@@ -239,6 +245,7 @@ pub fn contradicted<'a>(label: usize, probabilities: impl IntoIterator<Item = &'
 }
 
 /// What a round of one SLM trains and is held against.
+#[derive(Clone, Copy)]
 pub struct Material<'a> {
     /// The pool's samples, by what they are for.
     pub split: &'a Split,
@@ -247,10 +254,50 @@ pub struct Material<'a> {
     pub old: &'a [Vec<Labelled>],
     /// One more source: earlier pools.
     pub earlier: &'a [Labelled],
+    /// What the largest SLM teaches the others, once it was through its own round.
+    pub lesson: Option<&'a Lesson>,
     /// What must not get worse: validation data, the gate parts of earlier rounds, and what was held out of the old data;
     /// never trained on.
     pub anchor: &'a [Labelled],
 }
+
+/// What an SLM says, after its round, of the new domain's texts: the smaller ones learn from it too (distillation,
+/// arXiv 1503.02531).
+pub struct Lesson {
+    /// Which texts of the pool's gate part it labels right.
+    gate: Vec<bool>,
+    /// Its probabilities of the pool's training part, `[texts x labels]`.
+    pool: Vec<f32>,
+    /// Texts of the pool's kind that nobody reviewed; their labels are not used.
+    more: Vec<Labelled>,
+    /// Its probabilities of those, `[texts x labels]`.
+    of_more: Vec<f32>,
+}
+
+impl Lesson {
+    /// What `teacher` says of the pool and of `more` texts of its kind.
+    pub fn new(teacher: &mut Member, split: &Split, more: Vec<Labelled>) -> Result<Self, TuneError> {
+        let mut said = |rows: &[Labelled]| teacher.encode(rows).and_then(|set| teacher.probabilities(&set));
+        let (pool, of_more) = (said(&split.training)?, said(&more)?);
+        let gate = teacher.encode(&split.gate)?;
+        Ok(Self { gate: teacher.right(&gate)?, pool, more, of_more })
+    }
+
+    /// Whether there is something to learn from it for an SLM that labels these of the pool's gate part right.
+    fn is_of_use(&self, right: &[bool]) -> bool {
+        let count = |right: &[bool]| right.iter().filter(|right| **right).count();
+        count(&self.gate) > count(right)
+    }
+}
+
+/// The texts of the pool that a round goes through at least: a small pool in so many more passes.
+const LEAST_POOL: usize = 2000;
+
+/// The older texts that it goes through at least: with fewer different ones it forgets more of the rest than the gate bears.
+const LEAST_OLD: usize = 4000;
+
+/// The most texts that a lesson adds for each one of the pool's training part.
+const MOST_MORE: usize = 2;
 
 /// The most texts that are held out of a source of old data.
 const MOST_HELD_OUT: usize = 700;
@@ -300,34 +347,41 @@ pub fn round(
     running: &Running,
     progress: &ProgressBar,
 ) -> Result<(Report, Option<Vec<u8>>), TuneError> {
-    let Material { split, old, earlier, anchor } = material;
+    let Material { split, old, earlier, anchor, lesson } = *material;
     let labels = member.folder.labels.len();
-    // One pass over the pool's texts as often as there are epochs, and over other old ones each time: the more different old
-    // texts it holds on to, the less it forgets of the rest.
-    let passes = options.epochs.max(1);
+    let (gate, anchor) = (Scored::new(member, &split.gate)?, Scored::new(member, anchor)?);
+    let lesson = lesson.filter(|lesson| lesson.is_of_use(&gate.before));
+    // Several passes over the pool's texts, and over other old ones each time: the more different old texts it holds on to, the
+    // less it forgets of the rest.
+    let passes = options.epochs.max(LEAST_POOL.div_ceil(split.training.len().max(1)));
     let sources: Vec<&[Labelled]> =
-        old.iter().map(Vec::as_slice).chain([*earlier]).filter(|rows| !rows.is_empty()).collect();
-    let share = (split.training.len() as f64 * options.replay) as usize / sources.len().max(1);
+        old.iter().map(Vec::as_slice).chain([earlier]).filter(|rows| !rows.is_empty()).collect();
+    let replayed = if options.replay > 0.0 { LEAST_OLD.div_ceil(passes) } else { 0 };
+    let share = replayed.max((split.training.len() as f64 * options.replay) as usize) / sources.len().max(1);
     let (mut rows, mut stopping) = (vec![&split.training[..]; passes].concat(), split.stopping.clone());
-    let mut ends = [rows.len(), rows.len()];
+    let pool_end = rows.len();
+    if let Some(Lesson { more, .. }) = lesson {
+        let a_pass = more.len().min(MOST_MORE * split.training.len());
+        rows.extend(more.iter().cycle().take(a_pass * passes).cloned());
+    }
+    let mut ends = [pool_end, rows.len(), rows.len()];
     for source in sources {
-        // A ninth part of a pass more, to choose the state by as well.
+        // A ninth part of a pass more, to calibrate on as well.
         let mut taken = stratified(source, labels, share * passes + share / 9, options.seed);
         stopping.extend(taken.split_off(taken.len() - (share / 9).min(taken.len() / 10)));
         rows.extend(taken.iter().cycle().take(share * passes * usize::from(!taken.is_empty())).cloned());
-        if !std::ptr::eq(source, *earlier) {
-            ends[1] = rows.len();
+        if !std::ptr::eq(source, earlier) {
+            ends[2] = rows.len();
         }
     }
     let trained_on = [split.training.len(), (rows.len() - ends[0]) / passes];
     let (data, stopping) = (member.encode(&rows)?, member.encode(&stopping)?);
-    let targets = targets(member, &data, &rows, ends)?;
+    let targets = targets(member, &data, &rows, ends, lesson)?;
     let training = options.training(member);
     let start =
         Start { key: &member.key, weights: &member.weights, head: Some(&member.head), frozen: Some(&member.frozen) };
     let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
     progress.set_message("gate");
-    let (gate, anchor) = (Scored::new(member, &split.gate)?, Scored::new(member, anchor)?);
     let attempt = |share| -> Result<_, TuneError> {
         let (mut candidate, bytes) = candidate(member, &parts, share, &training, &stopping)?;
         let mut paired = |scored: &Scored| {
@@ -358,10 +412,10 @@ pub fn round(
 }
 
 /// The shares to try where the whole way loses too much on the anchor set, less the ones that would lose too much by far if
-/// the loss were in proportion.
+/// the loss grew with the share's square.
 fn smaller_shares(whole: &Report) -> impl Iterator<Item = f32> + use<> {
     let lost = whole.anchor.filter(Paired::lost).map(|anchor| anchor.before - anchor.after);
-    let most = lost.map(|lost| (1.5 * MOST_LOST / lost).max(0.4) as f32);
+    let most = lost.map(|lost| (1.5 * MOST_LOST / lost).sqrt().max(0.4) as f32);
     SMALLER_SHARES.into_iter().filter(move |share| most.is_some_and(|most| *share <= most))
 }
 
@@ -378,24 +432,32 @@ impl Scored {
     }
 }
 
-/// What to train towards, `[texts x labels]`: the label of the pool's texts, which come first; of the old data, behind them,
-/// what the current version says, so that it changes little there (learning without forgetting, arXiv 1606.09282); of earlier
-/// pools half of each (DER, arXiv 2004.07211).
+/// What to train towards, `[texts x labels]`: the label of the pool's texts, which come first, with a lesson half of it and half
+/// of what the teacher says; what it says of the lesson's own; of the old data, behind them, what the current version says, so
+/// that it changes little there (learning without forgetting, arXiv 1606.09282); of earlier pools half of each (DER,
+/// arXiv 2004.07211).
 fn targets(
     member: &mut Member,
     data: &Dataset,
     rows: &[Labelled],
-    [pool_end, old_end]: [usize; 2],
+    [pool_end, more_end, old_end]: [usize; 3],
+    lesson: Option<&Lesson>,
 ) -> Result<Vec<f32>, TuneError> {
     let labels = member.folder.labels.len();
-    let replayed = member.encode(&rows[pool_end..])?;
-    let mut targets = vec![0.0; pool_end * labels];
+    let replayed = member.encode(&rows[more_end..])?;
+    let mut targets = match lesson {
+        None => vec![0.0; pool_end * labels],
+        Some(Lesson { pool, of_more, .. }) => {
+            let of_pool = pool.iter().cycle().take(pool_end * labels);
+            of_pool.chain(of_more.iter().cycle().take((more_end - pool_end) * labels)).copied().collect()
+        }
+    };
     let mut said = member.logits(&replayed)?;
     probabilities(&mut said, labels, 1.0); // as the loss takes them, without a temperature
     targets.extend(said);
     for (at, (row, label)) in targets.chunks_exact_mut(labels).zip(&data.labels).enumerate() {
         let kept = match at {
-            _ if at < pool_end => 0.0,
+            _ if at < pool_end => lesson.map_or(0.0, |_| 0.5),
             _ if at < old_end => 1.0,
             _ => 0.5,
         };
@@ -516,7 +578,8 @@ mod tests {
         };
         assert!(tried(0.7, 0.7).is_empty());
         assert_eq!(tried(0.7, 0.693), [0.8, 0.6, 0.4, 0.25]);
-        assert_eq!(tried(0.7, 0.689), [0.6, 0.4, 0.25]);
+        assert_eq!(tried(0.7, 0.689), [0.8, 0.6, 0.4, 0.25]);
+        assert_eq!(tried(0.7, 0.68), [0.6, 0.4, 0.25]);
         assert_eq!(tried(0.7, 0.5), [0.4, 0.25]);
     }
 
