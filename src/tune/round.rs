@@ -291,7 +291,7 @@ impl Lesson {
 }
 
 /// The texts of the pool that a round goes through at least: a small pool in so many more passes.
-const LEAST_POOL: usize = 2000;
+const LEAST_POOL: usize = 1200;
 
 /// The older texts that it goes through at least: with fewer different ones it forgets more of the rest than the gate bears.
 const LEAST_OLD: usize = 4000;

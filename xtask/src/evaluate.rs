@@ -18,14 +18,14 @@ pub struct Args {
     /// The folder with an LLM's recorded replies; without it there is no LLM row
     #[arg(long)]
     replies: Option<PathBuf>,
-    /// Two SLMs, one seed and 2,500 rows a set
+    /// Two SLMs, one seed and 1,500 rows a set
     #[arg(long)]
     quick: bool,
     /// Seeds of the full form
     #[arg(long, default_value_t = 3)]
     seeds: usize,
     /// Rows of each stream in the full form
-    #[arg(long, default_value_t = 3000)]
+    #[arg(long, default_value_t = 2000)]
     rows: usize,
     /// The sets to run: jpp, mteb, toxicity, llm [default: all]
     #[arg(long, value_delimiter = ',')]
@@ -120,11 +120,12 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     command.arg("--out").arg(&out);
     if args.quick {
         let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
-        command.args(["--slms", &slms, "--rows", "2500", "--pool", "300"]);
+        command.args(["--slms", &slms, "--layers", "2", "--rows", "1500", "--pool", "300"]);
     } else {
-        let pool = if replies.is_some() { "250" } else { "500" };
-        let (rows, seeds) = (args.rows.to_string(), args.seeds.to_string());
-        command.args(["--layers", "4", "--pool", pool, "--rows", &rows, "--seeds", &seeds]);
+        // The LLM's pool is smaller, so there are more rounds of it: one seed must do.
+        let (pool, seeds) = if replies.is_some() { (250, 1) } else { (500, args.seeds) };
+        let (pool, rows, seeds) = (pool.to_string(), args.rows.to_string(), seeds.to_string());
+        command.args(["--layers", "4", "--pool", &pool, "--rows", &rows, "--seeds", &seeds]);
     }
     if let Some(replies) = replies {
         command.arg("--reviewer").arg(format!("replies:{}", replies.display()));

@@ -24,7 +24,7 @@ struct Args {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Builds the wasm modules and their JavaScript into pkg/wasm/<variant>.
+    /// Builds the wasm modules and their JavaScript into `pkg/wasm/<variant>`.
     Wasm {
         /// The variant to build; the usual ones where none is named.
         #[arg(long, value_parser = wasm::VARIANTS.map(|variant| variant.name))]
