@@ -136,11 +136,11 @@ pub struct RoundOptions {
     pub method: Method,
     /// Peak learning rate.
     pub lr: f64,
-    /// Passes over the pool's training part; over a small one more, see [`LEAST_POOL`].
+    /// Passes over the pool's training part; a small one is gone through more often.
     pub epochs: usize,
     /// Texts a step.
     pub batch: usize,
-    /// Texts of older data for each one of the pool's training part; for a small one more, see [`LEAST_OLD`].
+    /// Texts of older data for each one of the pool's training part; beside a small one more, with 0 none.
     pub replay: f64,
     /// Seed of every choice by chance.
     pub seed: u64,
