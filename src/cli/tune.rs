@@ -36,8 +36,8 @@ Examples:
 Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if it is better on them with
 95 % confidence and loses at most half a point on the anchor set: the anchor files, what decided at earlier rounds, and a
 tenth of each --replay file that is held out of it. The largest SLM goes first, and the others learn from it as well, also of
-the pool's texts with a sure consensus; without a --replay file these are replayed instead. What is promoted is packed, and `autoannotator versions` lists it and goes back. A round that was stopped goes on
-by the same command.")]
+the pool's texts with a sure consensus; without a --replay file these are replayed instead. What is promoted is packed, and
+`autoannotator versions` lists it and goes back. A round that was stopped goes on by the same command.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long, required_unless_present = "spec")]
