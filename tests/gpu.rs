@@ -5,7 +5,7 @@
 
 #[cfg(feature = "gpu-burn")]
 use autoannotator::slm::burn::BurnEngine;
-use autoannotator::slm::cpu::CpuEngine;
+use autoannotator::slm::cpu::{CpuEncoder, CpuEngine};
 use autoannotator::slm::gpu::{Gpu, GpuEngine, GpuOptions, Shape};
 use autoannotator::slm::pack::PackedWeights;
 use autoannotator::slm::weights::{EncoderWeights, Head, LayerWeights, Pooling};
@@ -100,6 +100,32 @@ fn every_shape_of_the_products_gives_the_same() {
                 let off = farthest(&block_on(engine.logits(&batch)).expect("gpu"), &first);
                 assert!(off < 1e-4, "{shape:?} {:?}: {off}", weights.config);
             }
+        }
+    }
+}
+
+/// Inputs are rounded in the packed shape, as the CPU engine does it with int8, but in smaller groups.
+#[test]
+fn the_packed_shape_is_no_farther_off_than_the_cpu_engine() {
+    let Some(gpu) = gpu() else { return };
+    for (mut random, weights) in taken().take(6) {
+        let texts = random.texts(&weights.config, 20);
+        let batch = Batch::new(texts.iter().map(Vec::as_slice));
+        let head = head(&mut random, &weights);
+        let int8 = weights.quantize();
+        let exact = CpuEngine::new(&dequantized(&int8, &weights), head.clone()).logits(&batch).expect("cpu");
+        let mut cpu = CpuEngine::from_encoder(CpuEncoder::from_int8(int8.clone(), None), head.clone());
+        let most = farthest(&cpu.logits(&batch).expect("cpu"), &exact);
+        let mut engine = block_on(GpuEngine::new(&gpu, PackedWeights::Int8(int8), &head)).expect("loaded");
+        let unrounded = block_on(engine.logits(&batch)).expect("gpu");
+        assert!(engine.takes(Shape::Packed), "{} has no packed products", gpu.describe());
+        engine.set_shape(Shape::Packed);
+        let found = block_on(engine.logits(&batch)).expect("gpu");
+        assert!(found != unrounded, "the shape was not taken");
+        let off = farthest(&found, &exact);
+        assert!(off < 1.5 * most + 1e-4, "{:?}: {off}, the CPU engine {most}", weights.config);
+        for (ids, row) in texts.iter().zip(found.chunks_exact(2)).step_by(5) {
+            assert_eq!(block_on(engine.logits(&Batch::new([&ids[..]]))).expect("logits"), row);
         }
     }
 }

@@ -18,6 +18,7 @@ pub struct Gpu {
     pub(super) device: wgpu::Device,
     pub(super) queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    packs: bool,
     #[cfg(all(feature = "gpu-burn", not(target_arch = "wasm32")))]
     burn: Arc<Shared>,
     /// The first failure there was.
@@ -81,6 +82,7 @@ impl Gpu {
             device,
             queue,
             info,
+            packs: instance.wgsl_language_features().contains(wgpu::WgslLanguageFeatures::Packed4x8IntegerDotProduct),
             #[cfg(all(feature = "gpu-burn", not(target_arch = "wasm32")))]
             burn: Arc::new(Shared { instance, adapter, device: OnceLock::new() }),
             failure: Arc::default(),
@@ -108,6 +110,11 @@ impl Gpu {
     /// Whether kernels may read weights in f16.
     pub fn reads_f16(&self) -> bool {
         self.device.features().contains(wgpu::Features::SHADER_F16)
+    }
+
+    /// Whether kernels may multiply four int8 by four int8 in one instruction.
+    pub fn packs(&self) -> bool {
+        self.packs
     }
 
     /// The same device for burn-wgpu.

@@ -4,13 +4,10 @@ use super::super::config::{Activation, EncoderConfig};
 use super::super::cpu::distances;
 use super::super::quant::{Int8Matrix, level};
 use super::super::weights::{Head, LayerWeights, Linear, Norm, Pooling};
-use super::shader::{self, Attention, Ending, GROUP, Pool, Shape, Stored, padded};
+use super::shader::{self, Attention, Ending, GROUP, LEVELS, Pool, Shape, Stored, padded};
 use super::{Gpu, TOKENS};
 use std::sync::{Arc, OnceLock};
 use wgpu::util::DeviceExt;
-
-/// The largest value of an int8 weight on the device, where products do not have to fit 16 bits.
-const LEVELS: f32 = 127.0;
 
 /// Dispatches of a layer.
 pub(super) const LAYER_STEPS: usize = 7;
@@ -36,7 +33,7 @@ pub(super) enum Kernel {
 pub(super) struct Products {
     stored: Stored,
     layout: wgpu::BindGroupLayout,
-    pipelines: [OnceLock<wgpu::ComputePipeline>; Shape::ALL.len()],
+    pipelines: [OnceLock<wgpu::ComputePipeline>; Shape::ALL.len() + 1],
 }
 
 impl Products {
@@ -254,7 +251,7 @@ fn columns(rows: &[f32], width: usize, inputs: usize, outputs: usize) -> Vec<f32
     columns
 }
 
-/// As [`columns`], in int8, with the scales `[groups x outputs]`.
+/// As [`columns`], in int8, four inputs of an output side by side, with the scales `[groups x outputs]`.
 fn int8_columns(rows: &[f32], width: usize, inputs: usize, outputs: usize) -> (Vec<u8>, Vec<f32>) {
     let mut values = vec![0; inputs * outputs];
     let mut scales = vec![0.0; inputs.div_ceil(GROUP) * outputs];
@@ -264,7 +261,8 @@ fn int8_columns(rows: &[f32], width: usize, inputs: usize, outputs: usize) -> (V
             let scale = row.iter().fold(0.0f32, |most, x| most.max(x.abs())) / LEVELS;
             scales[group * outputs + output] = scale;
             for (place, x) in row.iter().enumerate() {
-                values[(group * GROUP + place) * outputs + output] = (level(*x, scale, LEVELS) as i8).cast_unsigned();
+                let word = (group * GROUP + place) / 4 * outputs + output;
+                values[4 * word + place % 4] = (level(*x, scale, LEVELS) as i8).cast_unsigned();
             }
         }
     }

@@ -17,7 +17,7 @@ use super::pack::PackedWeights;
 use super::weights::{EncoderWeights, Head};
 use super::{Batch, SlmError, finite};
 use load::{Kernel, LAYER_STEPS, Loader, Matrix, Step};
-use shader::{BLOCKS, NORM_TOKENS, padded};
+use shader::{BLOCKS, NORM_TOKENS, Stored, padded};
 
 /// The most tokens of a forward; a longer batch takes several. A multiple of every kernel's rows.
 const TOKENS: usize = 2048;
@@ -157,30 +157,55 @@ impl GpuEngine {
     }
 
     /// Times a layer in every shape of the products, for each class of forwards, and keeps the fastest; `now` is a clock
-    /// in milliseconds. It takes as long as a few forwards.
+    /// in milliseconds. It takes as long as a few forwards. [`Shape::Packed`] serves all classes or none, since a text's logits
+    /// must not depend on the others in its batch: where it is faster on many tokens.
     pub async fn tune(&mut self, now: impl Fn() -> f64) -> Result<(), SlmError> {
-        for (class, tokens) in [16, 64, 256, 1024].into_iter().enumerate() {
-            let lengths = vec![16; tokens / 16];
-            let states = vec![0.5; tokens * self.config.hidden_size];
+        for class in 0..self.shapes.len() {
             let mut best = (f64::INFINITY, self.shapes[class]);
             for shape in Shape::ALL {
-                self.shapes[class] = shape;
-                // The first run compiles.
-                for run in 0..4 {
-                    let start = now();
-                    self.forward(&lengths, &states, LAYER_STEPS, Output::Logits)?;
-                    self.read(1, Output::Logits).await?;
-                    if run > 0 && now() - start < best.0 {
-                        best = (now() - start, shape);
-                    }
+                let took = self.time(class, shape, &now).await?;
+                if took < best.0 {
+                    best = (took, shape);
                 }
             }
             self.shapes[class] = best.1;
         }
+        let last = self.shapes.len() - 1;
+        if self.takes(Shape::Packed) {
+            let exact = self.shapes[last];
+            let took = self.time(last, exact, &now).await?;
+            if self.time(last, Shape::Packed, &now).await? < took {
+                self.set_shape(Shape::Packed);
+            } else {
+                self.shapes[last] = exact;
+            }
+        }
         Ok(())
     }
 
-    /// Has all products cut in one shape: to test and to compare them.
+    /// Milliseconds of a layer in a shape, the least of three runs after the one that compiles; the class is left in it.
+    async fn time(&mut self, class: usize, shape: Shape, now: &impl Fn() -> f64) -> Result<f64, SlmError> {
+        let tokens = CLASSES.get(class).copied().unwrap_or(4 * CLASSES[CLASSES.len() - 1]);
+        let (lengths, states) = (vec![16; tokens / 16], vec![0.5; tokens * self.config.hidden_size]);
+        self.shapes[class] = shape;
+        let mut least = f64::INFINITY;
+        for run in 0..4 {
+            let start = now();
+            self.forward(&lengths, &states, LAYER_STEPS, Output::Logits)?;
+            self.read(1, Output::Logits).await?;
+            if run > 0 {
+                least = least.min(now() - start);
+            }
+        }
+        Ok(least)
+    }
+
+    /// Whether the products of its weights can be cut in a shape on its device.
+    pub fn takes(&self, shape: Shape) -> bool {
+        shape != Shape::Packed || (self.gpu.packs() && self.precision == Stored::Int8.name())
+    }
+
+    /// Has all products cut in one shape that it [`takes`](Self::takes): to test and to compare them.
     pub fn set_shape(&mut self, shape: Shape) {
         self.shapes = [shape; CLASSES.len() + 1];
     }

@@ -17,6 +17,9 @@ pub(super) fn padded(width: usize) -> usize {
 /// Inputs of a linear map that share a scale in int8.
 pub(super) const GROUP: usize = 32;
 
+/// The largest value in int8, on a device where products do not have to fit 16 bits.
+pub(super) const LEVELS: f32 = 127.0;
+
 /// Tokens of a LayerNorm's workgroup.
 pub(super) const NORM_TOKENS: usize = 8;
 
@@ -40,10 +43,13 @@ pub enum Shape {
     Broad,
     /// Tiles of 32 rows by 32 columns in shared memory, four rows by four columns an invocation.
     Shared,
+    /// The same tiles in int8 on both sides, four products an instruction: inputs too are rounded, [`GROUP`] by [`GROUP`]. For
+    /// int8 weights on devices that know [`Gpu::packs`](super::Gpu::packs).
+    Packed,
 }
 
 impl Shape {
-    /// Each of them.
+    /// Each of those that round nothing.
     pub const ALL: [Self; 4] = [Self::Small, Self::Wide, Self::Broad, Self::Shared];
 
     /// Rows and columns of a workgroup.
@@ -56,7 +62,7 @@ impl Shape {
     /// Rows and vectors of columns an invocation.
     fn tile(self) -> (usize, usize) {
         match self {
-            Self::Small | Self::Shared => (4, 1),
+            Self::Small | Self::Shared | Self::Packed => (4, 1),
             Self::Wide => (8, 2),
             Self::Broad => (8, 4),
         }
@@ -68,7 +74,7 @@ impl Shape {
             Self::Small => (16, 4),
             Self::Wide => (16, 1),
             Self::Broad => (4, 1),
-            Self::Shared => (8, 8),
+            Self::Shared | Self::Packed => (8, 8),
         }
     }
 }
@@ -148,10 +154,10 @@ fn put(at: u32, sum: vec4f) {
 }
 ";
 
-/// Four int8 of a word as floats.
+/// An input's weights of four columns as floats: a column's word has four inputs.
 const UNPACK: &str = "
-fn unpack(x: u32) -> vec4f {
-    return vec4f(vec4i(vec4u(x) << vec4u(24u, 16u, 8u, 0u)) >> vec4u(24u));
+fn unpack(columns: vec4u, input: u32) -> vec4f {
+    return vec4f(vec4i(columns << vec4u(24u - 8u * input)) >> vec4u(24u));
 }
 ";
 
@@ -161,11 +167,10 @@ const LANES: [&str; 4] = ["x", "y", "z", "w"];
 pub(super) fn product(shape: Shape, stored: Stored) -> String {
     let enable = if stored == Stored::F16 { "enable f16;" } else { "" };
     let mut code = format!("{enable}{GELU}{PRODUCT}");
-    let weights = match (stored, shape.tile().1) {
-        (Stored::F32, _) => "vec4f",
-        (Stored::F16, _) => "vec4<f16>",
-        (Stored::Int8, 4) => "vec4u",
-        (Stored::Int8, _) => "u32",
+    let weights = match stored {
+        Stored::F32 => "vec4f",
+        Stored::F16 => "vec4<f16>",
+        Stored::Int8 => "vec4u",
     };
     line(&mut code, format!("@group(0) @binding(1) var<storage, read> w: array<{weights}>;"));
     let int8 = stored == Stored::Int8;
@@ -174,6 +179,7 @@ pub(super) fn product(shape: Shape, stored: Stored) -> String {
     }
     match shape {
         Shape::Shared => shared(&mut code, int8),
+        Shape::Packed => packed(&mut code),
         _ => registers(&mut code, shape, int8),
     }
     code
@@ -206,17 +212,9 @@ fn registers(code: &mut String, shape: Shape, int8: bool) {
             (0..rows).for_each(|r| line(code, format!("var s{r}_{v} = vec4f(0.0);")));
         }
         line(code, format!("for (var k = g * {group}u; k < min(K, (g + 1u) * {group}u); k++) {{"));
-        for i in 0..4 {
-            if vectors == 4 {
-                line(code, format!("let w{i} = w[((k * 4u + {i}u) * N + column) / 4u];"));
-            }
-            for (v, lane) in LANES.iter().enumerate().take(vectors) {
-                let word = match vectors {
-                    4 => format!("w{i}.{lane}"),
-                    _ => format!("w[(k * 4u + {i}u) * N + column + {v}u]"),
-                };
-                line(code, format!("let b{i}_{v} = unpack({word});"));
-            }
+        for v in 0..vectors {
+            line(code, format!("let w{v} = w[k * N + column + {v}u];"));
+            (0..4).for_each(|i| line(code, format!("let b{i}_{v} = unpack(w{v}, {i}u);")));
         }
         step(code, rows, vectors, "s");
         line(code, "}");
@@ -278,7 +276,7 @@ fn store(code: &mut String, rows: usize, vectors: usize) {
 /// A step takes 16 inputs: 32 rows of four vectors, and 16 rows of eight vectors of weights.
 fn shared(code: &mut String, int8: bool) {
     let weight = match int8 {
-        true => format!("unpack(w[input * N + column]) * scales[(input / {GROUP}u) * N + column]"),
+        true => format!("unpack(w[(input / 4u) * N + column], input % 4u) * scales[(input / {GROUP}u) * N + column]"),
         false => "vec4f(w[input * N + column])".to_owned(),
     };
     line(
@@ -320,6 +318,66 @@ fn shared(code: &mut String, int8: bool) {
         line(code, format!("c{r}_0 += a{r}.x * b0 + a{r}.y * b1 + a{r}.z * b2 + a{r}.w * b3;"));
     }
     line(code, "}\nworkgroupBarrier();\n}\nif (inside) {");
+    store(code, 4, 1);
+    line(code, "}\n}");
+}
+
+/// A step takes [`GROUP`] inputs: words of 32 rows, and of eight vectors of columns. Two lanes round a row.
+fn packed(code: &mut String) {
+    line(
+        code,
+        format!(
+            "var<workgroup> left: array<u32, 256>;
+            var<workgroup> right: array<vec4u, 64>;
+            var<workgroup> units: array<f32, 32>;
+            @compute @workgroup_size(8, 8)
+            fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
+            let K = sizes.x;
+            let N = sizes.y;
+            let column = group.x * 8u + local.x;
+            let row = group.y * 32u + local.y * 4u;
+            let inside = column < N;
+            let lane = local.y * 8u + local.x;
+            let own = lane / 2u;
+            let begin = (group.y * 32u + own) * K;
+            let half = (lane % 2u) * 4u;
+            var c0_0 = scales[sizes.z + min(column, N - 1u)];
+            var c1_0 = c0_0;
+            var c2_0 = c0_0;
+            var c3_0 = c0_0;
+            for (var g = 0u; g * {words}u < K; g++) {{
+            let first = g * {words}u;
+            var most = vec4f(0.0);
+            for (var k = first; k < min(K, first + {words}u); k++) {{ most = max(most, abs(a[begin + k])); }}
+            let largest = max(max(most.x, most.y), max(most.z, most.w));
+            let inverse = select(0.0, {LEVELS:?} / largest, largest > 1e-30);
+            for (var i = half; i < half + 4u; i++) {{
+            var word = 0u;
+            if (first + i < K) {{ word = pack4xI8(vec4i(round(a[begin + first + i] * inverse))); }}
+            left[own * {words}u + i] = word;
+            }}
+            if (half == 0u) {{ units[own] = largest / {LEVELS:?}; }}
+            var b = vec4u(0u);
+            if (inside && first + local.y < K) {{ b = w[(first + local.y) * N + column]; }}
+            right[lane] = b;
+            workgroupBarrier();
+            var s0 = vec4i(0);
+            var s1 = s0;
+            var s2 = s0;
+            var s3 = s0;
+            for (var i = 0u; i < {words}u; i++) {{
+            let b = right[i * 8u + local.x];",
+            words = GROUP / 4
+        ),
+    );
+    for r in 0..4 {
+        let products = LANES.map(|lane| format!("dot4I8Packed(a{r}, b.{lane})")).join(", ");
+        line(code, format!("let a{r} = left[(local.y * 4u + {r}u) * {}u + i];", GROUP / 4));
+        line(code, format!("s{r} += vec4i({products});"));
+    }
+    line(code, "}\nlet scale = scales[g * N + min(column, N - 1u)];");
+    (0..4).for_each(|r| line(code, format!("c{r}_0 += vec4f(s{r}) * (units[local.y * 4u + {r}u] * scale);")));
+    line(code, "workgroupBarrier();\n}\nif (inside) {");
     store(code, 4, 1);
     line(code, "}\n}");
 }
