@@ -62,6 +62,21 @@ const TASKS = {
     return { before, middle, after, again: [...(await again.logits(texts))] };
   },
 
+  /** As on an adapter in hardware, for which the shape of the products is chosen by a measurement of each: the pipelines made. */
+  async measured({ model, texts }) {
+    const { info } = Object.getOwnPropertyDescriptors(GPUAdapter.prototype);
+    const hardware = { vendor: 'a test', architecture: '', device: '', description: '', isFallbackAdapter: false, subgroupMinSize: 4, subgroupMaxSize: 128 };
+    Object.defineProperty(GPUAdapter.prototype, 'info', { configurable: true, get: () => hardware });
+    try {
+      const gpu = await Gpu.request(false);
+      const { result: slm, counts } = await counted(() => load(model, gpu));
+      const packs = navigator.gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product');
+      return { logits: [...(await slm.logits(texts))], pipelines: counts.createComputePipeline, packs };
+    } finally {
+      Object.defineProperty(GPUAdapter.prototype, 'info', info);
+    }
+  },
+
   /** What is said where the browser gives no GPU, or where the adapter computes on the CPU. */
   async none({ how }) {
     const { requestAdapter } = GPU.prototype;

@@ -55,6 +55,9 @@ before(async () => {
     await writeFile(path.join(folder, entry.model, 'packed'), pack(entry));
     await writeFile(path.join(folder, entry.model, 'tokenizer'), file(`${entry.model}/tokenizer.json`));
   }
+  await mkdir(path.join(folder, 'int8'));
+  await writeFile(path.join(folder, 'int8/packed'), pack(cases.find(({ model }) => model === 'bert'), 'int8'));
+  await writeFile(path.join(folder, 'int8/tokenizer'), file('bert/tokenizer.json'));
   server = await files({ '/wasm/': path.join(root, 'pkg/wasm'), '/models/': folder, '/': path.join(root, 'wasm-tests/page') });
 });
 
@@ -63,9 +66,9 @@ after(async () => {
   if (folder) await rm(folder, { recursive: true, force: true });
 });
 
-const near = (found, expected, what) => {
+const near = (found, expected, what, most = 1e-4) => {
   assert.equal(found?.length, expected.length, what);
-  expected.forEach((value, at) => assert.ok(Math.abs(found[at] - value) < 1e-4, `${what}: ${found[at]}, expected ${value}`));
+  expected.forEach((value, at) => assert.ok(Math.abs(found[at] - value) < most, `${what}: ${found[at]}, expected ${value}`));
 };
 
 for (const [name, launch] of Object.entries(BROWSERS)) {
@@ -121,6 +124,18 @@ for (const [name, launch] of Object.entries(BROWSERS)) {
         if (Array.isArray(found.middle)) near(found.middle, expected, 'what was done already');
         else assert.equal(found.middle.code, 'slm-gpu', JSON.stringify(found.middle));
       });
+
+      for (const [model, most] of [['bert', 1e-4], ['int8', 0.05]]) {
+        test(`in ${where} each shape of the products is tried on hardware (${model})`, async () => {
+          const { votes } = cases.find((entry) => entry.model === 'bert');
+          const what = { model, texts: votes.map((vote) => vote.text) };
+          const { logits } = await run('logits', what);
+          const found = await run('measured', what);
+          near(found.logits, logits, model, most);
+          // Attention, LayerNorm, pooling, four shapes; and the packed one, of int8.
+          assert.equal(found.pipelines, 7 + Number(model === 'int8' && found.packs));
+        });
+      }
 
       for (const how of ['null', 'throws', 'software']) {
         test(`in ${where} no adapter of use (${how}) is an error that says so`, async () => {
