@@ -54,6 +54,9 @@ pub(super) struct Args {
     /// Reviewed samples at which a round is held; 0 for none
     #[arg(long, default_value_t = 2000)]
     pool: usize,
+    /// The same for the first round, which may come earlier [default: --pool]
+    #[arg(long)]
+    first_pool: Option<usize>,
     /// Share of reviews whose label is made wrong
     #[arg(long, default_value_t = 0.0)]
     noise: f64,
@@ -63,6 +66,9 @@ pub(super) struct Args {
     /// Share of the texts agreed on that is reviewed too, by chance
     #[arg(long, default_value_t = 0.0)]
     audit: f64,
+    /// The same until the first round, while nobody knows how far to trust the SLMs on such texts [default: --audit]
+    #[arg(long)]
+    first_audit: Option<f64>,
     /// Labelled CSV file of the SLMs' old training data, of which rounds replay a part; may be given more than once
     #[arg(long)]
     replay: Vec<PathBuf>,
@@ -102,22 +108,25 @@ struct Written<'a> {
     test: &'a Path,
     reviewer: &'a str,
     pool: usize,
+    first_pool: usize,
     noise: f64,
     look_again: bool,
     audit: f64,
+    first_audit: f64,
     round: &'a RoundOptions,
     runs: &'a [Evaluation],
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     ensure!((0.0..=1.0).contains(&args.noise), "--noise is {}, expected 0 to 1", args.noise);
-    ensure!((0.0..=1.0).contains(&args.audit), "--audit is {}, expected 0 to 1", args.audit);
+    let (first_pool, first_audit) = (args.first_pool.unwrap_or(args.pool), args.first_audit.unwrap_or(args.audit));
+    for (name, audit) in [("--audit", args.audit), ("--first-audit", first_audit)] {
+        ensure!((0.0..=1.0).contains(&audit), "{name} is {audit}, expected 0 to 1");
+    }
     ensure!(args.seeds > 0, "--seeds is 0, expected at least 1");
-    ensure!(
-        args.pool == 0 || args.pool >= FEWEST_SAMPLES,
-        "--pool is {}, expected 0 or at least {FEWEST_SAMPLES}",
-        args.pool
-    );
+    for (name, pool) in [("--pool", args.pool), ("--first-pool", first_pool)] {
+        ensure!(args.pool == 0 || pool >= FEWEST_SAMPLES, "{name} is {pool}, expected 0 or at least {FEWEST_SAMPLES}");
+    }
     let spec = match &args.spec {
         Some(path) => super::read_spec(path)?,
         None => Spec::built_in(args.task.as_deref().unwrap_or_default())?,
@@ -154,9 +163,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let mut members: Vec<Member> = loaded.iter().map(Member::twin).collect();
         let settings = Settings {
             pool: args.pool,
+            first_pool,
             noise: args.noise,
             look_again: args.look_again,
             audit: args.audit,
+            first_audit,
             round: options.clone(),
             seed,
         };
@@ -181,9 +192,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         test: &args.test,
         reviewer: &args.reviewer,
         pool: args.pool,
+        first_pool,
         noise: args.noise,
         look_again: args.look_again,
         audit: args.audit,
+        first_audit,
         round: &options,
         runs: &runs,
     };

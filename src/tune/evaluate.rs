@@ -126,6 +126,8 @@ pub struct Sets {
 pub struct Settings {
     /// Reviewed samples at which a round is held, at least [`FEWEST_SAMPLES`]; 0 for no rounds.
     pub pool: usize,
+    /// The same for the first round.
+    pub first_pool: usize,
     /// The share of reviews whose label is replaced by a wrong one.
     pub noise: f64,
     /// Whether the last versions vote again, at the end, on what was agreed on: a text whose majority is another label now is
@@ -133,6 +135,8 @@ pub struct Settings {
     pub look_again: bool,
     /// The share of texts agreed on that is reviewed as well, drawn by chance: it says how many of them are wrong.
     pub audit: f64,
+    /// The same until the first round, while nothing is known of how far to trust an agreement on such texts.
+    pub first_audit: f64,
     /// How rounds are held.
     pub round: RoundOptions,
     /// Seed of the stream's order and all else by chance.
@@ -173,8 +177,8 @@ pub struct Stream {
     pub texts: usize,
     /// Accuracy of the final labels, accepted and reviewed; a text without a label counts as wrong.
     pub accuracy: f64,
-    /// Each SLM as it was when it voted, the best of them, their majority, the reviewer alone where it is an LLM, and what was
-    /// agreed on or reviewed: the final labels.
+    /// Each SLM as it was when it voted, the best of them, their majority, the reviewer alone where it is an LLM, the paper's rule
+    /// (what was agreed on, and reviews of the rest), and what was agreed on or reviewed for any reason: the final labels.
     pub ways: Vec<Way>,
     /// Reviews.
     pub reviews: usize,
@@ -253,7 +257,8 @@ pub fn evaluate(
         }
         seen += batch.len();
         tally.note(&stream);
-        let full = settings.pool > 0 && pool.len() >= settings.pool;
+        let enough = if found.rounds.is_empty() { settings.first_pool } else { settings.pool };
+        let full = settings.pool > 0 && pool.len() >= enough;
         let last = settings.pool > 0 && seen == stream.len() && pool.len() >= FEWEST_SAMPLES;
         if !full && !last {
             continue;
@@ -261,6 +266,7 @@ pub fn evaluate(
         let mut accepted: Vec<Labelled> = tally.accepted().into_iter().map(|at| stream[at].clone()).collect();
         accepted.shuffle(&mut StdRng::seed_from_u64(settings.seed));
         rounds.hold(members, (&mut pool, &accepted), (&mut anchor, &mut earlier), &mut found)?;
+        tally.audit = settings.audit;
     }
     let promoted = found.rounds.iter().flatten().any(|report| report.decision == Decision::Promoted);
     if settings.look_again && promoted {
@@ -436,6 +442,8 @@ struct Tally<'a> {
     reviewer: &'a Reviewer,
     settings: &'a Settings,
     chance: StdRng,
+    /// The share of texts agreed on that is reviewed now.
+    audit: f64,
     labels: usize,
     all: usize,
     stream: Stream,
@@ -443,6 +451,8 @@ struct Tally<'a> {
     verdicts: Vec<(Option<usize>, bool)>,
     slms: Vec<Counted>,
     majority: Counted,
+    /// The paper's rule, and what its reviews took.
+    hard: (Counted, (usize, u64, u64)),
     reviewer_right: usize,
     quarters: [[usize; 2]; 4],
 }
@@ -458,12 +468,14 @@ impl<'a> Tally<'a> {
             reviewer,
             settings,
             chance,
+            audit: settings.first_audit,
             labels,
             all,
             stream: Stream::default(),
             verdicts: Vec::new(),
             slms: (0..slms).map(|_| Counted::new(labels)).collect(),
             majority: Counted::new(labels),
+            hard: (Counted::new(labels), (0, 0, 0)),
             reviewer_right: 0,
             quarters: Default::default(),
         }
@@ -480,20 +492,31 @@ impl<'a> Tally<'a> {
         self.majority.add(row.label, Some(label));
         let majority_right = label == row.label;
         let agreed = unanimous(votes);
-        let audit = self.settings.audit;
-        if agreed.is_some() && !(audit > 0.0 && self.chance.random_bool(audit)) {
+        if agreed.is_some() && !(self.audit > 0.0 && self.chance.random_bool(self.audit)) {
             self.verdicts.push((agreed, false));
+            self.hard.0.add(row.label, agreed);
             return None;
         }
         quarter[0] += 1;
         self.stream.hard_and_majority_right += usize::from(majority_right && agreed.is_none());
+        let before = self.spent();
         let (label, pooled) = self.review(row, votes);
+        self.hard.0.add(row.label, agreed.or(label));
+        if agreed.is_none() {
+            let (after, hard) = (self.spent(), &mut self.hard.1);
+            *hard = (hard.0 + 1, hard.1 + after.1 - before.1, hard.2 + after.2 - before.2);
+        }
         if let (Some(agreed), Some(label)) = (agreed, label) {
             self.stream.audited[0] += 1;
             self.stream.audited[1] += usize::from(agreed != label);
         }
         self.verdicts.push((label.or(agreed), true));
         pooled
+    }
+
+    /// Reviews so far, and their tokens.
+    fn spent(&self) -> (usize, u64, u64) {
+        (self.stream.reviews, self.stream.prompt_tokens, self.stream.completion_tokens)
     }
 
     /// Notes how far it has come.
@@ -547,8 +570,7 @@ impl<'a> Tally<'a> {
             counted.add(row.label, *verdict);
             agreed_and_wrong += usize::from(!reviewed && *verdict != Some(row.label));
         }
-        let spent = (self.stream.reviews, self.stream.prompt_tokens, self.stream.completion_tokens);
-        let last = counted.way("agreed or reviewed", spent);
+        let last = counted.way("agreed or reviewed", self.spent());
         let free = (0, 0, 0);
         let mut ways: Vec<Way> = self.slms.iter().zip(ids).map(|(counted, id)| counted.way(id, free)).collect();
         if let Some(best) = ways.iter().max_by(|a, b| a.accuracy.total_cmp(&b.accuracy)).cloned() {
@@ -556,6 +578,7 @@ impl<'a> Tally<'a> {
         }
         ways.push(self.majority.way("majority", free));
         ways.extend(reviewer_alone(self.reviewer, rows, self.labels));
+        ways.push(self.hard.0.way("the paper's rule", self.hard.1));
         let accuracy = last.accuracy;
         ways.push(last);
         Stream {
@@ -584,7 +607,7 @@ mod tests {
 
     fn settings(noise: f64, audit: f64) -> Settings {
         let round = RoundOptions::new(crate::slm::adapter::Method::Lora);
-        Settings { pool: 0, noise, look_again: true, audit, round, seed: 0 }
+        Settings { pool: 0, first_pool: 0, noise, look_again: true, audit, first_audit: audit, round, seed: 0 }
     }
 
     fn tally<'a>(settings: &'a Settings, all: usize) -> Tally<'a> {
@@ -611,7 +634,8 @@ mod tests {
             stream.ways.iter().map(|way| (way.name.as_str(), way.accuracy, way.reviews)).collect();
         let best = ("best single SLM: b", 0.75, 0);
         let last = ("agreed or reviewed", 0.5, 2);
-        assert_eq!(ways, [("a", 0.25, 0), ("b", 0.75, 0), best, ("majority", 0.25, 0), last]);
+        let rule = ("the paper's rule", 0.5, 2);
+        assert_eq!(ways, [("a", 0.25, 0), ("b", 0.75, 0), best, ("majority", 0.25, 0), rule, last]);
     }
 
     #[test]
@@ -629,6 +653,9 @@ mod tests {
         assert_eq!((stream.second_looks, stream.reviews, stream.accuracy), (1, 1, 1.0));
         let mut plain = tally(&audited, 1);
         assert_eq!(plain.add(&rows[0], &[&no, &no]), Some(rows[0].clone()));
-        assert_eq!(plain.finish(&rows, &[]).audited, [1, 1]);
+        let stream = plain.finish(&rows, &[]);
+        assert_eq!(stream.audited, [1, 1]);
+        let ways: Vec<(f64, usize)> = stream.ways.iter().rev().take(2).map(|way| (way.accuracy, way.reviews)).collect();
+        assert_eq!(ways, [(1.0, 1), (0.0, 0)], "the paper's rule has no audit");
     }
 }

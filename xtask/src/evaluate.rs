@@ -18,7 +18,7 @@ pub struct Args {
     /// The folder with an LLM's recorded replies; without it there is no LLM row
     #[arg(long)]
     replies: Option<PathBuf>,
-    /// Two SLMs, one seed and 1,500 rows a set
+    /// Two SLMs, one seed and 1,000 rows a set
     #[arg(long)]
     quick: bool,
     /// Seeds of the full form
@@ -108,7 +108,7 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     let file = |name: &str| args.data.join(format!("{name}.csv"));
     let out = args.out.join(if replies.is_some() { "llm" } else { set.name });
     let mut command = Command::new(&args.binary);
-    command.args(["evaluate", "--look-again", "--audit", "0.1", "--task", set.task]);
+    command.args(["evaluate", "--task", set.task]);
     let files =
         [("--stream", set.stream), ("--test", set.test), ("--anchor", set.anchor), ("--old-test", set.old_test)];
     files.iter().for_each(|(option, name)| {
@@ -120,16 +120,19 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     command.arg("--out").arg(&out);
     if args.quick {
         let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
-        command.args(["--slms", &slms, "--layers", "2", "--rows", "1500", "--pool", "300"]);
+        command.args(["--slms", &slms, "--layers", "2", "--rows", "1000", "--pool", "300"]);
     } else {
         // The LLM's pool is smaller, so there are more rounds of it: one seed must do.
         let (pool, seeds) = if replies.is_some() { (250, 1) } else { (500, args.seeds) };
         let (pool, rows, seeds) = (pool.to_string(), args.rows.to_string(), seeds.to_string());
         command.args(["--layers", "4", "--pool", &pool, "--rows", &rows, "--seeds", &seeds]);
     }
-    if let Some(replies) = replies {
-        command.arg("--reviewer").arg(format!("replies:{}", replies.display()));
-    }
+    match replies {
+        Some(replies) => command.arg("--reviewer").arg(format!("replies:{}", replies.display())),
+        None if args.quick => command.args(["--look-again", "--audit", "0.1"]),
+        // A person looks closely until the first round, which comes early, and at a few of what is agreed on after it.
+        None => command.args(["--look-again", "--first-pool", "350", "--first-audit", "0.3", "--audit", "0.03"]),
+    };
     run(&mut command)?;
     let path = out.join("evaluate.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
@@ -160,13 +163,15 @@ fn summary(found: &[(&str, Vec<Value>)]) -> Value {
             format!("{name}_llm_calls_saved"),
             mean(&|run| 1.0 - number(&run["stream"]["reviews"]) / number(&run["stream"]["texts"])),
         );
+        let way = |run: &Value, name: &str| {
+            let ways = run["stream"]["ways"].as_array().cloned().unwrap_or_default();
+            ways.into_iter().find(|way| way["name"] == name).unwrap_or_default()
+        };
+        let rule = |run: &Value| number(&way(run, "the paper's rule")["reviews"]) / number(&run["stream"]["texts"]);
+        put(format!("{name}_calls_saved_by_rule"), mean(&|run| 1.0 - rule(run)));
         put(format!("{name}_best_single_slm"), mean(&|run| best(&run["test"])));
         put(format!("{name}_anchor_drop_max"), runs.iter().map(|run| drop_of(&run["old_test"])).fold(0.0, f64::max));
         if *name == "llm" {
-            let way = |run: &Value, name: &str| {
-                let ways = run["stream"]["ways"].as_array().cloned().unwrap_or_default();
-                ways.into_iter().find(|way| way["name"] == name).unwrap_or_default()
-            };
             put("llm_alone".to_owned(), mean(&|run| number(&way(run, "reviewer alone")["accuracy"])));
             let tokens = |way: Value| number(&way["prompt_tokens"]) + number(&way["completion_tokens"]);
             let share = |run: &Value| tokens(way(run, "agreed or reviewed")) / tokens(way(run, "reviewer alone"));
@@ -174,7 +179,7 @@ fn summary(found: &[(&str, Vec<Value>)]) -> Value {
         }
     }
     // Those of the first set stand for all, and the largest drop is that of any.
-    for key in ["review_share_last_over_first", "llm_calls_saved", "best_single_slm"] {
+    for key in ["review_share_last_over_first", "llm_calls_saved", "calls_saved_by_rule", "best_single_slm"] {
         if let Some(value) = line.get(&format!("jpp_{key}")).cloned() {
             line.insert(key.to_owned(), value);
         }
@@ -215,7 +220,10 @@ mod tests {
         let scores = |accuracy: f64, slms: [f64; 2]| json!({ "majority": { "accuracy": accuracy }, "slms": slms.map(|accuracy| json!({ "accuracy": accuracy })) });
         let run = |accuracy: f64| {
             json!({
-                "stream": { "texts": 100, "reviews": 20, "accuracy": accuracy, "review_share": [0.4, 0.3, 0.2, 0.1] },
+                "stream": {
+                    "texts": 100, "reviews": 20, "accuracy": accuracy, "review_share": [0.4, 0.3, 0.2, 0.1],
+                    "ways": [{ "name": "the paper's rule", "reviews": 15 }],
+                },
                 "test": [scores(0.5, [0.4, 0.45]), scores(0.6, [0.55, 0.5])],
                 "old_test": [scores(0.7, [0.7, 0.7]), scores(0.7, [0.72, 0.68]), scores(0.7, [0.6, 0.69])],
             })
@@ -226,6 +234,7 @@ mod tests {
             ("jpp_test_gain", 0.1),
             ("review_share_last_over_first", 0.25),
             ("llm_calls_saved", 0.8),
+            ("calls_saved_by_rule", 0.85),
             ("best_single_slm", 0.55),
             ("anchor_drop_max", 0.12),
         ] {
