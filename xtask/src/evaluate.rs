@@ -120,7 +120,9 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     command.arg("--out").arg(&out);
     if args.quick {
         let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
-        command.args(["--slms", &slms, "--layers", "2", "--rows", "1000", "--pool", "300"]);
+        // An LLM's few labels, many of them wrong, are worth no round here.
+        let pool = if replies.is_some() { "0" } else { "300" };
+        command.args(["--slms", &slms, "--layers", "2", "--rows", "1000", "--pool", pool]);
     } else {
         // The LLM's pool is smaller, so there are more rounds of it: one seed must do.
         let (pool, seeds) = if replies.is_some() { (250, 1) } else { (500, args.seeds) };
