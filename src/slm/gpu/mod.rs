@@ -160,6 +160,7 @@ impl GpuEngine {
     /// in milliseconds. It takes as long as a few forwards. [`Shape::Packed`] serves all classes or none, since a text's logits
     /// must not depend on the others in its batch: where it is faster on many tokens.
     pub async fn tune(&mut self, now: impl Fn() -> f64) -> Result<(), SlmError> {
+        let mut least = f64::INFINITY;
         for class in 0..self.shapes.len() {
             let mut best = (f64::INFINITY, self.shapes[class]);
             for shape in Shape::ALL {
@@ -168,16 +169,14 @@ impl GpuEngine {
                     best = (took, shape);
                 }
             }
-            self.shapes[class] = best.1;
+            (least, self.shapes[class]) = best;
         }
-        let last = self.shapes.len() - 1;
         if self.takes(Shape::Packed) {
-            let exact = self.shapes[last];
-            let took = self.time(last, exact, &now).await?;
-            if self.time(last, Shape::Packed, &now).await? < took {
+            let exact = self.shapes;
+            if self.time(exact.len() - 1, Shape::Packed, &now).await? < least {
                 self.set_shape(Shape::Packed);
             } else {
-                self.shapes[last] = exact;
+                self.shapes = exact;
             }
         }
         Ok(())

@@ -273,6 +273,22 @@ fn store(code: &mut String, rows: usize, vectors: usize) {
     }
 }
 
+/// The head of a kernel of tiles of 32 rows by 32 columns: where an invocation stands, and what its sums start from.
+const TILE: &str = "
+@compute @workgroup_size(8, 8)
+fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {
+    let K = sizes.x;
+    let N = sizes.y;
+    let column = group.x * 8u + local.x;
+    let row = group.y * 32u + local.y * 4u;
+    let inside = column < N;
+    let lane = local.y * 8u + local.x;
+    var c0_0 = scales[sizes.z + min(column, N - 1u)];
+    var c1_0 = c0_0;
+    var c2_0 = c0_0;
+    var c3_0 = c0_0;
+";
+
 /// A step takes 16 inputs: 32 rows of four vectors, and 16 rows of eight vectors of weights.
 fn shared(code: &mut String, int8: bool) {
     let weight = match int8 {
@@ -284,18 +300,7 @@ fn shared(code: &mut String, int8: bool) {
         format!(
             "var<workgroup> left: array<vec4f, 128>;
             var<workgroup> right: array<vec4f, 128>;
-            @compute @workgroup_size(8, 8)
-            fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
-            let K = sizes.x;
-            let N = sizes.y;
-            let column = group.x * 8u + local.x;
-            let row = group.y * 32u + local.y * 4u;
-            let inside = column < N;
-            let lane = local.y * 8u + local.x;
-            var c0_0 = scales[sizes.z + min(column, N - 1u)];
-            var c1_0 = c0_0;
-            var c2_0 = c0_0;
-            var c3_0 = c0_0;
+            {TILE}
             for (var k = 0u; k < K; k += 4u) {{
             for (var i = lane; i < 128u; i += 64u) {{
             left[i] = a[(group.y * 32u + i / 4u) * K + k + i % 4u];
@@ -330,21 +335,10 @@ fn packed(code: &mut String) {
             "var<workgroup> left: array<u32, 256>;
             var<workgroup> right: array<vec4u, 64>;
             var<workgroup> units: array<f32, 32>;
-            @compute @workgroup_size(8, 8)
-            fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
-            let K = sizes.x;
-            let N = sizes.y;
-            let column = group.x * 8u + local.x;
-            let row = group.y * 32u + local.y * 4u;
-            let inside = column < N;
-            let lane = local.y * 8u + local.x;
+            {TILE}
             let own = lane / 2u;
             let begin = (group.y * 32u + own) * K;
             let half = (lane % 2u) * 4u;
-            var c0_0 = scales[sizes.z + min(column, N - 1u)];
-            var c1_0 = c0_0;
-            var c2_0 = c0_0;
-            var c3_0 = c0_0;
             for (var g = 0u; g * {words}u < K; g++) {{
             let first = g * {words}u;
             var most = vec4f(0.0);
