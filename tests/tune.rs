@@ -53,7 +53,7 @@ impl House {
 
     fn tune(&self) -> Command {
         let mut command = self.command(&["tune", "--task", "sentiment", "--slms", SLM, "--json"]);
-        command.args(["--layers", "1", "--epochs", "6", "--lr", "2e-3"]);
+        command.args(["--layers-of", &format!("{SLM}=1"), "--epochs", "6", "--lr", "2e-3"]);
         command
     }
 
@@ -164,4 +164,12 @@ fn two_rounds_of_a_task_do_not_run_at_once() {
     child.wait().expect("ends");
     let said = String::from_utf8_lossy(&second.stderr);
     assert!(!second.status.success() && said.contains("another round"), "{said}");
+}
+
+#[test]
+fn layers_of_another_slm_are_an_error() {
+    let house = House::new();
+    let output = house.tune().args(["--layers-of", "sentiment-mpnet=2"]).output().expect("the binary");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("names sentiment-mpnet, which is none of the SLMs here"), "{said}");
 }

@@ -156,7 +156,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let options = args.round.options();
     let wanted =
         wanted(args.models.as_deref(), &home, if args.slms.is_empty() { &spec.slms } else { &args.slms }, task)?;
-    let loaded = wanted.iter().map(|folder| load_member(folder, args.round.layers, &home, &progress));
+    args.round.fits(&wanted)?;
+    let loaded = wanted.iter().map(|folder| load_member(folder, &args.round, &home, &progress));
     let loaded = loaded.collect::<anyhow::Result<Vec<_>>>()?;
     let mut runs = Vec::new();
     for seed in args.seed..args.seed + args.seeds {

@@ -87,7 +87,10 @@ pub(super) struct RoundArgs {
     method: Method,
     /// The most layers that a round trains, from the top
     #[arg(long, default_value_t = 6)]
-    pub(super) layers: usize,
+    layers: usize,
+    /// Another number of layers for an SLM, as ID=N: those of a wide one cost most of a round's time; may be given more than once
+    #[arg(long, value_name = "ID=N", value_parser = parse_layers_of)]
+    layers_of: Vec<(String, usize)>,
     /// Peak learning rate [default: 5e-4 for lora, 2e-5 for full]
     #[arg(long)]
     lr: Option<f64>,
@@ -99,7 +102,26 @@ pub(super) struct RoundArgs {
     replay_ratio: f64,
 }
 
+fn parse_layers_of(text: &str) -> Result<(String, usize), String> {
+    let parsed = text.split_once('=').and_then(|(id, layers)| Some((id.to_owned(), layers.parse().ok()?)));
+    parsed.filter(|(id, _)| !id.is_empty()).ok_or_else(|| "expected ID=N, say sentiment-mpnet=2".to_owned())
+}
+
 impl RoundArgs {
+    /// Whether the SLMs that it names are among those that a round is held of.
+    pub(super) fn fits(&self, slms: &[Folder]) -> anyhow::Result<()> {
+        let known = |id: &str| slms.iter().any(|folder| folder.slm.id == id);
+        match self.layers_of.iter().find(|(id, _)| !known(id)) {
+            Some((id, _)) => bail!("--layers-of names {id}, which is none of the SLMs here"),
+            None => Ok(()),
+        }
+    }
+
+    /// The most layers that a round of an SLM trains.
+    fn layers(&self, id: &str) -> usize {
+        self.layers_of.iter().find(|(of, _)| of == id).map_or(self.layers, |(_, layers)| *layers)
+    }
+
     pub(super) fn options(&self) -> RoundOptions {
         let usual = RoundOptions::new(self.method);
         let lr = self.lr.unwrap_or(usual.lr);
@@ -126,6 +148,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         println!("{}", add(&mut pool, &task, file)?);
     }
     let folders = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
+    args.round.fits(&folders)?;
     let begun = if args.fresh { Begun::default() } else { scratch.begun() };
     let mut drawn = pool.draw(&task.name, &task.labels, begun.last)?;
     if drawn.rows.is_empty() {
@@ -280,7 +303,8 @@ fn hold(
     let texts: Vec<_> = drawn.rows.iter().map(|row| (&row.text, row.label)).collect();
     let old: Vec<usize> = material.old.iter().map(Vec::len).collect();
     let files = (old, material.earlier.len(), material.anchor.len(), consensus.len());
-    let key = sha256_hex(serde_json::to_string(&(texts, &options, args.round.layers, files))?.as_bytes());
+    let layers = (args.round.layers, &args.round.layers_of);
+    let key = sha256_hex(serde_json::to_string(&(texts, &options, layers, files))?.as_bytes());
     let mut done = Done { key: key.clone(), reports: Vec::new() };
     if let (false, Ok(json)) = (args.fresh, std::fs::read(&path)) {
         let found: Done = serde_json::from_slice(&json).unwrap_or_default();
@@ -289,7 +313,7 @@ fn hold(
         }
     }
     let root = folders(models)?;
-    let load = |folder| Ok((folder, load_member(folder, args.round.layers, home, progress)?));
+    let load = |folder| Ok((folder, load_member(folder, &args.round, home, progress)?));
     let mut members = wanted.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
     members.sort_by_key(|(_, member)| Reverse(member.size()));
     let (mut lesson, mut more) = (None, Some(consensus).filter(|_| members.len() > 1));
@@ -397,11 +421,12 @@ pub(super) fn wanted(models: Option<&Path>, home: &Home, ids: &[String], task: &
 /// An SLM in f32, with the adapters of all its rounds.
 pub(super) fn load_member(
     folder: &Folder,
-    layers: usize,
+    rounds: &RoundArgs,
     home: &Home,
     progress: &ProgressBar,
 ) -> anyhow::Result<Member> {
     let slm = &folder.slm;
+    let layers = rounds.layers(&slm.id);
     let base = hub::base(&slm.base, home, progress)?;
     let mut weights = base.weights()?;
     let head = slm.merge(&folder.adapters()?, &mut weights)?;

@@ -21,6 +21,7 @@ use rand::seq::SliceRandom;
 use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shares of the way from the current version to what was trained that are tried where the whole way loses too much on the
@@ -47,6 +48,8 @@ pub struct Member {
     frozen: Arc<Mutex<Frozen>>,
     /// The layers above them.
     engine: CpuEngine,
+    /// Raw logits of each text that this version has met, by its ids.
+    said: Arc<Mutex<HashMap<Vec<u32>, Vec<f32>>>>,
 }
 
 impl Member {
@@ -67,13 +70,13 @@ impl Member {
         let frozen = weights.layers.len().saturating_sub(layers.max(1));
         let engine = upper(&weights, frozen, &head);
         let frozen = Arc::new(Mutex::new(Frozen::new(&weights, frozen)));
-        Self { folder, key, tokenizer, weights, head, frozen, engine }
+        Self { folder, key, tokenizer, weights, head, frozen, engine, said: Arc::default() }
     }
 
-    /// The same version once more; the layers that no round trains are shared.
+    /// The same version once more; the layers that no round trains are shared, and so is what it has said.
     pub fn twin(&self) -> Self {
         let engine = upper(&self.weights, self.frozen().layers(), &self.head);
-        let Self { folder, key, tokenizer, weights, head, frozen, .. } = self;
+        let Self { folder, key, tokenizer, weights, head, frozen, said, .. } = self;
         Self {
             folder: folder.clone(),
             key: key.clone(),
@@ -82,6 +85,7 @@ impl Member {
             head: head.clone(),
             frozen: frozen.clone(),
             engine,
+            said: said.clone(),
         }
     }
 
@@ -103,13 +107,21 @@ impl Member {
         Ok(values)
     }
 
-    /// Raw logits `[texts x labels]`, in order.
+    /// Raw logits `[texts x labels]`, in order; of a text that it has met, what it said then.
     fn logits(&mut self, set: &Dataset) -> Result<Vec<f32>, TuneError> {
         let labels = self.folder.labels.len();
-        let states = self.frozen().activations(&set.ids, &ProgressBar::hidden())?;
-        by_batches(set, labels, (4096, usize::MAX), |group| {
-            Ok(self.engine.logits_from(&states.gather(group), &lengths(set, group))?)
-        })
+        let said = self.said.clone();
+        let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut ids: Vec<Vec<u32>> = set.ids.iter().filter(|ids| !said.contains_key(*ids)).cloned().collect();
+        ids.sort_unstable();
+        ids.dedup();
+        let new = Dataset { ids, ..Dataset::default() };
+        let states = self.frozen().activations(&new.ids, &ProgressBar::hidden())?;
+        let logits = by_batches(&new, labels, (4096, usize::MAX), |group| {
+            Ok(self.engine.logits_from(&states.gather(group), &lengths(&new, group))?)
+        })?;
+        said.extend(new.ids.into_iter().zip(logits.chunks_exact(labels).map(<[f32]>::to_vec)));
+        Ok(set.ids.iter().filter_map(|ids| said.get(ids)).flatten().copied().collect())
     }
 
     /// Which texts it labels right.
@@ -502,7 +514,7 @@ fn candidate(
         _ => member.frozen.clone(),
     };
     let engine = upper(&weights, layers, &head);
-    let mut candidate = Member { folder, key, tokenizer, weights, head, frozen, engine };
+    let mut candidate = Member { folder, key, tokenizer, weights, head, frozen, engine, said: Arc::default() };
     let logits = candidate.logits(stopping)?;
     let fit = calibrate(&logits, &stopping.labels, labels);
     let Metrics { accuracy, macro_f1, nll } = metrics(&logits, &stopping.labels, labels, fit.temperature);

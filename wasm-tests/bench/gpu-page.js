@@ -26,6 +26,19 @@ for (const [{ prototype }, name, as] of COUNTED) {
   };
 }
 
+/** Our pipelines that add up over the lanes of a workgroup: what subgroups could serve. */
+const SUMS = ['layer norm', 'pool'];
+const { setPipeline, dispatchWorkgroups } = GPUComputePassEncoder.prototype;
+let without = [];
+let left = false;
+GPUComputePassEncoder.prototype.setPipeline = function (pipeline) {
+  left = without.includes(pipeline.label);
+  return setPipeline.call(this, pipeline);
+};
+GPUComputePassEncoder.prototype.dispatchWorkgroups = function (...args) {
+  return left ? undefined : dispatchWorkgroups.apply(this, args);
+};
+
 const bytes = async (url) => new Uint8Array(await (await fetch(url)).arrayBuffer());
 
 async function files(manifest) {
@@ -151,9 +164,23 @@ async function time({ names, batch, tokens, rounds, budget }) {
   return Object.fromEntries(names.map((name) => [name, { ms: median(times[name]), ...asked[name] }]));
 }
 
+/** The share of an engine's forward that its sums over lanes take: the median of forwards with and without them, in turns. */
+async function sums({ name, batch, tokens, rounds }) {
+  const run = engines.get(name).prepare({ texts: shape(batch, tokens), pad: 0 });
+  const times = [[], []];
+  for (let round = 0; round < rounds; round++) {
+    for (const [at, labels] of [[], SUMS].entries()) {
+      without = labels;
+      times[at].push((await clock(run))[0]);
+    }
+  }
+  without = [];
+  return 1 - median(times[1]) / median(times[0]);
+}
+
 async function free() {
   for (const engine of engines.values()) await engine.free();
   engines.clear();
 }
 
-globalThis.bench = { start, first, check: (oracle) => check(oracle, [...shape(3, 24), ...shape(5, 24)]), time, free };
+globalThis.bench = { start, first, check: (oracle) => check(oracle, [...shape(3, 24), ...shape(5, 24)]), time, sums, free };

@@ -76,6 +76,7 @@ const server = await files({
   '/': here,
 });
 const rows = [];
+const sums = [];
 const firsts = [];
 const checks = [];
 const tab = await launch(['--enable-unsafe-webgpu', ...(process.env.CHROMIUM_ARGS ?? '').split(' ').filter(Boolean)]);
@@ -110,6 +111,8 @@ try {
       line(`${id.replace('sentiment-', '')} ${batch} x ${tokens}`, ...names.map((name) => ms(found[name].ms)));
       if (at === 0) for (const what of ['dispatches', 'submits', 'bind_groups', 'writes']) line(`  ${what}`, ...ALL.map((name) => found[name][what]));
       rows.push(found);
+      sums.push(await call('sums', { name: MINE[0], batch, tokens, rounds: 2 * Number(options.rounds) }));
+      line('  in LayerNorms, pooling', `${(100 * sums.at(-1)).toFixed(1)} %`);
     }
     line(`${id.replace('sentiment-', '')} first call`, ...ALL.map((name) => ms(first[name])));
     await call('free');
@@ -140,6 +143,7 @@ console.log(
     submits: largest('submits'),
     bind_groups: largest('bind_groups'),
     buffer_writes: largest('writes'),
+    sums_share: round(sums.reduce((sum, share) => sum + share, 0) / sums.length, 3),
     max_abs_err_f32: Math.max(...checks.map((check) => check[MINE[0]].embedding)),
     max_abs_err_f32_logits: Math.max(...checks.map((check) => check[MINE[0]].logits)),
     cos_int8: round(Math.min(...checks.map((check) => check[MINE[1]].cosine)), 5),

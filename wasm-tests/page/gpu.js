@@ -32,11 +32,39 @@ async function counted(work) {
   }
 }
 
-async function load(model, gpu) {
+/** Sets the clock a second forward for each product that is asked of another pipeline; gives back what undoes it. */
+function favour(label) {
+  const { now } = Performance.prototype;
+  const { createComputePipeline } = GPUDevice.prototype;
+  const { setPipeline } = GPUComputePassEncoder.prototype;
+  const slow = new WeakSet();
+  let late = 0;
+  Performance.prototype.now = function () {
+    return now.call(this) + late;
+  };
+  GPUDevice.prototype.createComputePipeline = function (wanted) {
+    const pipeline = createComputePipeline.call(this, wanted);
+    if (wanted.label.startsWith('product') && wanted.label !== label) slow.add(pipeline);
+    return pipeline;
+  };
+  GPUComputePassEncoder.prototype.setPipeline = function (pipeline) {
+    if (slow.has(pipeline)) late += 1000;
+    return setPipeline.call(this, pipeline);
+  };
+  return () => {
+    Object.assign(Performance.prototype, { now });
+    Object.assign(GPUDevice.prototype, { createComputePipeline });
+    Object.assign(GPUComputePassEncoder.prototype, { setPipeline });
+  };
+}
+
+async function loader(model) {
   const loader = new SlmLoader('0');
   loader.push(await bytes(`/models/${model}/packed`));
-  return loader.finishOn(gpu, await bytes(`/models/${model}/tokenizer`));
+  return loader;
 }
+
+const load = async (model, gpu) => (await loader(model)).finishOn(gpu, await bytes(`/models/${model}/tokenizer`));
 
 const TASKS = {
   /** Logits of the texts, and what the second forward asked of the GPU. */
@@ -62,19 +90,31 @@ const TASKS = {
     return { before, middle, after, again: [...(await again.logits(texts))] };
   },
 
-  /** As on an adapter in hardware, for which the shape of the products is chosen by a measurement of each: the pipelines made. */
-  async measured({ model, texts }) {
+  /** As on an adapter in hardware, where each shape of the products is measured, by a clock to which only one of them is fast. */
+  async measured({ model, texts, shape }) {
     const { info } = Object.getOwnPropertyDescriptors(GPUAdapter.prototype);
     const hardware = { vendor: 'a test', architecture: '', device: '', description: '', isFallbackAdapter: false, subgroupMinSize: 4, subgroupMaxSize: 128 };
     Object.defineProperty(GPUAdapter.prototype, 'info', { configurable: true, get: () => hardware });
+    const restore = favour(`product ${shape}`);
     try {
       const gpu = await Gpu.request(false);
       const { result: slm, counts } = await counted(() => load(model, gpu));
-      const packs = navigator.gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product');
-      return { logits: [...(await slm.logits(texts))], pipelines: counts.createComputePipeline, packs };
+      return { logits: [...(await slm.logits(texts))], pipelines: counts.createComputePipeline };
     } finally {
+      restore();
       Object.defineProperty(GPUAdapter.prototype, 'info', info);
     }
+  },
+
+  /** Whether the browser has products of packed int8. */
+  async packs() {
+    return navigator.gpu.wgslLanguageFeatures.has('packed_4x8_integer_dot_product');
+  },
+
+  /** Logits by the CPU engine. */
+  async onCpu({ model, texts }) {
+    const slm = (await loader(model)).finish(await bytes(`/models/${model}/tokenizer`));
+    return { logits: [...(await slm.logits(texts))] };
   },
 
   /** What is said where the browser gives no GPU, or where the adapter computes on the CPU. */

@@ -42,7 +42,7 @@ impl Products {
     }
 
     pub(super) fn pipeline(&self, gpu: &Gpu, shape: Shape) -> &wgpu::ComputePipeline {
-        let make = || pipeline(gpu, "product", &self.layout, shader::product(shape, self.stored));
+        let make = || pipeline(gpu, &format!("product {shape:?}"), &self.layout, shader::product(shape, self.stored));
         self.pipelines[shape as usize].get_or_init(make)
     }
 }
