@@ -171,5 +171,8 @@ fn layers_of_another_slm_are_an_error() {
     let house = House::new();
     let output = house.tune().args(["--layers-of", "sentiment-mpnet=2"]).output().expect("the binary");
     let said = String::from_utf8_lossy(&output.stderr);
-    assert!(!output.status.success() && said.contains("names sentiment-mpnet, which is none of the SLMs here"), "{said}");
+    assert!(
+        !output.status.success() && said.contains("names sentiment-mpnet, which is none of the SLMs here"),
+        "{said}"
+    );
 }
