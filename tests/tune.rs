@@ -176,3 +176,24 @@ fn layers_of_another_slm_are_an_error() {
         "{said}"
     );
 }
+
+#[test]
+fn an_evaluation_goes_on_behind_the_seeds_that_are_there() {
+    let house = House::new();
+    let (file, out) = (house.folder.path().join("texts.csv"), house.folder.path().join("out"));
+    let rows: String = reviews().iter().map(|row| format!("{},{}\n", row.text, row.label)).collect();
+    fs::write(&file, format!("text,label\n{rows}")).expect("writes");
+    let evaluate = |more: &[&str]| {
+        let mut command = house.command(&["evaluate", "--task", "sentiment", "--slms", SLM, "--pool", "0"]);
+        command.arg("--stream").arg(&file).arg("--test").arg(&file).arg("--out").arg(&out).args(more);
+        let said = well(&command.output().expect("the binary"));
+        let runs = house.json("out/evaluate.json")["runs"].as_array().map_or(0, Vec::len);
+        (said.matches("stands in").count(), runs)
+    };
+    assert_eq!(evaluate(&["--seeds", "2"]), (0, 2));
+    assert_eq!(evaluate(&["--seeds", "3"]), (2, 3));
+    assert_eq!(evaluate(&["--seeds", "3", "--fresh"]), (0, 3));
+    assert_eq!(evaluate(&["--seeds", "1", "--noise", "0.5"]), (0, 1), "another evaluation");
+    fs::write(&file, format!("text,label\n{rows}one more text,neutral\n")).expect("writes");
+    assert_eq!(evaluate(&["--seeds", "1", "--noise", "0.5"]), (0, 1), "of other texts");
+}

@@ -60,7 +60,7 @@ fn ratio(part: u64, whole: u64) -> f64 {
 
 /// How good labels are against the gold ones, from 0 to 1, over all rows that have a gold label; a row without a label is
 /// one missed.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Score {
     /// The share of rows whose label is the gold one.
     pub accuracy: f64,

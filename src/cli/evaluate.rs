@@ -15,6 +15,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,7 +31,7 @@ Examples:
 
 The stream is annotated by the SLMs in an order by chance, hard samples are reviewed, and whenever --pool reviews have come
 together each SLM goes through a round. Results are printed and written to evaluate.json, and
-as pictures to evaluate.html.")]
+as pictures to evaluate.html, after each seed. One that was interrupted goes on behind the last seed that stands there.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long, required_unless_present = "spec")]
@@ -92,6 +93,9 @@ pub(super) struct Args {
     /// Folder for evaluate.json and evaluate.html
     #[arg(long)]
     out: PathBuf,
+    /// Measure all seeds, also those that stand in --out already, by the same build, files and options
+    #[arg(long)]
+    fresh: bool,
     /// The folder with one folder an SLM [default: $AUTOANNOTATOR_MODELS, or models/ here or above]
     #[arg(long)]
     models: Option<PathBuf>,
@@ -100,8 +104,21 @@ pub(super) struct Args {
     home: Option<PathBuf>,
 }
 
+/// Comes before the file of a reviewer whose replies were recorded.
+const REPLIES: &str = "replies:";
+
 #[derive(Serialize)]
 struct Written<'a> {
+    #[serde(flatten)]
+    what: &'a What<'a>,
+    /// Hash over what the runs follow from.
+    key: &'a str,
+    runs: &'a [Evaluation],
+}
+
+/// What is evaluated, and how.
+#[derive(Serialize)]
+struct What<'a> {
     autoannotator: &'static str,
     task: &'a str,
     stream: &'a Path,
@@ -114,7 +131,7 @@ struct Written<'a> {
     audit: f64,
     first_audit: f64,
     round: &'a RoundOptions,
-    runs: &'a [Evaluation],
+    seed: u64,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
@@ -159,8 +176,30 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     args.round.fits(&wanted)?;
     let loaded = wanted.iter().map(|folder| load_member(folder, &args.round, &home, &progress));
     let loaded = loaded.collect::<anyhow::Result<Vec<_>>>()?;
-    let mut runs = Vec::new();
-    for seed in args.seed..args.seed + args.seeds {
+    let what = What {
+        autoannotator: env!("CARGO_PKG_VERSION"),
+        task: &task.name,
+        stream: &args.stream,
+        test: &args.test,
+        reviewer: &args.reviewer,
+        pool: args.pool,
+        first_pool,
+        noise: args.noise,
+        look_again: args.look_again,
+        audit: args.audit,
+        first_audit,
+        round: &options,
+        seed: args.seed,
+    };
+    let key = key(&what, &args.round, &loaded, &sets)?;
+    let results = Results { folder: &args.out, labels: &task.labels, what: &what, key: &key };
+    let mut runs = if args.fresh { Vec::new() } else { results.so_far() };
+    runs.truncate(args.seeds as usize);
+    for (seed, found) in (args.seed..).zip(&runs) {
+        println!("seed {seed} stands in {}; --fresh measures it anew", args.out.display());
+        print(found, seed, spec.review.usd_per_million);
+    }
+    for seed in args.seed + runs.len() as u64..args.seed + args.seeds {
         let mut members: Vec<Member> = loaded.iter().map(Member::twin).collect();
         let settings = Settings {
             pool: args.pool,
@@ -184,33 +223,75 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         let found = found?;
         progress.suspend(|| print(&found, seed, spec.review.usd_per_million));
         runs.push(found);
+        results.write(&runs)?;
     }
     progress.finish_and_clear();
-    let written = Written {
-        autoannotator: env!("CARGO_PKG_VERSION"),
-        task: &task.name,
-        stream: &args.stream,
-        test: &args.test,
-        reviewer: &args.reviewer,
-        pool: args.pool,
-        first_pool,
-        noise: args.noise,
-        look_again: args.look_again,
-        audit: args.audit,
-        first_audit,
-        round: &options,
-        runs: &runs,
-    };
-    std::fs::create_dir_all(&args.out).with_context(|| format!("cannot make {}", args.out.display()))?;
-    let path = args.out.join("evaluate.json");
-    std::fs::write(&path, serde_json::to_string_pretty(&written)?)
-        .with_context(|| format!("cannot write {}", path.display()))?;
-    let title = format!("{} on {}", task.name, args.stream.file_stem().unwrap_or_default().to_string_lossy());
-    let page = args.out.join("evaluate.html");
-    std::fs::write(&page, charts::page(&title, &task.labels.names(), &runs))
-        .with_context(|| format!("cannot write {}", page.display()))?;
-    println!("written to {} and {}", path.display(), page.display());
+    println!("written to {} and {}", results.json().display(), results.html().display());
     Ok(())
+}
+
+/// Names everything that the runs follow from: this build, the options, the SLMs and the texts.
+fn key(what: &What<'_>, round: &RoundArgs, members: &[Member], sets: &Sets) -> anyhow::Result<String> {
+    let build = std::env::current_exe().and_then(std::fs::read).context("cannot read this program's own file")?;
+    let mut hash = Sha256::new();
+    hash.update(Sha256::digest(build));
+    hash.update(serde_json::to_vec(what)?);
+    for Member { folder, key, .. } in members {
+        hash.update(format!("{} {key} {}\n", folder.id, round.layers(&folder.id)));
+    }
+    if let Some(path) = what.reviewer.strip_prefix(REPLIES) {
+        hash.update(Sha256::digest(std::fs::read(path).with_context(|| format!("cannot read {path}"))?));
+    }
+    let Sets { stream, test, old_test, replay, anchor } = sets;
+    for rows in [stream, test, old_test, anchor].into_iter().chain(replay) {
+        hash.update(rows.len().to_le_bytes());
+        rows.iter().for_each(|row| hash.update(format!("{} {}\n", row.label, row.text)));
+    }
+    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The folder with the results of an evaluation.
+struct Results<'a> {
+    folder: &'a Path,
+    labels: &'a LabelSet,
+    what: &'a What<'a>,
+    key: &'a str,
+}
+
+impl Results<'_> {
+    fn json(&self) -> PathBuf {
+        self.folder.join("evaluate.json")
+    }
+
+    fn html(&self) -> PathBuf {
+        self.folder.join("evaluate.html")
+    }
+
+    /// The runs that stand there, if they follow from the same.
+    fn so_far(&self) -> Vec<Evaluation> {
+        #[derive(Deserialize)]
+        struct Read {
+            key: String,
+            runs: Vec<Evaluation>,
+        }
+        let read = std::fs::read(self.json()).ok().and_then(|bytes| serde_json::from_slice::<Read>(&bytes).ok());
+        read.filter(|read| read.key == self.key).map(|read| read.runs).unwrap_or_default()
+    }
+
+    fn write(&self, runs: &[Evaluation]) -> anyhow::Result<()> {
+        let Self { folder, labels, what, key } = *self;
+        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let title = format!("{} on {}", what.task, what.stream.file_stem().unwrap_or_default().to_string_lossy());
+        let json = serde_json::to_string_pretty(&Written { what, key, runs })?;
+        for (path, text) in [(self.json(), json), (self.html(), charts::page(&title, &labels.names(), runs))] {
+            // Renamed into place, so that what is there is whole.
+            let partial = path.with_extension("partial");
+            std::fs::write(&partial, text)
+                .and_then(|()| std::fs::rename(&partial, &path))
+                .with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(())
+    }
 }
 
 /// The reviewer by its name; recorded replies cut the stream to the texts that have one.
@@ -227,7 +308,7 @@ fn reviewer(name: &str, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow
     if name == "gold" {
         return Ok(Reviewer::Gold);
     }
-    let Some(path) = name.strip_prefix("replies:") else {
+    let Some(path) = name.strip_prefix(REPLIES) else {
         bail!("--reviewer is '{name}', expected gold or replies:FILE")
     };
     let lines = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
@@ -251,7 +332,13 @@ fn print(found: &Evaluation, seed: u64, prices: Option<Prices>) {
         println!("{name:<34}{}", values.iter().map(|value| format!("{value:>9}")).collect::<String>());
     };
     let stream = &found.stream;
-    println!("seed {seed}: {} texts, {} reviewed, {} rounds", stream.texts, stream.reviews, found.rounds.len());
+    println!(
+        "seed {seed}: {} texts, {} reviewed, {} rounds, {:.1} minutes",
+        stream.texts,
+        stream.reviews,
+        found.rounds.len(),
+        found.seconds as f64 / 60.0
+    );
     println!("\nOn the stream, percent");
     line("", ["accuracy", "from", "to", "macro-F1", "reviews", "tokens", "dollars"].map(str::to_owned).to_vec());
     for way in &stream.ways {

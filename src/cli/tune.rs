@@ -118,7 +118,7 @@ impl RoundArgs {
     }
 
     /// The most layers that a round of an SLM trains.
-    fn layers(&self, id: &str) -> usize {
+    pub(super) fn layers(&self, id: &str) -> usize {
         self.layers_of.iter().find(|(of, _)| of == id).map_or(self.layers, |(_, layers)| *layers)
     }
 

@@ -27,7 +27,7 @@ pub fn interval(values: &[f64], seed: u64) -> [f64; 2] {
 }
 
 /// A bin of a reliability diagram.
-#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Bin {
     /// Texts whose label's probability lies in it.
     pub texts: usize,
@@ -63,7 +63,7 @@ pub fn calibration_error(bins: &[Bin]) -> f64 {
 }
 
 /// Chance-corrected agreement.
-#[derive(Debug, Clone, Default, PartialEq, serde::Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Agreement {
     /// Fleiss's kappa over all raters (Psychological Bulletin 76, 1971).
     pub fleiss_kappa: f64,

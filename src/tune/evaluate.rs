@@ -16,9 +16,10 @@ use indicatif::ProgressBar;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::time::Instant;
 
 /// Texts that are voted on before the next ones are reviewed.
 const BATCH: usize = 250;
@@ -53,7 +54,7 @@ impl Reviewer {
 }
 
 /// One way to label the stream, and what it comes to.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Way {
     /// Its name; an SLM's is its id.
     pub name: String,
@@ -144,7 +145,7 @@ pub struct Settings {
 }
 
 /// Scores of frozen SLMs on labelled texts.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Scores {
     /// The number of texts.
     pub texts: usize,
@@ -171,7 +172,7 @@ pub struct Scores {
 }
 
 /// What the stream came to.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Stream {
     /// Texts.
     pub texts: usize,
@@ -205,7 +206,7 @@ pub struct Stream {
 }
 
 /// Everything that was measured.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Evaluation {
     /// Ids of the SLMs, in the order of all figures.
     pub slms: Vec<String>,
@@ -217,6 +218,8 @@ pub struct Evaluation {
     pub old_test: Vec<Scores>,
     /// What each round did, SLM by SLM.
     pub rounds: Vec<Vec<Report>>,
+    /// What it took.
+    pub seconds: u64,
 }
 
 /// Runs the protocol; `members` are the last versions afterwards.
@@ -228,6 +231,7 @@ pub fn evaluate(
     running: &Running,
     progress: &ProgressBar,
 ) -> Result<Evaluation, TuneError> {
+    let started = Instant::now();
     let labels = members.first().map_or(0, |member| member.folder.labels.len());
     let mut chance = StdRng::seed_from_u64(settings.seed);
     let mut stream = sets.stream.clone();
@@ -239,6 +243,7 @@ pub fn evaluate(
         test: vec![scores(members, &sets.test)?],
         old_test: vec![scores(members, &sets.old_test)?],
         rounds: Vec::new(),
+        seconds: 0,
     };
     let (mut pool, mut anchor, mut earlier) = (Vec::new(), sets.anchor.clone(), Vec::new());
     let mut rounds = Rounds { settings, sets, running, progress };
@@ -279,6 +284,7 @@ pub fn evaluate(
         tally.note(&stream);
     }
     found.stream = tally.finish(&stream, &found.slms);
+    found.seconds = started.elapsed().as_secs();
     Ok(found)
 }
 

@@ -30,9 +30,12 @@ pub struct Args {
     /// The sets to run: jpp, mteb, toxicity, llm [default: all]
     #[arg(long, value_delimiter = ',')]
     sets: Vec<String>,
-    /// Folder for the results
+    /// Folder for the results; seeds that stand there, by the same build, data and options, are not measured again
     #[arg(long, default_value = "target/evaluate")]
     out: PathBuf,
+    /// Measure them again
+    #[arg(long)]
+    fresh: bool,
 }
 
 /// A set: the stream and its test file, and the SLMs' old domain.
@@ -99,7 +102,10 @@ pub fn all(args: &Args) -> Result<()> {
         let file = replies.join(format!("{}.jsonl", SETS[0].stream));
         found.push(("llm", one(args, &SETS[0], Some(&file))?));
     }
-    println!("{}", summary(&found));
+    let seconds = found.iter().flat_map(|(_, runs)| runs).filter_map(|run| run["seconds"].as_f64());
+    let (figures, minutes) = (figures(&found), seconds.sum::<f64>() / 60.0);
+    table(&figures);
+    println!("{}", summary(&figures, minutes));
     Ok(())
 }
 
@@ -118,6 +124,9 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
         command.arg("--replay").arg(file(name));
     });
     command.arg("--out").arg(&out);
+    if args.fresh {
+        command.arg("--fresh");
+    }
     if args.quick {
         let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
         // An LLM's few labels, many of them wrong, are worth no round here.
@@ -142,43 +151,78 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     Ok(serde_json::from_value(written["runs"].take())?)
 }
 
-/// Fractions, means over the runs of a set.
-fn summary(found: &[(&str, Vec<Value>)]) -> Value {
-    let mut line = Map::new();
-    let mut put = |key: String, value: f64| {
-        line.insert(key, json!((value * 1e4).round() / 1e4));
+/// A figure of a set: its name, and its value in each run.
+type Figure = (String, Vec<f64>);
+
+/// A figure whose largest value counts, not the mean.
+const LARGEST: &str = "anchor_drop_max";
+
+/// The figures of all sets, as fractions.
+fn figures(found: &[(&str, Vec<Value>)]) -> Vec<Figure> {
+    let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    let test = |run: &Value, last: bool| {
+        let scores = run["test"].as_array().and_then(|all| if last { all.last() } else { all.first() }).cloned();
+        number(&scores.unwrap_or_default()["majority"]["accuracy"])
     };
+    let share = |run: &Value, quarter: usize| number(&run["stream"]["review_share"][quarter]);
+    let way = |run: &Value, name: &str| {
+        let ways = run["stream"]["ways"].as_array().cloned().unwrap_or_default();
+        ways.into_iter().find(|way| way["name"] == name).unwrap_or_default()
+    };
+    let saved = |run: &Value, reviews: &Value| 1.0 - number(reviews) / number(&run["stream"]["texts"]);
+    let tokens = |way: Value| number(&way["prompt_tokens"]) + number(&way["completion_tokens"]);
+    let mut all = Vec::new();
     for (name, runs) in found {
-        let mean = |of: &dyn Fn(&Value) -> f64| runs.iter().map(of).sum::<f64>() / runs.len().max(1) as f64;
-        let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
-        let test = |run: &Value, last: bool| {
-            let scores = run["test"].as_array().and_then(|all| if last { all.last() } else { all.first() }).cloned();
-            number(&scores.unwrap_or_default()["majority"]["accuracy"])
+        let mut put = |key: &str, of: &dyn Fn(&Value) -> f64| {
+            all.push((format!("{name}_{key}"), runs.iter().map(of).collect()));
         };
-        put(format!("{name}_stream_accuracy"), mean(&|run| number(&run["stream"]["accuracy"])));
-        put(format!("{name}_test_before"), mean(&|run| test(run, false)));
-        put(format!("{name}_test_after"), mean(&|run| test(run, true)));
-        put(format!("{name}_test_gain"), mean(&|run| test(run, true) - test(run, false)));
-        let share = |run: &Value, quarter: usize| number(&run["stream"]["review_share"][quarter]);
-        put(format!("{name}_review_share_last_over_first"), mean(&|run| share(run, 3) / share(run, 0)));
-        put(
-            format!("{name}_llm_calls_saved"),
-            mean(&|run| 1.0 - number(&run["stream"]["reviews"]) / number(&run["stream"]["texts"])),
-        );
-        let way = |run: &Value, name: &str| {
-            let ways = run["stream"]["ways"].as_array().cloned().unwrap_or_default();
-            ways.into_iter().find(|way| way["name"] == name).unwrap_or_default()
-        };
-        let rule = |run: &Value| number(&way(run, "the paper's rule")["reviews"]) / number(&run["stream"]["texts"]);
-        put(format!("{name}_calls_saved_by_rule"), mean(&|run| 1.0 - rule(run)));
-        put(format!("{name}_best_single_slm"), mean(&|run| best(&run["test"])));
-        put(format!("{name}_anchor_drop_max"), runs.iter().map(|run| drop_of(&run["old_test"])).fold(0.0, f64::max));
+        put("stream_accuracy", &|run| number(&run["stream"]["accuracy"]));
+        put("test_before", &|run| test(run, false));
+        put("test_after", &|run| test(run, true));
+        put("test_gain", &|run| test(run, true) - test(run, false));
+        put("review_share_last_over_first", &|run| share(run, 3) / share(run, 0));
+        put("llm_calls_saved", &|run| saved(run, &run["stream"]["reviews"]));
+        put("calls_saved_by_rule", &|run| saved(run, &way(run, "the paper's rule")["reviews"]));
+        put("best_single_slm", &|run| best(&run["test"]));
+        put(LARGEST, &|run| drop_of(&run["old_test"]));
         if *name == "llm" {
-            put("llm_alone".to_owned(), mean(&|run| number(&way(run, "reviewer alone")["accuracy"])));
-            let tokens = |way: Value| number(&way["prompt_tokens"]) + number(&way["completion_tokens"]);
+            put("alone", &|run| number(&way(run, "reviewer alone")["accuracy"]));
             let share = |run: &Value| tokens(way(run, "agreed or reviewed")) / tokens(way(run, "reviewer alone"));
-            put("llm_tokens_saved".to_owned(), mean(&|run| 1.0 - share(run)));
+            put("tokens_saved", &|run| 1.0 - share(run));
         }
+    }
+    all
+}
+
+/// Means with the ranges over the seeds, one a line, in percent.
+fn table(figures: &[Figure]) {
+    println!("\n{:<36}{:>8}{:>10}{:>8}", "percent", "mean", "from", "to");
+    for (name, values) in figures {
+        let [mean, from, to] = [mean(values), smallest(values), largest(values)].map(|value| 100.0 * value);
+        println!("{name:<36}{mean:>8.1}{from:>10.1}{to:>8.1}");
+    }
+    println!();
+}
+
+fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len().max(1) as f64
+}
+
+fn smallest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::INFINITY, f64::min)
+}
+
+fn largest(values: &[f64]) -> f64 {
+    values.iter().copied().fold(f64::NEG_INFINITY, f64::max)
+}
+
+/// The figures as one object, each the mean over its runs, and the minutes that all runs took.
+fn summary(figures: &[Figure], minutes: f64) -> Value {
+    let mut line = Map::new();
+    let round = |value: f64| json!((value * 1e4).round() / 1e4);
+    for (name, values) in figures {
+        let value = if name.ends_with(LARGEST) { largest(values) } else { mean(values) };
+        line.insert(name.clone(), round(value));
     }
     // Those of the first set stand for all, and the largest drop is that of any.
     for key in ["review_share_last_over_first", "llm_calls_saved", "calls_saved_by_rule", "best_single_slm"] {
@@ -186,9 +230,9 @@ fn summary(found: &[(&str, Vec<Value>)]) -> Value {
             line.insert(key.to_owned(), value);
         }
     }
-    let drops = line.iter().filter(|(key, _)| key.ends_with("_anchor_drop_max")).filter_map(|(_, drop)| drop.as_f64());
-    let drop = drops.fold(0.0, f64::max);
-    line.insert("anchor_drop_max".to_owned(), json!(drop));
+    let drops = figures.iter().filter(|(name, _)| name.ends_with(LARGEST)).map(|(_, values)| largest(values));
+    line.insert(LARGEST.to_owned(), round(drops.fold(0.0, f64::max)));
+    line.insert("minutes".to_owned(), json!((minutes * 10.0).round() / 10.0));
     Value::Object(line)
 }
 
@@ -230,7 +274,7 @@ mod tests {
                 "old_test": [scores(0.7, [0.7, 0.7]), scores(0.7, [0.72, 0.68]), scores(0.7, [0.6, 0.69])],
             })
         };
-        let line = summary(&[("jpp", vec![run(0.8), run(0.9)])]);
+        let line = summary(&figures(&[("jpp", vec![run(0.8), run(0.9)])]), 12.34);
         for (key, value) in [
             ("jpp_stream_accuracy", 0.85),
             ("jpp_test_gain", 0.1),
@@ -239,6 +283,7 @@ mod tests {
             ("calls_saved_by_rule", 0.85),
             ("best_single_slm", 0.55),
             ("anchor_drop_max", 0.12),
+            ("minutes", 12.3),
         ] {
             assert_eq!(line[key], json!(value), "{key} of {line}");
         }
