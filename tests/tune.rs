@@ -1,5 +1,5 @@
 //! `tune` as a command, on the real L3: killed in each phase of a round it ends with what it would have come to; what was
-//! promoted is packed, and rolled back.
+//! promoted is packed, and rolled back. `evaluate`, killed, goes on.
 #![cfg(feature = "native")]
 
 use autoannotator::hub::Home;
@@ -183,17 +183,33 @@ fn an_evaluation_goes_on_behind_the_seeds_that_are_there() {
     let (file, out) = (house.folder.path().join("texts.csv"), house.folder.path().join("out"));
     let rows: String = reviews().iter().map(|row| format!("{},{}\n", row.text, row.label)).collect();
     fs::write(&file, format!("text,label\n{rows}")).expect("writes");
-    let evaluate = |more: &[&str]| {
+    let command = |more: &[&str]| {
         let mut command = house.command(&["evaluate", "--task", "sentiment", "--slms", SLM, "--pool", "0"]);
-        command.arg("--stream").arg(&file).arg("--test").arg(&file).arg("--out").arg(&out).args(more);
-        let said = well(&command.output().expect("the binary"));
-        let runs = house.json("out/evaluate.json")["runs"].as_array().map_or(0, Vec::len);
-        (said.matches("stands in").count(), runs)
+        command
+            .args(["--audit", "0.2", "--stream"])
+            .arg(&file)
+            .arg("--test")
+            .arg(&file)
+            .arg("--out")
+            .arg(&out)
+            .args(more);
+        command
     };
-    assert_eq!(evaluate(&["--seeds", "2"]), (0, 2));
-    assert_eq!(evaluate(&["--seeds", "3"]), (2, 3));
-    assert_eq!(evaluate(&["--seeds", "3", "--fresh"]), (0, 3));
-    assert_eq!(evaluate(&["--seeds", "1", "--noise", "0.5"]), (0, 1), "another evaluation");
+    // How many seeds it found, and the reviews of each that stand there then.
+    let evaluate = |more: &[&str]| {
+        let said = well(&command(more).output().expect("the binary"));
+        let runs = house.json("out/evaluate.json")["runs"].as_array().cloned().unwrap_or_default();
+        let reviews = runs.iter().map(|run| run["stream"]["reviews"].as_u64().unwrap_or(0)).collect::<Vec<_>>();
+        (said.matches("stands in").count(), reviews)
+    };
+    assert!(kill_at(command(&["--seeds", "9"]), "seed 1:"));
+    let (found, resumed) = evaluate(&["--seeds", "4"]);
+    assert!(found > 0, "nothing was kept of the one that was killed");
+    let (found, whole) = evaluate(&["--seeds", "4", "--fresh"]);
+    assert_eq!((found, &resumed[..4]), (0, &whole[..]));
+    assert!(whole.iter().any(|reviews| *reviews != whole[0]), "each seed audits other texts: {whole:?}");
+    assert_eq!(evaluate(&["--seeds", "1"]), (4, whole));
+    assert_eq!(evaluate(&["--seeds", "1", "--noise", "0.5"]).0, 0, "another evaluation");
     fs::write(&file, format!("text,label\n{rows}one more text,neutral\n")).expect("writes");
-    assert_eq!(evaluate(&["--seeds", "1", "--noise", "0.5"]), (0, 1), "of other texts");
+    assert_eq!(evaluate(&["--seeds", "1", "--noise", "0.5"]).0, 0, "of other texts");
 }

@@ -1,8 +1,8 @@
 //! `autoannotator evaluate`.
 
 use super::tune::{RoundArgs, labelled, load_member, wanted};
-use crate::hub::Home;
-use crate::slm::adapter::sha256_hex;
+use crate::hub::{Home, write_atomically};
+use crate::slm::adapter::{hex, sha256_hex};
 use crate::slm::burn::Backend;
 use crate::spec::{Prices, Spec};
 use crate::task::LabelSet;
@@ -31,7 +31,8 @@ Examples:
 
 The stream is annotated by the SLMs in an order by chance, hard samples are reviewed, and whenever --pool reviews have come
 together each SLM goes through a round. Results are printed and written to evaluate.json, and
-as pictures to evaluate.html, after each seed. One that was interrupted goes on behind the last seed that stands there.")]
+as pictures to evaluate.html, after each seed. One that was interrupted goes on behind the last seed that stands there, if
+build, files and options are the same.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long, required_unless_present = "spec")]
@@ -93,7 +94,7 @@ pub(super) struct Args {
     /// Folder for evaluate.json and evaluate.html
     #[arg(long)]
     out: PathBuf,
-    /// Measure all seeds, also those that stand in --out already, by the same build, files and options
+    /// Measure every seed again; without it those that stand in --out, by the same build, files and options, are kept
     #[arg(long)]
     fresh: bool,
     /// The folder with one folder an SLM [default: $AUTOANNOTATOR_MODELS, or models/ here or above]
@@ -194,7 +195,10 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let key = key(&what, &args.round, &loaded, &sets)?;
     let results = Results { folder: &args.out, labels: &task.labels, what: &what, key: &key };
     let mut runs = if args.fresh { Vec::new() } else { results.so_far() };
-    runs.truncate(args.seeds as usize);
+    if !runs.is_empty() {
+        // Whoever was interrupted may have left the older page.
+        results.write(&runs)?;
+    }
     for (seed, found) in (args.seed..).zip(&runs) {
         println!("seed {seed} stands in {}; --fresh measures it anew", args.out.display());
         print(found, seed, spec.review.usd_per_million);
@@ -236,8 +240,8 @@ fn key(what: &What<'_>, round: &RoundArgs, members: &[Member], sets: &Sets) -> a
     let mut hash = Sha256::new();
     hash.update(Sha256::digest(build));
     hash.update(serde_json::to_vec(what)?);
-    for Member { folder, key, .. } in members {
-        hash.update(format!("{} {key} {}\n", folder.id, round.layers(&folder.id)));
+    for Member { folder, .. } in members {
+        hash.update(serde_json::to_vec(&(folder, round.layers(&folder.id)))?);
     }
     if let Some(path) = what.reviewer.strip_prefix(REPLIES) {
         hash.update(Sha256::digest(std::fs::read(path).with_context(|| format!("cannot read {path}"))?));
@@ -247,7 +251,7 @@ fn key(what: &What<'_>, round: &RoundArgs, members: &[Member], sets: &Sets) -> a
         hash.update(rows.len().to_le_bytes());
         rows.iter().for_each(|row| hash.update(format!("{} {}\n", row.label, row.text)));
     }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 /// The folder with the results of an evaluation.
@@ -274,23 +278,23 @@ impl Results<'_> {
             key: String,
             runs: Vec<Evaluation>,
         }
-        let read = std::fs::read(self.json()).ok().and_then(|bytes| serde_json::from_slice::<Read>(&bytes).ok());
-        read.filter(|read| read.key == self.key).map(|read| read.runs).unwrap_or_default()
+        let Ok(bytes) = std::fs::read(self.json()) else { return Vec::new() };
+        match serde_json::from_slice::<Read>(&bytes) {
+            Ok(read) if read.key == self.key => read.runs,
+            _ => {
+                let path = self.json();
+                eprintln!("{}: of another build, other files or options; all is measured anew", path.display());
+                Vec::new()
+            }
+        }
     }
 
     fn write(&self, runs: &[Evaluation]) -> anyhow::Result<()> {
-        let Self { folder, labels, what, key } = *self;
-        std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        let Self { labels, what, key, .. } = *self;
         let title = format!("{} on {}", what.task, what.stream.file_stem().unwrap_or_default().to_string_lossy());
         let json = serde_json::to_string_pretty(&Written { what, key, runs })?;
-        for (path, text) in [(self.json(), json), (self.html(), charts::page(&title, &labels.names(), runs))] {
-            // Renamed into place, so that what is there is whole.
-            let partial = path.with_extension("partial");
-            std::fs::write(&partial, text)
-                .and_then(|()| std::fs::rename(&partial, &path))
-                .with_context(|| format!("cannot write {}", path.display()))?;
-        }
-        Ok(())
+        write_atomically(&self.json(), json.as_bytes())?;
+        Ok(write_atomically(&self.html(), charts::page(&title, &labels.names(), runs).as_bytes())?)
     }
 }
 
@@ -308,9 +312,7 @@ fn reviewer(name: &str, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow
     if name == "gold" {
         return Ok(Reviewer::Gold);
     }
-    let Some(path) = name.strip_prefix(REPLIES) else {
-        bail!("--reviewer is '{name}', expected gold or replies:FILE")
-    };
+    let Some(path) = name.strip_prefix(REPLIES) else { bail!("--reviewer is '{name}', expected gold or replies:FILE") };
     let lines = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
     let mut by_hash = HashMap::new();
     for (number, line) in lines.lines().enumerate() {

@@ -82,6 +82,13 @@ impl Dataset {
         Ok(set)
     }
 
+    /// Some of its labelled texts, by their places, without where they came from.
+    pub fn only(&self, places: &[usize]) -> Self {
+        let of = |place: &usize| (self.texts[*place].clone(), (self.ids[*place].clone(), self.labels[*place]));
+        let (texts, (ids, labels)) = places.iter().map(of).unzip();
+        Self { texts, ids, labels, files: Vec::new() }
+    }
+
     /// Reads and tokenizes CSV files for their texts alone; `labels` stays empty.
     pub fn read_texts(files: &[DataFile], column: &str, tokenizer: &Tokenizer) -> Result<Self, TuneError> {
         let mut set = Self::default();

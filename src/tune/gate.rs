@@ -41,10 +41,15 @@ impl Paired {
         Self { texts, before: share(before), after: share(after), least_gain: means[RESAMPLES / 20] }
     }
 
-    /// Whether the candidate lost more than [`MOST_LOST`]; whole texts are compared, not rounded shares.
+    /// Whether the candidate [`lost`] too many.
     pub fn lost(&self) -> bool {
-        ((self.before - self.after) * self.texts as f64).round() > (MOST_LOST * self.texts as f64).floor()
+        lost(((self.before - self.after) * self.texts as f64).round() as isize, self.texts)
     }
+}
+
+/// Whether so many fewer of the texts being right are more than [`MOST_LOST`]; whole texts are compared, not rounded shares.
+pub fn lost(fewer: isize, texts: usize) -> bool {
+    fewer as f64 > (MOST_LOST * texts as f64).floor()
 }
 
 /// What the gate said.

@@ -4,7 +4,7 @@
 use super::TuneError;
 use super::activations::Frozen;
 use super::dataset::Dataset;
-use super::gate::{Decision, FEWEST_TEXTS, MOST_LOST, Paired, decide};
+use super::gate::{Decision, FEWEST_TEXTS, MOST_LOST, Paired, decide, lost};
 use super::metrics::{calibrate, metrics};
 use super::train::{Choice, Options, Running, Start, by_batches, fine_tune, interpolate, lengths, serialize};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shares of the way from the current version to what was trained that are tried where the whole way loses too much on the
 /// anchor set, until it holds.
-const SMALLER_SHARES: [f32; 4] = [0.8, 0.6, 0.4, 0.25];
+const SMALLER_SHARES: [f32; 6] = [0.8, 0.7, 0.6, 0.5, 0.4, 0.25];
 
 /// The least pool: of fewer samples the gate's fifth decides nothing.
 pub const FEWEST_SAMPLES: usize = 5 * FEWEST_TEXTS;
@@ -397,24 +397,33 @@ pub fn round(
         Start { key: &member.key, weights: &member.weights, head: Some(&member.head), frozen: Some(&member.frozen) };
     let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
     progress.set_message("gate");
-    let attempt = |share| -> Result<_, TuneError> {
-        let (mut candidate, bytes) = candidate(member, &parts, share, &training, &stopping)?;
+    let at_share = |share| candidate(member, &parts, share, &training, &stopping);
+    let judge = |version: &mut Member, share| -> Result<_, TuneError> {
         let mut paired = |scored: &Scored| {
-            Ok::<_, TuneError>(Paired::new(&scored.before, &candidate.right(&scored.set)?, options.seed))
+            Ok::<_, TuneError>(Paired::new(&scored.before, &version.right(&scored.set)?, options.seed))
         };
         let (gate, held) = (paired(&gate)?, paired(&anchor)?);
         let anchor = (held.texts > 0).then_some(held);
         tracing::debug!("share {share}: gate {gate:?}, anchor {anchor:?}");
         let slm = member.folder.id.clone();
         let decision = decide(&gate, anchor.as_ref());
-        Ok((Report { slm, decision, gate, anchor, share, trained_on }, candidate, bytes))
+        Ok(Report { slm, decision, gate, anchor, share, trained_on })
     };
-    let mut tried = attempt(1.0)?;
+    let (mut whole, bytes) = at_share(1.0)?;
+    let report = judge(&mut whole, 1.0)?;
+    let turned = anchor.turned(&whole.right(&anchor.set)?);
+    let mut tried = (report, whole, bytes);
     for share in smaller_shares(&tried.0) {
+        let (mut less, bytes) = at_share(share)?;
+        // Nearly all that turns on a part of the way turns on the whole: where too many of these few are lost, the others are
+        // not asked.
+        if anchor.lost_on(&turned, &less.right(&anchor.set.only(&turned))?) {
+            continue;
+        }
         // Where no share holds the anchor set, the whole way's report says most.
-        let less = attempt(share)?;
-        if !less.0.anchor.is_some_and(|anchor| anchor.lost()) {
-            tried = less;
+        let report = judge(&mut less, share)?;
+        if !report.anchor.is_some_and(|anchor| anchor.lost()) {
+            tried = (report, less, bytes);
             break;
         }
     }
@@ -427,9 +436,10 @@ pub fn round(
 }
 
 /// The shares to try where the whole way loses too much on the anchor set, less the ones that would lose too much by far if
-/// the loss grew with the share's square.
+/// the loss grew with the share's square. None of a way that gains nothing at the gate: a part of it would hardly be surely better.
 fn smaller_shares(whole: &Report) -> impl Iterator<Item = f32> + use<> {
-    let lost = whole.anchor.filter(Paired::lost).map(|anchor| anchor.before - anchor.after);
+    let gains = whole.gate.after > whole.gate.before;
+    let lost = whole.anchor.filter(|anchor| gains && anchor.lost()).map(|anchor| anchor.before - anchor.after);
     let most = lost.map(|lost| (1.5 * MOST_LOST / lost).sqrt().max(0.4) as f32);
     SMALLER_SHARES.into_iter().filter(move |share| most.is_some_and(|most| *share <= most))
 }
@@ -444,6 +454,18 @@ impl Scored {
     fn new(member: &mut Member, rows: &[Labelled]) -> Result<Self, TuneError> {
         let set = member.encode(rows)?;
         Ok(Self { before: member.right(&set)?, set })
+    }
+
+    /// The texts that a candidate, which labels these right, labels right and the version before does not, or the other way round.
+    fn turned(&self, after: &[bool]) -> Vec<usize> {
+        (0..after.len()).filter(|text| after[*text] != self.before[*text]).collect()
+    }
+
+    /// Whether a candidate loses too much of all texts if it labels these `texts` so, and the others as the version before.
+    fn lost_on(&self, texts: &[usize], after: &[bool]) -> bool {
+        let were = texts.iter().filter(|text| self.before[**text]).count();
+        let are = after.iter().filter(|right| **right).count();
+        lost(were as isize - are as isize, self.before.len())
     }
 }
 
@@ -584,18 +606,34 @@ mod tests {
 
     #[test]
     fn shares_that_would_lose_too_much_by_far_are_not_tried() {
-        let tried = |before: f64, after: f64| {
+        let of = |gain: f64, before: f64, after: f64| {
             let anchor = Some(Paired { texts: 1000, before, after, least_gain: 0.0 });
-            let gate = Paired { texts: 100, before: 0.5, after: 0.9, least_gain: 0.1 };
+            let gate = Paired { texts: 100, before: 0.5, after: 0.5 + gain, least_gain: 0.1 };
             let whole =
                 Report { slm: "s".into(), decision: Decision::Promoted, gate, anchor, share: 1.0, trained_on: [0; 2] };
             smaller_shares(&whole).collect::<Vec<_>>()
         };
+        let tried = |before, after| of(0.4, before, after);
         assert!(tried(0.7, 0.7).is_empty());
-        assert_eq!(tried(0.7, 0.693), [0.8, 0.6, 0.4, 0.25]);
-        assert_eq!(tried(0.7, 0.689), [0.8, 0.6, 0.4, 0.25]);
-        assert_eq!(tried(0.7, 0.68), [0.6, 0.4, 0.25]);
+        assert!(of(0.0, 0.7, 0.68).is_empty());
+        assert_eq!(tried(0.7, 0.693), SMALLER_SHARES);
+        assert_eq!(tried(0.7, 0.689), SMALLER_SHARES);
+        assert_eq!(tried(0.7, 0.68), [0.6, 0.5, 0.4, 0.25]);
         assert_eq!(tried(0.7, 0.5), [0.4, 0.25]);
+    }
+
+    #[test]
+    fn a_loss_is_found_on_the_texts_that_turned() {
+        let before: Vec<bool> = (0..1000).map(|text| text < 700).collect();
+        let mut whole = before.clone();
+        whole[690..700].fill(false);
+        whole[700..702].fill(true);
+        let scored = Scored { set: Dataset::default(), before };
+        let turned = scored.turned(&whole);
+        assert_eq!(turned, (690..702).collect::<Vec<_>>());
+        let of = |right: usize| (0..12).map(|text| text < right).collect::<Vec<_>>();
+        // 10 of them were right before; 5 of 1,000 may be lost.
+        assert_eq!((scored.lost_on(&turned, &of(5)), scored.lost_on(&turned, &of(4))), (false, true));
     }
 
     #[test]

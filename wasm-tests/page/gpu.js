@@ -32,30 +32,42 @@ async function counted(work) {
   }
 }
 
-/** Sets the clock a second forward for each product that is asked of another pipeline; gives back what undoes it. */
+/**
+ * Sets the clock a second forward for each product that is asked of another pipeline. Gives back the labels of the products
+ * that ran since they were last asked for, and what undoes it.
+ */
 function favour(label) {
   const { now } = Performance.prototype;
   const { createComputePipeline } = GPUDevice.prototype;
   const { setPipeline } = GPUComputePassEncoder.prototype;
-  const slow = new WeakSet();
+  const labels = new WeakMap();
+  let ran = new Set();
   let late = 0;
   Performance.prototype.now = function () {
     return now.call(this) + late;
   };
   GPUDevice.prototype.createComputePipeline = function (wanted) {
     const pipeline = createComputePipeline.call(this, wanted);
-    if (wanted.label.startsWith('product') && wanted.label !== label) slow.add(pipeline);
+    if (wanted.label.startsWith('product')) labels.set(pipeline, wanted.label);
     return pipeline;
   };
   GPUComputePassEncoder.prototype.setPipeline = function (pipeline) {
-    if (slow.has(pipeline)) late += 1000;
+    const product = labels.get(pipeline);
+    if (product) ran.add(product);
+    if (product && product !== label) late += 1000;
     return setPipeline.call(this, pipeline);
   };
-  return () => {
+  const takeServed = () => {
+    const taken = [...ran];
+    ran = new Set();
+    return taken;
+  };
+  const undo = () => {
     Object.assign(Performance.prototype, { now });
     Object.assign(GPUDevice.prototype, { createComputePipeline });
     Object.assign(GPUComputePassEncoder.prototype, { setPipeline });
   };
+  return { takeServed, undo };
 }
 
 async function loader(model) {
@@ -95,13 +107,14 @@ const TASKS = {
     const { info } = Object.getOwnPropertyDescriptors(GPUAdapter.prototype);
     const hardware = { vendor: 'a test', architecture: '', device: '', description: '', isFallbackAdapter: false, subgroupMinSize: 4, subgroupMaxSize: 128 };
     Object.defineProperty(GPUAdapter.prototype, 'info', { configurable: true, get: () => hardware });
-    const restore = favour(`product ${shape}`);
+    const { takeServed, undo } = favour(`product ${shape}`);
     try {
       const gpu = await Gpu.request(false);
       const { result: slm, counts } = await counted(() => load(model, gpu));
-      return { logits: [...(await slm.logits(texts))], pipelines: counts.createComputePipeline };
+      takeServed();
+      return { logits: [...(await slm.logits(texts))], served: takeServed(), pipelines: counts.createComputePipeline };
     } finally {
-      restore();
+      undo();
       Object.defineProperty(GPUAdapter.prototype, 'info', info);
     }
   },

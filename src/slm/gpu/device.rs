@@ -33,7 +33,8 @@ struct Shared {
     device: OnceLock<Result<burn::tensor::Device, String>>,
 }
 
-/// What to ask of an adapter: WebGPU's default limits, since the kernels need no more, and f16 where there is that.
+/// What to ask of an adapter: WebGPU's default limits, since the kernels need no more, and f16 where there is that. Subgroups
+/// are not asked for: wgpu 30 has them natively alone (<https://github.com/gfx-rs/wgpu/issues/5555>), and no page would gain.
 fn wanted(adapter: &wgpu::Adapter) -> wgpu::DeviceDescriptor<'static> {
     let wanted = wgpu::DeviceDescriptor {
         label: Some("autoannotator"),
