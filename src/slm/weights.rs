@@ -177,7 +177,7 @@ pub struct Extras<M = Vec<f32>> {
     pub final_norm: Option<Norm>,
 }
 
-/// The weights of an encoder; its large matrices are `M`, in f32 or in int8 ([`Int8Matrix`](super::quant::Int8Matrix)).
+/// The weights of an encoder; its large matrices are `M`, in f32 or in int8 ([`Int8Matrix`]).
 #[derive(Debug, Clone, PartialEq)]
 pub struct EncoderWeights<M = Vec<f32>> {
     /// The shapes.
