@@ -8,7 +8,7 @@ use crate::spec::{Prices, Spec};
 use crate::task::LabelSet;
 use crate::tune::charts;
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
-use crate::tune::round::{FEWEST_SAMPLES, Labelled, Member, RoundOptions, hold_out};
+use crate::tune::round::{FEWEST_SAMPLES, Labelled, Member, hold_out};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use rand::SeedableRng;
@@ -125,14 +125,9 @@ struct What<'a> {
     stream: &'a Path,
     test: &'a Path,
     reviewer: &'a str,
-    pool: usize,
-    first_pool: usize,
-    noise: f64,
-    look_again: bool,
-    audit: f64,
-    first_audit: f64,
-    round: &'a RoundOptions,
-    seed: u64,
+    /// With the first seed.
+    #[serde(flatten)]
+    settings: &'a Settings,
 }
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
@@ -171,26 +166,28 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         sets.replay.push(replay);
         sets.anchor.extend(held_out);
     }
-    let options = args.round.options();
     let wanted =
         wanted(args.models.as_deref(), &home, if args.slms.is_empty() { &spec.slms } else { &args.slms }, task)?;
     args.round.fits(&wanted)?;
     let loaded = wanted.iter().map(|folder| load_member(folder, &args.round, &home, &progress));
     let loaded = loaded.collect::<anyhow::Result<Vec<_>>>()?;
-    let what = What {
-        autoannotator: env!("CARGO_PKG_VERSION"),
-        task: &task.name,
-        stream: &args.stream,
-        test: &args.test,
-        reviewer: &args.reviewer,
+    let settings = Settings {
         pool: args.pool,
         first_pool,
         noise: args.noise,
         look_again: args.look_again,
         audit: args.audit,
         first_audit,
-        round: &options,
+        round: args.round.options(),
         seed: args.seed,
+    };
+    let what = What {
+        autoannotator: env!("CARGO_PKG_VERSION"),
+        task: &task.name,
+        stream: &args.stream,
+        test: &args.test,
+        reviewer: &args.reviewer,
+        settings: &settings,
     };
     let key = key(&what, &args.round, &loaded, &sets)?;
     let results = Results { folder: &args.out, labels: &task.labels, what: &what, key: &key };
@@ -205,16 +202,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     }
     for seed in args.seed + runs.len() as u64..args.seed + args.seeds {
         let mut members: Vec<Member> = loaded.iter().map(Member::twin).collect();
-        let settings = Settings {
-            pool: args.pool,
-            first_pool,
-            noise: args.noise,
-            look_again: args.look_again,
-            audit: args.audit,
-            first_audit,
-            round: options.clone(),
-            seed,
-        };
+        let settings = Settings { seed, ..settings.clone() };
         let running = Running {
             backend: Backend::Cpu,
             scratch: home.path().join("evaluate").join(std::process::id().to_string()),

@@ -124,6 +124,7 @@ pub struct Sets {
 }
 
 /// How to run it.
+#[derive(Clone, Serialize)]
 pub struct Settings {
     /// Reviewed samples at which a round is held, at least [`FEWEST_SAMPLES`]; 0 for no rounds.
     pub pool: usize,
