@@ -12,6 +12,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::oneshot;
@@ -109,11 +110,39 @@ where
     }
 }
 
-/// An open store.
+const STOPPED: &str = "its writer has stopped";
+
+/// The way to the thread that writes.
+struct Writer {
+    jobs: Option<mpsc::Sender<Box<dyn Job>>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Writer {
+    /// Queues a job, or gives it back where the thread has stopped.
+    fn send(&self, job: Box<dyn Job>) -> Result<(), Box<dyn Job>> {
+        match &self.jobs {
+            Some(jobs) => jobs.send(job).map_err(|mpsc::SendError(job)| job),
+            None => Err(job),
+        }
+    }
+}
+
+impl Drop for Writer {
+    /// What was queued is on the disk before who opens the file next reads it.
+    fn drop(&mut self) {
+        drop(self.jobs.take());
+        if self.thread.take().is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the store: {STOPPED}");
+        }
+    }
+}
+
+/// An open store. Its last handle waits, when dropped, until what was queued is on the disk.
 #[derive(Clone)]
 pub struct Store {
     path: Arc<PathBuf>,
-    writer: mpsc::Sender<Box<dyn Job>>,
+    writer: Arc<Writer>,
     reader: Arc<Mutex<Connection>>,
     reviews: Arc<Reviews>,
 }
@@ -167,7 +196,8 @@ impl Store {
         let checkpoints = Checkpoints::new(path.to_owned());
         let reviews = Arc::<Reviews>::default();
         let writing = Writing { connection, reviews: reviews.clone() };
-        std::thread::spawn(move || writing.run(&jobs, checkpoints));
+        let thread = std::thread::spawn(move || writing.run(&jobs, checkpoints));
+        let writer = Arc::new(Writer { jobs: Some(writer), thread: Some(thread) });
         let reader = connect(path).map_err(fail)?;
         // Most that is read of late is in `recent`.
         reader.execute_batch("PRAGMA cache_size = -1024").map_err(fail)?;
@@ -187,9 +217,7 @@ impl Store {
         let (waiting, receive) = oneshot::channel();
         // Who no longer waits need not be told.
         let done = |outcome| drop(waiting.send(outcome));
-        self.writer
-            .send(Box::new(Write { work, outcome: None, done }))
-            .map_err(|_| self.fail("its writer has stopped"))?;
+        self.writer.send(Box::new(Write { work, outcome: None, done })).map_err(|_| self.fail(STOPPED))?;
         receive.await.map_err(|_| self.fail("it cannot be written"))?.map_err(|problem| self.fail(problem))
     }
 
@@ -258,8 +286,8 @@ impl Store {
         let path = self.path.clone();
         let fail = move |problem| StoreError::File { path: path.to_path_buf(), problem };
         let job = Write { work, outcome: None, done: move |outcome: Result<(), String>| done(outcome.map_err(fail)) };
-        if let Err(mpsc::SendError(job)) = self.writer.send(Box::new(job)) {
-            job.done(Err("its writer has stopped".to_owned()));
+        if let Err(job) = self.writer.send(Box::new(job)) {
+            job.done(Err(STOPPED.to_owned()));
         }
     }
 
@@ -455,6 +483,7 @@ impl Writing {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::task::{Context, Waker};
 
     fn block_on<T>(future: impl Future<Output = T>) -> T {
         tokio::runtime::Builder::new_current_thread().build().expect("a runtime").block_on(future)
@@ -485,6 +514,21 @@ mod tests {
         assert_eq!(store.review(&[8; 32]).expect("reads"), None);
         assert_eq!(store.answer("key").expect("reads"), Some((vec![1], "{}".to_owned())));
         assert_eq!(store.audit().expect("holds").len(), 2);
+    }
+
+    /// A server that is stopped drops its requests in the midst of their waiting; who opens the store next counts them.
+    #[test]
+    fn what_was_queued_is_written_before_the_store_is_opened_again() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for life in 1..=20 {
+            let store = open(&folder).expect("opens");
+            let mut waiting: Vec<_> = (0..50).map(|_| Box::pin(store.reserve("t", "c", "m", 1))).collect();
+            let mut context = Context::from_waker(Waker::noop());
+            waiting.iter_mut().for_each(|call| drop(call.as_mut().poll(&mut context)));
+            drop(waiting);
+            drop(store);
+            assert_eq!(open(&folder).expect("opens again").calls().expect("reads").len(), life * 50);
+        }
     }
 
     #[test]
