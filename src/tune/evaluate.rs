@@ -19,6 +19,7 @@ use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 use std::cmp::Reverse;
 use std::collections::HashMap;
+use std::panic::resume_unwind;
 use std::time::Instant;
 
 /// Texts that are voted on before the next ones are reviewed.
@@ -310,19 +311,32 @@ impl Rounds<'_> {
         let seed = self.settings.seed.wrapping_add(1000 * (found.rounds.len() as u64 + 1));
         let parts = split(pool, labels, seed)?;
         let options = RoundOptions { seed, ..self.settings.round.clone() };
-        let mut order: Vec<usize> = (0..members.len()).collect();
-        order.sort_by_key(|at| Reverse(members[*at].size()));
-        let (mut reports, mut lesson) = (Vec::new(), None);
-        for (turn, at) in order.into_iter().enumerate() {
-            let member = &mut members[at];
-            let material = Material { split: &parts, old: &self.sets.replay, earlier, anchor, lesson: lesson.as_ref() };
+        let number = found.rounds.len() + 1;
+        let hold = |(at, member): (usize, &mut Member), lesson: Option<&Lesson>, progress: &ProgressBar| {
+            let material = Material { split: &parts, old: &self.sets.replay, earlier, anchor, lesson };
             let running = Running { scratch: self.running.scratch.join(&member.folder.id), ..self.running.clone() };
-            let (report, _) = round(member, &material, &options, &running, self.progress)?;
-            self.progress.suspend(|| tracing::info!("round {}: {}", found.rounds.len() + 1, line(&report)));
-            reports.push((at, report));
-            if turn == 0 {
-                lesson = Some(Lesson::new(member, &parts, accepted.to_vec())?);
-            }
+            let (report, _) = round(member, &material, &options, &running, progress)?;
+            self.progress.suspend(|| tracing::info!("round {number}: {}", line(&report)));
+            Ok::<_, TuneError>((at, report))
+        };
+        let mut order: Vec<_> = members.iter_mut().enumerate().collect();
+        order.sort_by_key(|(_, member)| Reverse(member.size()));
+        let mut order = order.into_iter();
+        let mut reports = Vec::new();
+        if let Some((at, largest)) = order.next() {
+            reports.push(hold((at, largest), None, self.progress)?);
+            let lesson = Lesson::new(largest, &parts, accepted.to_vec())?;
+            // The small ones leave each other time on every core: they learn at once. One of them tells how far it is.
+            let hidden = ProgressBar::hidden();
+            let learnt = std::thread::scope(|scope| {
+                let tell = std::iter::once(self.progress).chain(std::iter::repeat(&hidden));
+                let (hold, lesson) = (&hold, &lesson);
+                let learn = |(other, progress)| scope.spawn(move || hold(other, Some(lesson), progress));
+                let learning: Vec<_> = order.zip(tell).map(learn).collect();
+                let ended = learning.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
+                ended.collect::<Result<Vec<_>, TuneError>>()
+            });
+            reports.extend(learnt?);
         }
         reports.sort_by_key(|(at, _)| *at);
         let reports = reports.into_iter().map(|(_, report)| report).collect();
