@@ -27,7 +27,7 @@ for (const [{ prototype }, name, as] of COUNTED) {
 }
 
 /** Our pipelines that add up over the lanes of a workgroup: what subgroups could serve. */
-const SUMS = ['layer norm', 'pool'];
+const SUMS = ['layer norm'];
 const { setPipeline, dispatchWorkgroups } = GPUComputePassEncoder.prototype;
 let without = [];
 let left = false;

@@ -112,7 +112,7 @@ try {
       if (at === 0) for (const what of ['dispatches', 'submits', 'bind_groups', 'writes']) line(`  ${what}`, ...ALL.map((name) => found[name][what]));
       rows.push(found);
       sums.push(await call('sums', { name: MINE[0], batch, tokens, rounds: 2 * Number(options.rounds) }));
-      line('  in LayerNorms, pooling', `${(100 * sums.at(-1)).toFixed(1)} %`);
+      line('  in LayerNorms', `${(100 * sums.at(-1)).toFixed(1)} %`);
     }
     line(`${id.replace('sentiment-', '')} first call`, ...ALL.map((name) => ms(first[name])));
     await call('free');

@@ -3,8 +3,8 @@
 use super::super::config::{Activation, EncoderConfig};
 use super::super::cpu::distances;
 use super::super::quant::{Int8Matrix, level};
-use super::super::weights::{Head, LayerWeights, Linear, Norm, Pooling};
-use super::shader::{self, Attention, Ending, GROUP, LEVELS, Pool, Shape, Stored, padded};
+use super::super::weights::{Dense, Head, LayerWeights, Linear, Norm};
+use super::shader::{self, Attention, Ending, GROUP, LEVELS, Shape, Stored, padded};
 use super::{Gpu, TOKENS};
 use std::sync::{Arc, OnceLock};
 use wgpu::util::DeviceExt;
@@ -26,7 +26,8 @@ pub(super) enum Kernel {
     Product(Arc<Products>, usize),
     Attention(wgpu::ComputePipeline),
     Norm(wgpu::ComputePipeline),
-    Pool(wgpu::ComputePipeline),
+    /// With its number of outputs a text.
+    Text(wgpu::ComputePipeline, usize),
 }
 
 /// The pipelines of the products, made as they are first used.
@@ -123,7 +124,7 @@ impl<'a> Loader<'a> {
         }
     }
 
-    /// The dispatches of a forward: [`LAYER_STEPS`] a layer, and one for pooling and head.
+    /// The dispatches of a forward: [`LAYER_STEPS`] a layer, one for pooling, and one for each map of the head.
     pub(super) fn steps<M: Matrix>(&self, layers: Vec<LayerWeights<M>>, stored: Stored) -> Vec<Step> {
         let (hidden, inner) = (self.config.hidden_size, self.config.intermediate_size);
         let rows = |label, width| storage(self.gpu, label, TOKENS * padded(width), wgpu::BufferUsages::empty());
@@ -154,7 +155,7 @@ impl<'a> Loader<'a> {
         // ALBERT uses a layer's weights several times.
         let order = (0..self.config.num_hidden_layers).filter_map(|layer| distinct.get(self.config.weights_of(layer)));
         let mut steps: Vec<Step> = order.flatten().cloned().collect();
-        steps.push(self.pool());
+        steps.extend(self.head());
         steps
     }
 
@@ -212,29 +213,36 @@ impl<'a> Loader<'a> {
         Step { bindings: bind(self.gpu, layout, [rows, &affine]), kernel: Kernel::Norm(pipeline.clone()) }
     }
 
-    fn pool(&self) -> Step {
-        let layout = layout(self.gpu, "rrrwwr");
+    /// Pooling, and the head's maps.
+    fn head(&self) -> Vec<Step> {
+        let hidden = self.config.hidden_size;
         let Head { pooling, dense, linear, .. } = self.head;
-        let with_bias = |map: &Linear| {
-            let mut values = map.weight.clone();
-            values.extend(map.bias.iter().flat_map(|bias| [*bias, 0.0, 0.0, 0.0]));
-            floats(self.gpu, "head", &values)
-        };
-        let head = with_bias(linear);
-        // A binding is needed where there is none, too.
-        let first =
-            dense.as_ref().map_or_else(|| floats(self.gpu, "none", &[0.0; 4]), |dense| with_bias(&dense.linear));
-        let shape = Pool {
-            hidden: self.config.hidden_size,
-            labels: linear.outputs,
-            mean: *pooling == Pooling::Mean,
-            dense: dense.as_ref().map(|dense| dense.activation),
-        };
-        let buffers = [&self.states, &self.texts, &head, &self.logits, &self.pooled, &first];
-        Step {
-            bindings: bind(self.gpu, &layout, buffers),
-            kernel: Kernel::Pool(pipeline(self.gpu, "pool", &layout, shape.wgsl())),
+        let pool = shader::pool(hidden, *pooling);
+        let mut steps = vec![self.of_texts(("pool", pool, hidden / 4), [&self.states, &self.texts, &self.pooled])];
+        match dense {
+            None => steps.push(self.map(linear, None, [&self.pooled, &self.logits])),
+            Some(Dense { linear: first, activation, .. }) => {
+                let lifted = storage(self.gpu, "lifted", TOKENS * hidden, wgpu::BufferUsages::empty());
+                steps.push(self.map(first, Some(*activation), [&self.pooled, &lifted]));
+                steps.push(self.map(linear, None, [&lifted, &self.logits]));
+            }
         }
+        steps
+    }
+
+    fn map(&self, map: &Linear, activation: Option<Activation>, [from, to]: [&wgpu::Buffer; 2]) -> Step {
+        let mut values = map.weight.clone();
+        values.extend(map.bias.iter().flat_map(|bias| [*bias, 0.0, 0.0, 0.0]));
+        let values = floats(self.gpu, "head", &values);
+        let code = shader::map(map.inputs, map.outputs, activation);
+        self.of_texts(("head", code, map.outputs), [from, &values, to])
+    }
+
+    /// A step with so many outputs a text.
+    fn of_texts(&self, (label, code, outputs): (&str, String, usize), buffers: [&wgpu::Buffer; 3]) -> Step {
+        let layout = layout(self.gpu, "rrw");
+        let kernel = Kernel::Text(pipeline(self.gpu, label, &layout, code), outputs);
+        Step { bindings: bind(self.gpu, &layout, buffers), kernel }
     }
 }
 

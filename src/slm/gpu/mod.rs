@@ -17,7 +17,7 @@ use super::pack::PackedWeights;
 use super::weights::{EncoderWeights, Head};
 use super::{Batch, SlmError, finite};
 use load::{Kernel, LAYER_STEPS, Loader, Matrix, Step};
-use shader::{BLOCKS, NORM_TOKENS, Stored, padded};
+use shader::{BLOCKS, LANES, NORM_TOKENS, Stored, padded};
 
 /// The most tokens of a forward; a longer batch takes several. A multiple of every kernel's rows.
 const TOKENS: usize = 2048;
@@ -277,7 +277,7 @@ impl GpuEngine {
             }
             Kernel::Attention(pipeline) => (pipeline, blocks.div_ceil(BLOCKS), self.config.num_attention_heads as u32),
             Kernel::Norm(pipeline) => (pipeline, 1, tiles(NORM_TOKENS)),
-            Kernel::Pool(pipeline) => (pipeline, texts, 1),
+            Kernel::Text(pipeline, outputs) => (pipeline, outputs.div_ceil(LANES) as u32, texts),
         };
         pass.set_pipeline(pipeline);
         pass.set_bind_group(0, &step.bindings, &[]);

@@ -4,6 +4,7 @@
 //! Activations are rows of vec4, tokens end to end; a row's length is its width up to whole [`COLUMNS`].
 
 use super::super::config::Activation;
+use super::super::weights::Pooling;
 use std::fmt::Write;
 
 /// Rows of activations are filled up to a multiple of this.
@@ -29,8 +30,8 @@ const NORM_LANES: usize = 8;
 /// Invocations of an attention workgroup: blocks of queries.
 pub(super) const BLOCKS: u32 = 16;
 
-/// Invocations of a workgroup that pools a text.
-const POOL_LANES: usize = 64;
+/// Invocations of a workgroup that pools a text, or maps its pooled state.
+pub(super) const LANES: usize = 64;
 
 /// How a matrix product is cut into invocations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -161,7 +162,7 @@ fn unpack(columns: vec4u, input: u32) -> vec4f {
 }
 ";
 
-const LANES: [&str; 4] = ["x", "y", "z", "w"];
+const COMPONENTS: [&str; 4] = ["x", "y", "z", "w"];
 
 /// The code of the products of a shape.
 pub(super) fn product(shape: Shape, stored: Stored) -> String {
@@ -242,35 +243,29 @@ fn step(code: &mut String, rows: usize, vectors: usize, sum: &str) {
     for r in 0..rows {
         line(code, format!("let a{r} = a[(row + {r}u) * K + k];"));
         for v in 0..vectors {
-            let products: Vec<String> = (0..4).map(|i| format!("a{r}.{} * b{i}_{v}", LANES[i])).collect();
+            let products: Vec<String> = (0..4).map(|i| format!("a{r}.{} * b{i}_{v}", COMPONENTS[i])).collect();
             line(code, format!("{sum}{r}_{v} = {sum}{r}_{v} + {};", products.join(" + ")));
         }
     }
 }
 
-/// The tail of a kernel whose sums stand in `c<row>_<vector>`. Of many sums the endings are a second pass: code that is
-/// written out for each of them takes long to compile.
+/// The tail of a kernel whose sums stand in `c<row>_<vector>`. Many are put by a loop, since each place where code stores
+/// takes a compiler for an adapter in software two milliseconds.
 fn store(code: &mut String, rows: usize, vectors: usize) {
-    let many = rows * vectors > 16;
-    let put = |at: String, sum: String| if many { format!("c[{at}] = {sum};") } else { format!("put({at}, {sum});") };
-    for r in 0..rows {
-        for v in 0..vectors {
-            line(code, put(format!("(row + {r}u) * N + column + {v}u"), format!("c{r}_{v}")));
-        }
+    let sums = (0..rows).flat_map(|r| (0..vectors).map(move |v| (r, v)));
+    if rows * vectors <= 16 {
+        sums.for_each(|(r, v)| line(code, format!("put((row + {r}u) * N + column + {v}u, c{r}_{v});")));
+        return;
     }
-    if many {
-        line(
-            code,
-            format!(
-                "if (sizes.w == 0u) {{ return; }}
-                for (var i = 0u; i < {}u; i++) {{
-                let at = (row + i / {vectors}u) * N + column + i % {vectors}u;
-                put(at, c[at]);
-                }}",
-                rows * vectors
-            ),
-        );
-    }
+    line(code, format!("var sums: array<vec4f, {}>;", rows * vectors));
+    sums.for_each(|(r, v)| line(code, format!("sums[{}] = c{r}_{v};", r * vectors + v)));
+    line(
+        code,
+        format!(
+            "for (var i = 0u; i < {}u; i++) {{ put((row + i / {vectors}u) * N + column + i % {vectors}u, sums[i]); }}",
+            rows * vectors
+        ),
+    );
 }
 
 /// The head of a kernel of tiles of 32 rows by 32 columns: where an invocation stands, and what its sums start from.
@@ -365,7 +360,7 @@ fn packed(code: &mut String) {
         ),
     );
     for r in 0..4 {
-        let products = LANES.map(|lane| format!("dot4I8Packed(a{r}, b.{lane})")).join(", ");
+        let products = COMPONENTS.map(|lane| format!("dot4I8Packed(a{r}, b.{lane})")).join(", ");
         line(code, format!("let a{r} = left[(local.y * 4u + {r}u) * {}u + i];", GROUP / 4));
         line(code, format!("s{r} += vec4i({products});"));
     }
@@ -417,14 +412,22 @@ impl Attention {
             padded(self.hidden) / 4,
             self.hidden / 4
         );
-        let scale = 1.0 / (4.0 * size as f32).sqrt();
+        let (scale, all) = (1.0 / (4.0 * size as f32).sqrt(), queries * size);
+        // Queries beyond the text repeat its last one and are not stored. Loops load and store, as in the products.
+        line(
+            &mut code,
+            format!(
+                "var rows: array<vec4f, {all}>;
+                for (var i = 0u; i < {all}u; i++) {{
+                let at = first + min(query + i / {size}u, length - 1u);
+                rows[i] = qkv[at * ROW + head + i % {size}u] * {scale:?};
+                }}"
+            ),
+        );
         for q in 0..queries {
-            // Queries beyond the text repeat its last one and are not stored.
-            line(&mut code, format!("let at{q} = (first + min(query + {q}u, length - 1u));"));
             line(&mut code, format!("var m{q} = -1e30; var l{q} = 0.0;"));
             for i in 0..size {
-                line(&mut code, format!("let q{q}_{i} = qkv[at{q} * ROW + head + {i}u] * {scale:?};"));
-                line(&mut code, format!("var o{q}_{i} = vec4f(0.0);"));
+                line(&mut code, format!("let q{q}_{i} = rows[{}]; var o{q}_{i} = vec4f(0.0);", q * size + i));
             }
         }
         line(&mut code, "for (var j = 0u; j < length; j++) {");
@@ -458,13 +461,18 @@ impl Attention {
             }
         }
         line(&mut code, "}");
-        for q in 0..queries {
-            line(&mut code, format!("if (query + {q}u < length) {{ let inverse = 1.0 / l{q};"));
-            for i in 0..size {
-                line(&mut code, format!("out[at{q} * OUT + head + {i}u] = o{q}_{i} * inverse;"));
-            }
-            line(&mut code, "}");
+        for (q, i) in (0..queries).flat_map(|q| (0..size).map(move |i| (q, i))) {
+            line(&mut code, format!("rows[{}] = o{q}_{i} / l{q};", q * size + i));
         }
+        line(
+            &mut code,
+            format!(
+                "for (var i = 0u; i < {all}u; i++) {{
+                let at = query + i / {size}u;
+                if (at < length) {{ out[(first + at) * OUT + head + i % {size}u] = rows[i]; }}
+                }}"
+            ),
+        );
         line(&mut code, "}");
         code
     }
@@ -503,95 +511,50 @@ pub(super) fn layer_norm(hidden: usize, epsilon: f32) -> String {
     )
 }
 
-/// A text's pooled state and its logits.
-pub(super) struct Pool {
-    /// Width of a token's state.
-    pub hidden: usize,
-    /// Labels.
-    pub labels: usize,
-    /// Whether the mean of a text's states is taken, or the first of them.
-    pub mean: bool,
-    /// What follows the head's first map, where it has two.
-    pub dense: Option<Activation>,
+/// A text's pooled state, a vector an invocation. Bindings: 0 rows, 1 [`super::layout_of`], 2 the pooled states.
+pub(super) fn pool(hidden: usize, pooling: Pooling) -> String {
+    let (vectors, row) = (hidden / 4, padded(hidden) / 4);
+    let tokens = if pooling == Pooling::Mean { "text.y" } else { "1u" };
+    format!(
+        "@group(0) @binding(0) var<storage, read> x: array<vec4f>;
+        @group(0) @binding(1) var<storage, read> texts: array<vec4u>;
+        @group(0) @binding(2) var<storage, read_write> pooled: array<vec4f>;
+        @compute @workgroup_size({LANES})
+        fn main(@builtin(global_invocation_id) id: vec3u) {{
+            if (id.x >= {vectors}u) {{ return; }}
+            let text = texts[1u + id.y];
+            var sum = vec4f(0.0);
+            for (var t = 0u; t < {tokens}; t++) {{ sum += x[(text.x + t) * {row}u + id.x]; }}
+            pooled[id.y * {vectors}u + id.x] = sum / f32({tokens});
+        }}"
+    )
 }
 
-impl Pool {
-    /// Bindings: 0 rows, 1 [`super::layout_of`], 2 the head's weights by label, then the bias of each label in a vector of
-    /// its own, 3 the logits, 4 the pooled states, 5 as 2 for the head's first map.
-    pub(super) fn wgsl(&self) -> String {
-        let Self { hidden, labels, mean, dense } = *self;
-        let (vectors, row) = (hidden / 4, padded(hidden) / 4);
-        let (tokens, count) = if mean { ("text.y", "f32(text.y)") } else { ("1u", "1.0") };
-        let dense = dense.map(|activation| self.dense(activation)).unwrap_or_default();
-        format!(
-            "{GELU}
-            @group(0) @binding(0) var<storage, read> x: array<vec4f>;
-            @group(0) @binding(1) var<storage, read> texts: array<vec4u>;
-            @group(0) @binding(2) var<storage, read> head: array<vec4f>;
-            @group(0) @binding(3) var<storage, read_write> logits: array<f32>;
-            @group(0) @binding(4) var<storage, read_write> pooled: array<vec4f>;
-            @group(0) @binding(5) var<storage, read> dense: array<vec4f>;
-            var<workgroup> state: array<vec4f, {vectors}>;
-            @compute @workgroup_size({POOL_LANES})
-            fn main(@builtin(workgroup_id) group: vec3u, @builtin(local_invocation_id) local: vec3u) {{
-                let text = texts[1u + group.x];
-                for (var i = local.x; i < {vectors}u; i += {POOL_LANES}u) {{
-                    var sum = vec4f(0.0);
-                    for (var t = 0u; t < {tokens}; t++) {{ sum += x[(text.x + t) * {row}u + i]; }}
-                    state[i] = sum / {count};
-                    pooled[group.x * {vectors}u + i] = state[i];
-                }}
-                workgroupBarrier();
-                {dense}
-                for (var label = local.x; label < {labels}u; label += {POOL_LANES}u) {{
-                    var sum = head[{}u + label].x;
-                    for (var i = 0u; i < {vectors}u; i++) {{ sum += dot(head[label * {vectors}u + i], state[i]); }}
-                    logits[group.x * {labels}u + label] = sum;
-                }}
-            }}",
-            labels * vectors
-        )
-    }
-
-    /// The head's first map: from the shared state to itself, by way of each invocation's own results.
-    fn dense(&self, activation: Activation) -> String {
-        let (hidden, vectors) = (self.hidden, self.hidden / 4);
-        let each = vectors.div_ceil(POOL_LANES);
-        let value = match activation {
-            Activation::Gelu => "gelu(sum)",
-            Activation::GeluTanh => "gelu_tanh(sum)",
-            Activation::Tanh => "tanh(clamp(sum, vec4f(-20.0), vec4f(20.0)))",
-            Activation::Relu => "max(sum, vec4f(0.0))",
-        };
-        let lanes = LANES
-            .iter()
-            .enumerate()
-            .map(|(l, lane)| format!("sum.{lane} = dense[{}u + 4u * i + {l}u].x;", hidden * vectors));
-        let sums = LANES
-            .iter()
-            .enumerate()
-            .map(|(l, lane)| format!("sum.{lane} += dot(dense[(4u * i + {l}u) * {vectors}u + k], state[k]);"));
-        format!(
-            "var own: array<vec4f, {each}>;
-            for (var n = 0u; n < {each}u; n++) {{
-                let i = local.x + n * {POOL_LANES}u;
-                if (i < {vectors}u) {{
-                    var sum = vec4f(0.0);
-                    {}
-                    for (var k = 0u; k < {vectors}u; k++) {{ {} }}
-                    own[n] = {value};
-                }}
-            }}
-            workgroupBarrier();
-            for (var n = 0u; n < {each}u; n++) {{
-                let i = local.x + n * {POOL_LANES}u;
-                if (i < {vectors}u) {{ state[i] = own[n]; }}
-            }}
-            workgroupBarrier();",
-            lanes.collect::<String>(),
-            sums.collect::<String>()
-        )
-    }
+/// A linear map of texts' states with what follows it, an output an invocation. Bindings: 0 the states, 1 the weights by
+/// output, then the bias of each in a vector of its own, 2 the outputs.
+pub(super) fn map(inputs: usize, outputs: usize, activation: Option<Activation>) -> String {
+    let vectors = inputs / 4;
+    let value = match activation {
+        None => "sum",
+        Some(Activation::Gelu) => "gelu(vec4f(sum)).x",
+        Some(Activation::GeluTanh) => "gelu_tanh(vec4f(sum)).x",
+        Some(Activation::Tanh) => "tanh(clamp(sum, -20.0, 20.0))",
+        Some(Activation::Relu) => "max(sum, 0.0)",
+    };
+    format!(
+        "{GELU}
+        @group(0) @binding(0) var<storage, read> x: array<vec4f>;
+        @group(0) @binding(1) var<storage, read> w: array<vec4f>;
+        @group(0) @binding(2) var<storage, read_write> y: array<f32>;
+        @compute @workgroup_size({LANES})
+        fn main(@builtin(global_invocation_id) id: vec3u) {{
+            if (id.x >= {outputs}u) {{ return; }}
+            var sum = w[{}u + id.x].x;
+            for (var i = 0u; i < {vectors}u; i++) {{ sum += dot(w[id.x * {vectors}u + i], x[id.y * {vectors}u + i]); }}
+            y[id.y * {outputs}u + id.x] = {value};
+        }}",
+        outputs * vectors
+    )
 }
 
 fn line(code: &mut String, text: impl AsRef<str>) {
