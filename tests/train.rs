@@ -451,6 +451,29 @@ fn a_round_promotes_what_is_better_and_nothing_else() {
     assert!(one_round(&mut member, &[], &replay, &running).is_err_and(|error| error.to_string().contains("empty")));
 }
 
+/// The whole way to what was trained takes the few texts with `ok` along; a part of it does not.
+#[test]
+fn a_candidate_that_loses_old_texts_goes_a_part_of_the_way() {
+    let _alone = alone();
+    let place = folder();
+    let (mut member, running) = (member(place.path()), places(place.path()).running);
+    let pool = [samples(&NEW, 160), samples(&[("ok", "negative")], 30)].concat();
+    let anchor = [samples(&OLD[..2], 100), samples(&OLD[2..], 2)].concat();
+    let options = RoundOptions { lr: 1e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
+    let parts = split(&pool, 3, 0).expect("splits");
+    let material = Material { split: &parts, old: &[], earlier: &[], anchor: &anchor, lesson: None };
+    let (report, bytes) = round(&mut member, &material, &options, &running, &ProgressBar::hidden()).expect("a round");
+    assert!(report.decision == Decision::Promoted && report.share < 1.0, "{report:?}");
+    assert!(!report.anchor.expect("an anchor set").lost(), "{report:?}");
+    // Its adapter is of that part of the way, too.
+    let mut weights = base().weights;
+    let adapters = [read(place.path().join("out/adapter.safetensors")), bytes.expect("an adapter")];
+    let head = member.folder.merge(&adapters, &mut weights).expect("merges");
+    let (slm, tokenizer) = (member.folder.clone(), member.tokenizer.clone());
+    let mut again = Member::new(slm, "tiny".into(), tokenizer, weights, head, 3);
+    assert_eq!(votes(&mut again, &anchor), votes(&mut member, &anchor));
+}
+
 /// The pool says what `great` is, only the teacher knows `awful`, and nobody reviewed the texts with it.
 #[test]
 fn a_lesson_teaches_what_the_pool_does_not_show() {

@@ -10,6 +10,8 @@ use super::round::{
 };
 use super::train::Running;
 use crate::annotate::report::{Confusion, Score};
+use crate::slm::adapter::Method;
+use crate::slm::burn::Backend;
 use crate::slm::probabilities;
 use crate::vote::argmax;
 use indicatif::ProgressBar;
@@ -298,6 +300,13 @@ struct Rounds<'a> {
 }
 
 impl Rounds<'_> {
+    /// How many of the smaller SLMs learn at once: they leave each other time on every core. burn's chance is one for the whole
+    /// process, so where it trains, and not our own kernels, a seed would no longer give the same round.
+    fn at_once(&self) -> usize {
+        let own = self.running.backend == Backend::Cpu && self.settings.round.method == Method::Lora;
+        if own { usize::MAX } else { 1 }
+    }
+
     /// A round of every SLM on the pool, which is empty afterwards; the smaller ones learn of the `accepted` texts what the
     /// largest says. The pool's gate part joins the anchor set, and the rest what later rounds replay.
     fn hold(
@@ -321,22 +330,23 @@ impl Rounds<'_> {
         };
         let mut order: Vec<_> = members.iter_mut().enumerate().collect();
         order.sort_by_key(|(_, member)| Reverse(member.size()));
-        let mut order = order.into_iter();
+        let mut order = order.into_iter().peekable();
         let mut reports = Vec::new();
         if let Some((at, largest)) = order.next() {
             reports.push(hold((at, largest), None, self.progress)?);
-            let lesson = Lesson::new(largest, &parts, accepted.to_vec())?;
-            // The small ones leave each other time on every core: they learn at once. One of them tells how far it is.
-            let hidden = ProgressBar::hidden();
-            let learnt = std::thread::scope(|scope| {
-                let tell = std::iter::once(self.progress).chain(std::iter::repeat(&hidden));
+            let (lesson, hidden) = (Lesson::new(largest, &parts, accepted.to_vec())?, ProgressBar::hidden());
+            while order.peek().is_some() {
                 let (hold, lesson) = (&hold, &lesson);
-                let learn = |(other, progress)| scope.spawn(move || hold(other, Some(lesson), progress));
-                let learning: Vec<_> = order.zip(tell).map(learn).collect();
-                let ended = learning.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
-                ended.collect::<Result<Vec<_>, TuneError>>()
-            });
-            reports.extend(learnt?);
+                let learnt = std::thread::scope(|scope| {
+                    // One of them tells how far it is.
+                    let tell = std::iter::once(self.progress).chain(std::iter::repeat(&hidden));
+                    let learn = |(other, progress)| scope.spawn(move || hold(other, Some(lesson), progress));
+                    let learning: Vec<_> = order.by_ref().take(self.at_once()).zip(tell).map(learn).collect();
+                    let ended = learning.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
+                    ended.collect::<Result<Vec<_>, TuneError>>()
+                });
+                reports.extend(learnt?);
+            }
         }
         reports.sort_by_key(|(at, _)| *at);
         let reports = reports.into_iter().map(|(_, report)| report).collect();
