@@ -406,6 +406,22 @@ proptest! {
     }
 }
 
+/// Damage that the crate itself panics at.
+#[test]
+fn a_table_of_characters_that_is_not_there_is_refused() {
+    let built = MODELS.map(|name| String::from_utf8(build(&folder(name)).expect("built")).expect("text"));
+    let with_table: Vec<_> = built.iter().filter(|json| json.contains("precompiled_charsmap")).collect();
+    assert!(!with_table.is_empty());
+    for json in with_table {
+        for (part, damaged) in
+            [("\"precompiled_charsmap\"", "\"precompiled_chars\""), ("_charsmap\":\"", "_charsmap\":\"!")]
+        {
+            assert!(json.contains(part), "{part}");
+            assert!(Tokenizer::from_json(json.replace(part, damaged).as_bytes(), 64).is_err(), "{damaged}");
+        }
+    }
+}
+
 fn refusal(files: &Files) -> String {
     build(files).expect_err("refused").to_string()
 }

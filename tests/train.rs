@@ -12,6 +12,7 @@ use autoannotator::slm::weights::{EncoderWeights, TensorSource};
 use autoannotator::slm::{Scoring, SlmError};
 use autoannotator::tune::TuneError;
 use autoannotator::tune::dataset::Columns;
+use autoannotator::tune::evaluate::{Reviewer, Sets, Settings, evaluate};
 use autoannotator::tune::gate::Decision;
 use autoannotator::tune::round::{Labelled, Lesson, Material, Member, Report, RoundOptions, round, split};
 use autoannotator::tune::teacher::Teacher;
@@ -472,6 +473,47 @@ fn a_candidate_that_loses_old_texts_goes_a_part_of_the_way() {
     let (slm, tokenizer) = (member.folder.clone(), member.tokenizer.clone());
     let mut again = Member::new(slm, "tiny".into(), tokenizer, weights, head, 3);
     assert_eq!(votes(&mut again, &anchor), votes(&mut member, &anchor));
+}
+
+/// Two of the same, which learn beside each other, learn the same, and so they do the next time.
+#[test]
+fn slms_that_learn_at_once_do_not_disturb_each_other() {
+    let _alone = alone();
+    let place = folder();
+    let (first, running) = (member(place.path()), places(place.path()).running);
+    let sets = Sets {
+        stream: [samples(&NEW, 150), samples(&OLD, 50)].concat(),
+        test: samples(&NEW, 60),
+        old_test: samples(&OLD, 30),
+        replay: vec![samples(&OLD, 200)],
+        anchor: samples(&OLD, 90),
+    };
+    let round = RoundOptions { lr: 1e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
+    let settings = Settings {
+        pool: 150,
+        first_pool: 150,
+        noise: 0.0,
+        look_again: false,
+        audit: 0.0,
+        // All agree, so that it is the audit that has texts reviewed.
+        first_audit: 1.0,
+        round,
+        seed: 1,
+    };
+    let rounds = || {
+        let mut members = ["one", "two", "three"].map(|id| {
+            let mut member = first.twin();
+            member.folder.id = id.to_owned();
+            member
+        });
+        let bar = ProgressBar::hidden();
+        evaluate(&mut members, &sets, &settings, &Reviewer::Gold, &running, &bar).expect("evaluates").rounds
+    };
+    let reports = rounds();
+    let [largest, two, three] = &reports[0][..] else { panic!("{reports:?}") };
+    assert_eq!(largest.decision, Decision::Promoted, "{reports:?}");
+    assert_eq!(format!("{two:?}"), format!("{three:?}").replace("three", "two"));
+    assert_eq!(format!("{reports:?}"), format!("{:?}", rounds()));
 }
 
 /// The pool says what `great` is, only the teacher knows `awful`, and nobody reviewed the texts with it.

@@ -117,7 +117,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         origins: config.origins,
     };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(async {
+    let served = runtime.block_on(async {
         let listener = bind(args.host, args.port).await?;
         let url = format!("http://{}/", listener.local_addr()?);
         println!("{url}");
@@ -125,7 +125,9 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             open(&url);
         }
         serve(listener, options).await
-    })
+    });
+    drop(runtime);
+    served.map(drop)
 }
 
 /// The first SLM of each task, which says what texts are nearly the same.

@@ -383,8 +383,9 @@ fn lock(pool: &Path) -> anyhow::Result<File> {
     Ok(lock)
 }
 
-/// Serves until ctrl-c or SIGTERM, then finishes what is in flight.
-pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()> {
+/// Serves until ctrl-c or SIGTERM, then finishes what is in flight. Returns what keeps other servers from the store: to be
+/// dropped after the runtime, whose last tasks hold the store too.
+pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<File> {
     let loopback = listener.local_addr()?.ip().is_loopback();
     let open = match () {
         () if !options.tokens.is_empty() => None,
@@ -400,7 +401,7 @@ pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()
             "serve-tokens: {why}; make a token with `autoannotator token NAME` and put its lines into --config"
         );
     }
-    let _lock = lock(&options.pool)?;
+    let lock = lock(&options.pool)?;
     let (router, rounds) = build(options, loopback)?;
     let stop = async move {
         stopped().await;
@@ -408,7 +409,7 @@ pub async fn serve(listener: TcpListener, options: Options) -> anyhow::Result<()
     };
     let service = router.into_make_service_with_connect_info::<SocketAddr>();
     axum::serve(listener, service).with_graceful_shutdown(stop).await?;
-    Ok(())
+    Ok(lock)
 }
 
 async fn stopped() {

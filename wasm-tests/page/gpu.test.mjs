@@ -137,8 +137,8 @@ for (const [name, launch] of Object.entries(BROWSERS)) {
           const shapes = where === 'a page' ? ['Small', 'Wide', 'Broad', 'Shared'] : ['Shared'];
           for (const shape of [...shapes, ...(packs ? ['Packed'] : [])]) {
             const found = await run('measured', { ...what, shape });
-            // Attention, LayerNorm, pooling, four shapes; and the packed one, of int8.
-            assert.equal(found.pipelines, 7 + Number(packs));
+            // Attention, LayerNorm, pooling, head, four shapes; and the packed one, of int8.
+            assert.equal(found.pipelines, 8 + Number(packs));
             assert.deepEqual(found.served, [`product ${shape}`]);
             // The packed one rounds its inputs as the CPU engine does, if in smaller groups.
             const rounded = shape === 'Packed' && (await run('onCpu', what)).logits;

@@ -1,6 +1,9 @@
 //! Tokenizers of every kind, by the `tokenizers` crate.
 
 use super::Encoded;
+use serde::Deserialize;
+use serde_json::Value;
+use tokenizers::normalizers::Precompiled;
 use tokenizers::{Result, Tokenizer};
 
 pub(super) struct Other {
@@ -11,6 +14,7 @@ pub(super) struct Other {
 
 impl Other {
     pub(super) fn from_json(json: &str) -> Result<Self> {
+        readable(&serde_json::from_str::<Normalizing>(json)?.normalizer)?;
         let mut inner: Tokenizer = json.parse()?;
         inner.with_padding(None);
         inner.with_truncation(None)?;
@@ -32,4 +36,19 @@ impl Other {
         }
         Ok(Encoded { ids, truncated })
     }
+}
+
+/// The part of a file that says how text is normalised.
+#[derive(Deserialize)]
+struct Normalizing {
+    #[serde(default)]
+    normalizer: Value,
+}
+
+/// An error where the crate panics: of a normalizer with a table that it cannot read.
+fn readable(normalizer: &Value) -> Result<()> {
+    if normalizer["type"] == "Precompiled" {
+        Precompiled::deserialize(normalizer)?;
+    }
+    normalizer["normalizers"].as_array().into_iter().flatten().try_for_each(readable)
 }
