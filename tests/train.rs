@@ -458,11 +458,13 @@ fn a_candidate_that_loses_old_texts_goes_a_part_of_the_way() {
     let _alone = alone();
     let place = folder();
     let (mut member, running) = (member(place.path()), places(place.path()).running);
-    let pool = [samples(&NEW, 160), samples(&[("ok", "negative")], 30)].concat();
+    let torn = [("ok", "negative"), ("ok", "neutral"), ("ok", "negative")];
+    let pool = [samples(&NEW, 160), samples(&torn, 30)].concat();
     let anchor = [samples(&OLD[..2], 100), samples(&OLD[2..], 2)].concat();
     let options = RoundOptions { lr: 1e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
     let parts = split(&pool, 3, 0).expect("splits");
-    let material = Material { split: &parts, old: &[], earlier: &[], anchor: &anchor, lesson: None };
+    let old = [samples(&OLD[..2], 200)];
+    let material = Material { split: &parts, old: &old, earlier: &[], anchor: &anchor, lesson: None };
     let (report, bytes) = round(&mut member, &material, &options, &running, &ProgressBar::hidden()).expect("a round");
     assert!(report.decision == Decision::Promoted && report.share < 1.0, "{report:?}");
     assert!(!report.anchor.expect("an anchor set").lost(), "{report:?}");
@@ -482,7 +484,7 @@ fn slms_that_learn_at_once_do_not_disturb_each_other() {
     let place = folder();
     let (first, running) = (member(place.path()), places(place.path()).running);
     let sets = Sets {
-        stream: [samples(&NEW, 150), samples(&OLD, 50)].concat(),
+        stream: [samples(&NEW, 300), samples(&OLD, 100)].concat(),
         test: samples(&NEW, 60),
         old_test: samples(&OLD, 30),
         replay: vec![samples(&OLD, 200)],
@@ -490,8 +492,8 @@ fn slms_that_learn_at_once_do_not_disturb_each_other() {
     };
     let round = RoundOptions { lr: 1e-2, epochs: 8, batch: 16, ..RoundOptions::new(Method::Lora) };
     let settings = Settings {
-        pool: 150,
-        first_pool: 150,
+        pool: 100,
+        first_pool: 100,
         noise: 0.0,
         look_again: false,
         audit: 0.0,
