@@ -126,6 +126,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         }
         serve(listener, options).await
     });
+    // Its last tasks hold the store, whose lock goes after them.
     drop(runtime);
     served.map(drop)
 }
