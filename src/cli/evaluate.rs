@@ -1,6 +1,6 @@
 //! `autoannotator evaluate`.
 
-use super::tune::{RoundArgs, labelled, load_member, wanted};
+use super::tune::{RoundArgs, anchors, labelled, load_member, wanted};
 use crate::hub::{Home, write_atomically};
 use crate::slm::adapter::{hex, sha256_hex};
 use crate::slm::burn::Backend;
@@ -8,7 +8,7 @@ use crate::spec::{Prices, Spec};
 use crate::task::LabelSet;
 use crate::tune::charts;
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
-use crate::tune::round::{FEWEST_SAMPLES, Labelled, Member, hold_out};
+use crate::tune::round::{Anchor, FEWEST_SAMPLES, Labelled, Member, hold_out};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use rand::SeedableRng;
@@ -159,12 +159,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         test: read(std::slice::from_ref(&args.test))?,
         old_test: read(&args.old_test)?,
         replay: Vec::new(),
-        anchor: read(&args.anchor)?,
+        anchor: anchors(&args.anchor, &task.labels)?,
     };
     for path in &args.replay {
         let (replay, held_out) = hold_out(read(std::slice::from_ref(path))?);
         sets.replay.push(replay);
-        sets.anchor.extend(held_out);
+        sets.anchor.push(Anchor::held_out(path, held_out));
     }
     let wanted =
         wanted(args.models.as_deref(), &home, if args.slms.is_empty() { &spec.slms } else { &args.slms }, task)?;
@@ -235,7 +235,7 @@ fn key(what: &What<'_>, round: &RoundArgs, members: &[Member], sets: &Sets) -> a
         hash.update(Sha256::digest(std::fs::read(path).with_context(|| format!("cannot read {path}"))?));
     }
     let Sets { stream, test, old_test, replay, anchor } = sets;
-    for rows in [stream, test, old_test, anchor].into_iter().chain(replay) {
+    for rows in [stream, test, old_test].into_iter().chain(replay).chain(anchor.iter().map(|part| &part.rows)) {
         hash.update(rows.len().to_le_bytes());
         rows.iter().for_each(|row| hash.update(format!("{} {}\n", row.label, row.text)));
     }

@@ -11,7 +11,7 @@ use crate::task::{LabelSet, Task};
 use crate::tune::event::{ANOTHER_ROUND, Event, Progress};
 use crate::tune::gate::{Decision, Paired};
 use crate::tune::pool::{Drawn, Pool, now};
-use crate::tune::round::{Labelled, Lesson, Material, Member, Report, RoundOptions, hold_out, round, split};
+use crate::tune::round::{Anchor, Labelled, Lesson, Material, Member, Report, RoundOptions, hold_out, round, split};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
@@ -34,8 +34,8 @@ Examples:
   autoannotator tune --task sentiment --method full ...          all parameters, with the paper's settings
 
 Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if it is better on them with
-95 % confidence and loses at most half a point on the anchor set: the anchor files, what decided at earlier rounds, and a
-tenth of each --replay file that is held out of it. The largest SLM goes first, and the others learn from it as well, also of
+95 % confidence and loses at most half a point on the anchor set and a point on each part of it: the anchor files, what
+decided at earlier rounds, and a tenth of each --replay file that is held out of it. The largest SLM goes first, and the others learn from it as well, also of
 the pool's texts with a sure consensus; without a --replay file these are replayed instead. What is promoted is packed, and
 `autoannotator versions` lists it and goes back. A round that was stopped goes on by the same command.")]
 pub(super) struct Args {
@@ -165,14 +165,18 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         old.push(std::mem::take(&mut consensus));
     }
     let (old, held_out): (Vec<_>, Vec<_>) = old.into_iter().map(hold_out).unzip();
-    let mut anchor = [read(&args.anchor)?, earlier.gate, held_out.concat()].concat();
-    if anchor.is_empty() {
+    let mut anchor = anchors(&args.anchor, &task.labels)?;
+    anchor.push(Anchor::earlier(earlier.gate));
+    // Without a file to replay it is the consensus of which a part was held out.
+    let replayed = args.replay.iter().map(PathBuf::as_path).chain([Path::new("the SLMs' own consensus")]);
+    anchor.extend(replayed.zip(held_out).map(|(path, rows)| Anchor::held_out(path, rows)));
+    if anchor.iter().all(|part| part.rows.is_empty()) {
         eprintln!("no --anchor file: nothing will show if an SLM becomes worse on other texts than the pool's");
     }
     let options = args.round.options();
     let parts = split(&drawn.rows, task.labels.len(), options.seed)?;
     let trained: HashSet<&str> = parts.training.iter().chain(&parts.stopping).map(|row| row.text.as_str()).collect();
-    anchor.retain(|row| !trained.contains(row.text.as_str()));
+    anchor.iter_mut().for_each(|part| part.rows.retain(|row| !trained.contains(row.text.as_str())));
     let teller = Teller::new(args.json)?;
     let (contradicted, overruled) = (drawn.contradicted, drawn.overruled);
     teller.tell(&Event::Pool { samples: drawn.rows.len(), contradicted, overruled });
@@ -302,7 +306,8 @@ fn hold(
     let path = scratch.folder.join("done.json");
     let texts: Vec<_> = drawn.rows.iter().map(|row| (&row.text, row.label)).collect();
     let old: Vec<usize> = material.old.iter().map(Vec::len).collect();
-    let files = (old, material.earlier.len(), material.anchor.len(), consensus.len());
+    let anchor: Vec<usize> = material.anchor.iter().map(|part| part.rows.len()).collect();
+    let files = (old, material.earlier.len(), anchor, consensus.len());
     let layers = (args.round.layers, &args.round.layers_of);
     let key = sha256_hex(serde_json::to_string(&(texts, &options, layers, files))?.as_bytes());
     let mut done = Done { key: key.clone(), reports: Vec::new() };
@@ -433,6 +438,11 @@ pub(super) fn load_member(
     let tokenizer = Arc::new(Tokenizer::from_json(&base.tokenizer_json, slm.max_length)?);
     let hashes: Vec<&str> = slm.adapters().map(|adapter| adapter.sha256.as_str()).collect();
     Ok(Member::new(slm.clone(), format!("{} {}", slm.base_sha256, hashes.join(" ")), tokenizer, weights, head, layers))
+}
+
+/// Labelled files as parts of the anchor set.
+pub(super) fn anchors(paths: &[PathBuf], labels: &LabelSet) -> anyhow::Result<Vec<Anchor>> {
+    paths.iter().map(|path| Ok(Anchor::file(path, labelled(std::slice::from_ref(path), labels)?))).collect()
 }
 
 /// The rows of CSV files with the columns `text` and `label`; those without a text or one of the

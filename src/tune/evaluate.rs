@@ -6,7 +6,7 @@ use super::agreement::{Agreement, Bin, agreement, calibration_error, interval, r
 use super::dataset::Dataset;
 use super::gate::Decision;
 use super::round::{
-    FEWEST_SAMPLES, Labelled, Lesson, Material, Member, Report, RoundOptions, contradicted, round, split,
+    Anchor, FEWEST_SAMPLES, Labelled, Lesson, Material, Member, Report, RoundOptions, contradicted, round, split,
 };
 use super::train::Running;
 use crate::annotate::report::{Confusion, Score};
@@ -123,7 +123,7 @@ pub struct Sets {
     /// Older data for rounds to train on besides the pool, by where it comes from.
     pub replay: Vec<Vec<Labelled>>,
     /// What rounds must not make worse; the gate parts of earlier rounds join it.
-    pub anchor: Vec<Labelled>,
+    pub anchor: Vec<Anchor>,
 }
 
 /// How to run it.
@@ -249,7 +249,8 @@ pub fn evaluate(
         rounds: Vec::new(),
         seconds: 0,
     };
-    let (mut pool, mut anchor, mut earlier) = (Vec::new(), sets.anchor.clone(), Vec::new());
+    let (mut pool, mut earlier) = (Vec::new(), Vec::new());
+    let mut anchor = [&sets.anchor[..], &[Anchor::earlier(Vec::new())]].concat();
     let mut rounds = Rounds { settings, sets, running, progress };
     let vote = |members: &mut [Member], rows: &[Labelled]| -> Result<Vec<Vec<f32>>, TuneError> {
         members.iter_mut().map(|member| votes(member, rows)).collect()
@@ -308,12 +309,12 @@ impl Rounds<'_> {
     }
 
     /// A round of every SLM on the pool, which is empty afterwards; the smaller ones learn of the `accepted` texts what the
-    /// largest says. The pool's gate part joins the anchor set, and the rest what later rounds replay.
+    /// largest says. The pool's gate part joins the anchor set's last part, and the rest what later rounds replay.
     fn hold(
         &mut self,
         members: &mut [Member],
         (pool, accepted): (&mut Vec<Labelled>, &[Labelled]),
-        (anchor, earlier): (&mut Vec<Labelled>, &mut Vec<Labelled>),
+        (anchor, earlier): (&mut Vec<Anchor>, &mut Vec<Labelled>),
         found: &mut Evaluation,
     ) -> Result<(), TuneError> {
         let labels = members.first().map_or(0, |member| member.folder.labels.len());
@@ -351,7 +352,9 @@ impl Rounds<'_> {
         reports.sort_by_key(|(at, _)| *at);
         let reports = reports.into_iter().map(|(_, report)| report).collect();
         pool.clear();
-        anchor.extend(parts.gate);
+        if let Some(earlier) = anchor.last_mut() {
+            earlier.rows.extend(parts.gate);
+        }
         earlier.extend(parts.training);
         earlier.extend(parts.stopping);
         found.rounds.push(reports);

@@ -10,6 +10,9 @@ const RESAMPLES: usize = 2000;
 /// The most that a candidate may lose on the anchor set, as a share of its texts.
 pub const MOST_LOST: f64 = 0.005;
 
+/// The most that it may lose on a part of the set, likewise: what one kind of text loses, others' gains would hide.
+const MOST_LOST_OF_PART: f64 = 0.01;
+
 /// Fewer gate texts than this say nothing.
 pub const FEWEST_TEXTS: usize = 20;
 
@@ -40,16 +43,39 @@ impl Paired {
         means.sort_by(f64::total_cmp);
         Self { texts, before: share(before), after: share(after), least_gain: means[RESAMPLES / 20] }
     }
-
-    /// Whether the candidate [`lost`] too many.
-    pub fn lost(&self) -> bool {
-        lost(((self.before - self.after) * self.texts as f64).round() as isize, self.texts)
-    }
 }
 
-/// Whether so many fewer of the texts being right are more than [`MOST_LOST`]; whole texts are compared, not rounded shares.
-pub fn lost(fewer: isize, texts: usize) -> bool {
-    fewer as f64 > (MOST_LOST * texts as f64).floor()
+/// What became of texts: how many the current version labels right, how many a candidate, and on how many they differ.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Change {
+    texts: usize,
+    before: usize,
+    after: usize,
+    turned: usize,
+}
+
+impl Change {
+    /// Of which texts the current version and the candidate label right.
+    pub fn new(before: &[bool], after: &[bool]) -> Self {
+        let count = |right: &[bool]| right.iter().filter(|right| **right).count();
+        let turned = before.iter().zip(after).filter(|(before, after)| before != after).count();
+        Self { texts: before.len(), before: count(before), after: count(after), turned }
+    }
+
+    /// How much of what may be lost on the anchor set was: above 1 it is too much. Whole texts are compared, not shares.
+    pub fn spent(&self) -> f64 {
+        self.spent_of((MOST_LOST * self.texts as f64).floor())
+    }
+
+    /// The same of a part of the set, where a loss that chance explains is borne as well: one up to its standard deviation if
+    /// every turned text had turned by chance (McNemar, Psychometrika 12, 1947).
+    pub fn spent_of_part(&self) -> f64 {
+        self.spent_of((MOST_LOST_OF_PART * self.texts as f64).floor().max((self.turned as f64).sqrt()))
+    }
+
+    fn spent_of(&self, most: f64) -> f64 {
+        if self.after >= self.before { 0.0 } else { (self.before - self.after) as f64 / most }
+    }
 }
 
 /// What the gate said.
@@ -62,9 +88,9 @@ pub enum Decision {
     Kept(String),
 }
 
-/// A candidate is promoted if it is better on the pool's gate part, with 95 % confidence, and loses no more than
-/// [`MOST_LOST`] on the anchor set.
-pub fn decide(pool: &Paired, anchor: Option<&Paired>) -> Decision {
+/// A candidate is promoted if it is better on the pool's gate part, with 95 % confidence, and `lost` too much neither on the
+/// anchor set nor on a part of it: what lost too much, by its name.
+pub fn decide(pool: &Paired, lost: Option<(&str, Change)>) -> Decision {
     let percent = |share: f64| 100.0 * share;
     if pool.texts < FEWEST_TEXTS {
         return Decision::Kept(format!("the gate part has {} texts, expected at least {FEWEST_TEXTS}", pool.texts));
@@ -77,14 +103,12 @@ pub fn decide(pool: &Paired, anchor: Option<&Paired>) -> Decision {
             pool.texts
         ));
     }
-    match anchor {
-        Some(anchor) if anchor.lost() => Decision::Kept(format!(
-            "worse on the anchor set: {:.1} % before, {:.1} % after, of {} texts",
-            percent(anchor.before),
-            percent(anchor.after),
-            anchor.texts
-        )),
-        _ => Decision::Promoted,
+    match lost {
+        Some((name, Change { texts, before, after, .. })) => {
+            let [before, after] = [before, after].map(|right| percent(right as f64 / texts as f64));
+            Decision::Kept(format!("worse on {name}: {before:.1} % before, {after:.1} % after, of {texts} texts"))
+        }
+        None => Decision::Promoted,
     }
 }
 
@@ -120,9 +144,29 @@ mod tests {
     #[test]
     fn what_is_lost_on_the_anchor_set_refuses() {
         let pool = Paired::new(&first(200, 400), &first(300, 400), 1);
-        let anchor = |after| Paired::new(&first(700, 1000), &first(after, 1000), 1);
-        assert_eq!(decide(&pool, Some(&anchor(695))), Decision::Promoted);
-        assert!(matches!(decide(&pool, Some(&anchor(694))), Decision::Kept(why) if why.contains("anchor")));
+        let anchor = |after| Change::new(&first(700, 1000), &first(after, 1000));
+        assert_eq!([anchor(701), anchor(695)].map(|change| change.spent()), [0.0, 1.0]);
+        assert!(anchor(694).spent() > 1.0);
+        let decision = decide(&pool, Some(("the anchor set", anchor(694))));
+        assert_eq!(
+            decision,
+            Decision::Kept("worse on the anchor set: 70.0 % before, 69.4 % after, of 1000 texts".to_owned())
+        );
+    }
+
+    #[test]
+    fn a_part_may_lose_a_point_or_what_chance_explains() {
+        let of = |lost: usize, gained: usize, texts: usize| {
+            let before = first(texts - gained, texts);
+            let mut after = vec![true; texts];
+            after[..lost].fill(false);
+            Change::new(&before, &after).spent_of_part()
+        };
+        // A point of 1,000 texts is 10.
+        assert_eq!((of(10, 0, 1000), of(9, 9, 1000)), (1.0, 0.0));
+        assert!(of(11, 0, 1000) > 1.0);
+        // 12 of 100 turned: chance explains a loss of 3.46.
+        assert!(of(7, 5, 100) < 1.0 && of(8, 4, 100) > 1.0);
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::TuneError;
 use super::activations::Frozen;
 use super::dataset::Dataset;
-use super::gate::{Decision, FEWEST_TEXTS, MOST_LOST, Paired, decide, lost};
+use super::gate::{Change, Decision, FEWEST_TEXTS, Paired, decide};
 use super::metrics::{calibrate, metrics};
 use super::train::{Choice, Options, Running, Start, by_batches, fine_tune, interpolate, lengths, serialize};
 use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
@@ -22,6 +22,8 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::ops::Range;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// Shares of the way from the current version to what was trained that are tried where the whole way loses too much on the
@@ -270,7 +272,37 @@ pub struct Material<'a> {
     pub lesson: Option<&'a Lesson>,
     /// What must not get worse: validation data, the gate parts of earlier rounds, and what was held out of the old data;
     /// never trained on.
-    pub anchor: &'a [Labelled],
+    pub anchor: &'a [Anchor],
+}
+
+/// A part of the anchor set.
+#[derive(Debug, Clone)]
+pub struct Anchor {
+    /// Where it comes from, for the report.
+    pub name: String,
+    /// Its texts.
+    pub rows: Vec<Labelled>,
+}
+
+impl Anchor {
+    /// A labelled file.
+    pub fn file(path: &Path, rows: Vec<Labelled>) -> Self {
+        Self { name: file_name(path), rows }
+    }
+
+    /// What was held out of a file that is replayed; see [`hold_out`].
+    pub fn held_out(path: &Path, rows: Vec<Labelled>) -> Self {
+        Self { name: format!("what was held out of {}", file_name(path)), rows }
+    }
+
+    /// The gate parts of earlier rounds.
+    pub fn earlier(rows: Vec<Labelled>) -> Self {
+        Self { name: "what decided at earlier rounds".to_owned(), rows }
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// What an SLM says, after its round, of the new domain's texts: the smaller ones learn from it too (distillation,
@@ -344,7 +376,7 @@ pub struct Report {
     pub decision: Decision,
     /// On the pool's gate part.
     pub gate: Paired,
-    /// On the anchor set, where there is one.
+    /// On the anchor set, where there is one and the gate part let it come so far.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub anchor: Option<Paired>,
     /// The share of the way to what was trained that the candidate went.
@@ -362,12 +394,41 @@ pub fn round(
     running: &Running,
     progress: &ProgressBar,
 ) -> Result<(Report, Option<Vec<u8>>), TuneError> {
-    let Material { split, old, earlier, anchor, lesson } = *material;
-    let labels = member.folder.labels.len();
-    let (gate, anchor) = (Scored::new(member, &split.gate)?, Scored::new(member, anchor)?);
-    let lesson = lesson.filter(|lesson| lesson.is_of_use(&gate.before));
-    // Several passes over the pool's texts, and over other old ones each time: the more different old texts it holds on to, the
-    // less it forgets of the rest.
+    let judge = Judge::new(member, material, options.seed)?;
+    let lesson = material.lesson.filter(|lesson| lesson.is_of_use(&judge.gate.before));
+    let Texts { rows, ends, stopping, trained_on } = texts(material, lesson, options, member.folder.labels.len());
+    let (data, stopping) = (member.encode(&rows)?, member.encode(&stopping)?);
+    let targets = targets(member, &data, &rows, ends, lesson)?;
+    let training = options.training(member);
+    let start =
+        Start { key: &member.key, weights: &member.weights, head: Some(&member.head), frozen: Some(&member.frozen) };
+    let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
+    progress.set_message("gate");
+    let (found, version, bytes) = judge.furthest(|share| candidate(member, &parts, share, &training, &stopping))?;
+    let Found { decision, gate, anchor, share, .. } = found;
+    let report = Report { slm: member.folder.id.clone(), decision, gate, anchor, share, trained_on };
+    if report.decision != Decision::Promoted {
+        return Ok((report, None));
+    }
+    *member = version;
+    Ok((report, Some(bytes)))
+}
+
+/// What a round trains on.
+struct Texts {
+    rows: Vec<Labelled>,
+    /// Where in them the pool's texts end, the lesson's and the old data; behind them are those of earlier pools.
+    ends: [usize; 3],
+    /// To calibrate on.
+    stopping: Vec<Labelled>,
+    /// See [`Report::trained_on`].
+    trained_on: [usize; 2],
+}
+
+/// Several passes over the pool's texts, and over other old ones each time: the more different old texts it holds on to, the
+/// less it forgets of the rest.
+fn texts(material: &Material<'_>, lesson: Option<&Lesson>, options: &RoundOptions, labels: usize) -> Texts {
+    let Material { split, old, earlier, .. } = *material;
     let passes = options.epochs.max(LEAST_POOL.div_ceil(split.training.len().max(1)));
     let sources: Vec<&[Labelled]> =
         old.iter().map(Vec::as_slice).chain([earlier]).filter(|rows| !rows.is_empty()).collect();
@@ -390,58 +451,87 @@ pub fn round(
         }
     }
     let trained_on = [split.training.len(), (rows.len() - ends[0]) / passes];
-    let (data, stopping) = (member.encode(&rows)?, member.encode(&stopping)?);
-    let targets = targets(member, &data, &rows, ends, lesson)?;
-    let training = options.training(member);
-    let start =
-        Start { key: &member.key, weights: &member.weights, head: Some(&member.head), frozen: Some(&member.frozen) };
-    let parts = fine_tune(&start, &training, running, (&data, &stopping), targets, progress)?;
-    progress.set_message("gate");
-    let at_share = |share| candidate(member, &parts, share, &training, &stopping);
-    let judge = |version: &mut Member, share| -> Result<_, TuneError> {
-        let mut paired = |scored: &Scored| {
-            Ok::<_, TuneError>(Paired::new(&scored.before, &version.right(&scored.set)?, options.seed))
-        };
-        let (gate, held) = (paired(&gate)?, paired(&anchor)?);
-        let anchor = (held.texts > 0).then_some(held);
-        tracing::debug!("share {share}: gate {gate:?}, anchor {anchor:?}");
-        let slm = member.folder.id.clone();
-        let decision = decide(&gate, anchor.as_ref());
-        Ok(Report { slm, decision, gate, anchor, share, trained_on })
-    };
-    let (mut whole, bytes) = at_share(1.0)?;
-    let report = judge(&mut whole, 1.0)?;
-    let turned = anchor.turned(&whole.right(&anchor.set)?);
-    let mut tried = (report, whole, bytes);
-    for share in smaller_shares(&tried.0) {
-        let (mut less, bytes) = at_share(share)?;
-        // Nearly all that turns on a part of the way turns on the whole: where too many of these few are lost, the others are
-        // not asked.
-        if anchor.lost_on(&turned, &less.right(&anchor.set.only(&turned))?) {
-            continue;
-        }
-        // Where no share holds the anchor set, the whole way's report says most.
-        let report = judge(&mut less, share)?;
-        if !report.anchor.is_some_and(|anchor| anchor.lost()) {
-            tried = (report, less, bytes);
-            break;
-        }
-    }
-    let (report, candidate, bytes) = tried;
-    if report.decision != Decision::Promoted {
-        return Ok((report, None));
-    }
-    *member = candidate;
-    Ok((report, Some(bytes)))
+    Texts { rows, ends, stopping, trained_on }
 }
 
-/// The shares to try where the whole way loses too much on the anchor set, less the ones that would lose too much by far if
-/// the loss grew with the share's square. None of a way that gains nothing at the gate: a part of it would hardly be surely better.
-fn smaller_shares(whole: &Report) -> impl Iterator<Item = f32> + use<> {
-    let gains = whole.gate.after > whole.gate.before;
-    let lost = whole.anchor.filter(|anchor| gains && anchor.lost()).map(|anchor| anchor.before - anchor.after);
-    let most = lost.map(|lost| (1.5 * MOST_LOST / lost).sqrt().max(0.4) as f32);
-    SMALLER_SHARES.into_iter().filter(move |share| most.is_some_and(|most| *share <= most))
+/// What decides on a candidate.
+struct Judge<'a> {
+    gate: Scored,
+    anchor: Held<'a>,
+    seed: u64,
+}
+
+/// What was found of a candidate.
+struct Found {
+    decision: Decision,
+    gate: Paired,
+    /// None where it was not asked.
+    anchor: Option<Paired>,
+    /// Which texts of the anchor set it labels right, where it was asked.
+    right: Vec<bool>,
+    share: f32,
+}
+
+impl Found {
+    /// Whether the anchor set alone refuses it.
+    fn lost(&self) -> bool {
+        self.anchor.is_some() && self.decision != Decision::Promoted
+    }
+}
+
+impl<'a> Judge<'a> {
+    fn new(member: &mut Member, material: &Material<'a>, seed: u64) -> Result<Self, TuneError> {
+        Ok(Self { gate: Scored::new(member, &material.split.gate)?, anchor: Held::new(member, material.anchor)?, seed })
+    }
+
+    fn judge(&self, version: &mut Member, share: f32) -> Result<Found, TuneError> {
+        let gate = Paired::new(&self.gate.before, &version.right(&self.gate.set)?, self.seed);
+        let decision = decide(&gate, None);
+        // What is not surely better need not be held against the anchor set.
+        if decision != Decision::Promoted || self.anchor.is_empty() {
+            return Ok(Found { decision, gate, anchor: None, right: Vec::new(), share });
+        }
+        let right = version.right(&self.anchor.all.set)?;
+        tracing::debug!("share {share}: gate {gate:?}, anchor {:?}", self.anchor.changes(&right));
+        let decision = decide(&gate, self.anchor.lost(&right));
+        let anchor = Some(Paired::new(&self.anchor.all.before, &right, self.seed));
+        Ok(Found { decision, gate, anchor, right, share })
+    }
+
+    /// Judges the candidate that went the whole way to what was trained and, as long as the anchor set alone refuses it, those of
+    /// smaller shares of it, as `at` makes them. Where none holds the anchor set it is the first again, whose figures say most.
+    fn furthest(
+        &self,
+        mut at: impl FnMut(f32) -> Result<(Member, Vec<u8>), TuneError>,
+    ) -> Result<(Found, Member, Vec<u8>), TuneError> {
+        let (mut whole, bytes) = at(1.0)?;
+        let found = self.judge(&mut whole, 1.0)?;
+        if !found.lost() {
+            return Ok((found, whole, bytes));
+        }
+        let turned = self.anchor.all.turned(&found.right);
+        for &share in smaller_shares(self.anchor.spent(&found.right)) {
+            let (mut less, bytes) = at(share)?;
+            // Nearly all that turns on a part of the way turns on the whole: where too many of these few are lost, the others
+            // are not asked.
+            let few = less.right(&self.anchor.all.set.only(&turned))?;
+            if self.anchor.lost(&self.anchor.all.with(&turned, &few)).is_some() {
+                continue;
+            }
+            let found = self.judge(&mut less, share)?;
+            if !found.lost() {
+                return Ok((found, less, bytes));
+            }
+        }
+        Ok((found, whole, bytes))
+    }
+}
+
+/// The shares to try where the whole way `spent` more than it may on the anchor set, less the ones that would lose too much by
+/// far if the loss grew with the share's square.
+fn smaller_shares(spent: f64) -> &'static [f32] {
+    let most = (1.5 / spent).sqrt().max(0.4) as f32;
+    &SMALLER_SHARES[SMALLER_SHARES.iter().take_while(|share| **share > most).count()..]
 }
 
 /// Texts, and which of them the version before labels right.
@@ -461,11 +551,55 @@ impl Scored {
         (0..after.len()).filter(|text| after[*text] != self.before[*text]).collect()
     }
 
-    /// Whether a candidate loses too much of all texts if it labels these `texts` so, and the others as the version before.
-    fn lost_on(&self, texts: &[usize], after: &[bool]) -> bool {
-        let were = texts.iter().filter(|text| self.before[**text]).count();
-        let are = after.iter().filter(|right| **right).count();
-        lost(were as isize - are as isize, self.before.len())
+    /// Which texts a candidate labels right if it labels these `texts` so, and the others as the version before.
+    fn with(&self, texts: &[usize], after: &[bool]) -> Vec<bool> {
+        let mut all = self.before.clone();
+        texts.iter().zip(after).for_each(|(text, right)| all[*text] = *right);
+        all
+    }
+}
+
+/// The anchor set, its parts end to end.
+struct Held<'a> {
+    all: Scored,
+    parts: Vec<(&'a str, Range<usize>)>,
+}
+
+impl<'a> Held<'a> {
+    fn new(member: &mut Member, parts: &'a [Anchor]) -> Result<Self, TuneError> {
+        let mut rows = Vec::new();
+        let mut of = |part: &'a Anchor| {
+            let start = rows.len();
+            rows.extend_from_slice(&part.rows);
+            (&part.name[..], start..rows.len())
+        };
+        let parts = parts.iter().map(&mut of).collect();
+        Ok(Self { all: Scored::new(member, &rows)?, parts })
+    }
+
+    fn is_empty(&self) -> bool {
+        self.all.before.is_empty()
+    }
+
+    /// What a candidate, which labels these right, does to each part, and how much of what may be lost there that is; of all
+    /// texts first.
+    fn changes(&self, right: &[bool]) -> Vec<(&'a str, Change, f64)> {
+        let all = Change::new(&self.all.before, right);
+        let of = |(name, texts): &(&'a str, Range<usize>)| {
+            let part = Change::new(&self.all.before[texts.clone()], &right[texts.clone()]);
+            (*name, part, part.spent_of_part())
+        };
+        std::iter::once(("the anchor set", all, all.spent())).chain(self.parts.iter().map(of)).collect()
+    }
+
+    /// The most of it that it loses of all texts or of a part.
+    fn spent(&self, right: &[bool]) -> f64 {
+        self.changes(right).into_iter().map(|(_, _, spent)| spent).fold(0.0, f64::max)
+    }
+
+    /// What loses too much, if anything does: all texts, or the first such part.
+    fn lost(&self, right: &[bool]) -> Option<(&'a str, Change)> {
+        self.changes(right).into_iter().find(|(_, _, spent)| *spent > 1.0).map(|(name, change, _)| (name, change))
     }
 }
 
@@ -606,20 +740,10 @@ mod tests {
 
     #[test]
     fn shares_that_would_lose_too_much_by_far_are_not_tried() {
-        let of = |gain: f64, before: f64, after: f64| {
-            let anchor = Some(Paired { texts: 1000, before, after, least_gain: 0.0 });
-            let gate = Paired { texts: 100, before: 0.5, after: 0.5 + gain, least_gain: 0.1 };
-            let whole =
-                Report { slm: "s".into(), decision: Decision::Promoted, gate, anchor, share: 1.0, trained_on: [0; 2] };
-            smaller_shares(&whole).collect::<Vec<_>>()
-        };
-        let tried = |before, after| of(0.4, before, after);
-        assert!(tried(0.7, 0.7).is_empty());
-        assert!(of(0.0, 0.7, 0.68).is_empty());
-        assert_eq!(tried(0.7, 0.693), SMALLER_SHARES);
-        assert_eq!(tried(0.7, 0.689), SMALLER_SHARES);
-        assert_eq!(tried(0.7, 0.68), [0.6, 0.5, 0.4, 0.25]);
-        assert_eq!(tried(0.7, 0.5), [0.4, 0.25]);
+        assert_eq!(smaller_shares(1.4), SMALLER_SHARES);
+        assert_eq!(smaller_shares(2.2), SMALLER_SHARES);
+        assert_eq!(smaller_shares(4.0), [0.6, 0.5, 0.4, 0.25]);
+        assert_eq!(smaller_shares(f64::INFINITY), [0.4, 0.25]);
     }
 
     #[test]
@@ -628,12 +752,32 @@ mod tests {
         let mut whole = before.clone();
         whole[690..700].fill(false);
         whole[700..702].fill(true);
-        let scored = Scored { set: Dataset::default(), before };
-        let turned = scored.turned(&whole);
+        let all = Scored { set: Dataset::default(), before };
+        let turned = all.turned(&whole);
         assert_eq!(turned, (690..702).collect::<Vec<_>>());
-        let of = |right: usize| (0..12).map(|text| text < right).collect::<Vec<_>>();
+        let held = Held { all, parts: vec![("a", 0..1000)] };
+        let lost = |right: usize| {
+            let few: Vec<bool> = (0..12).map(|text| text < right).collect();
+            held.lost(&held.all.with(&turned, &few)).map(|(name, _)| name)
+        };
         // 10 of them were right before; 5 of 1,000 may be lost.
-        assert_eq!((scored.lost_on(&turned, &of(5)), scored.lost_on(&turned, &of(4))), (false, true));
+        assert_eq!((lost(5), lost(4)), (None, Some("the anchor set")));
+    }
+
+    #[test]
+    fn a_part_s_loss_is_not_hidden_by_another_s_gain() {
+        let before: Vec<bool> = (0..2000).map(|text| text < 1000 || text >= 1400).collect();
+        let held = Held {
+            all: Scored { set: Dataset::default(), before: before.clone() },
+            parts: vec![("lost.csv", 0..1000), ("won.csv", 1000..2000)],
+        };
+        let after = |lost: usize| {
+            let mut right = before.clone();
+            right[..lost].fill(false);
+            right[1000..1100].fill(true);
+            held.lost(&right).map(|(name, _)| name)
+        };
+        assert_eq!((after(10), after(11)), (None, Some("lost.csv")));
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub struct Args {
     /// Reviewed samples at which a round is held in the full form, with a person as the reviewer; the first at 0.7 of them
     #[arg(long, default_value_t = 500)]
     pool: usize,
-    /// The sets to run: jpp, mteb, toxicity, llm [default: all]
+    /// The sets to run: jpp, mteb, toxicity, llm, jpp2000 [default: all; jpp2000, which waits for 2,000 reviews, in the full form]
     #[arg(long, value_delimiter = ',')]
     sets: Vec<String>,
     /// Folder for the results; seeds that stand there, by the same build, data and options, are not measured again
@@ -82,6 +82,22 @@ const SETS: [Set; 3] = [
     },
 ];
 
+/// The paper's own setting: its pool, and a stream that fills it.
+const PAPER_POOL: usize = 2000;
+const PAPER_ROWS: usize = 6000;
+
+/// How a set is run.
+struct Setting<'a> {
+    /// Names the figures and the folder of the results.
+    name: &'a str,
+    /// The folder of an LLM's recorded replies, if not a person reviews.
+    replies: Option<&'a Path>,
+    /// Reviewed samples at which a round is held; 0 for none.
+    pool: usize,
+    rows: usize,
+    seeds: usize,
+}
+
 /// Where the sets come from, for people who have none of them.
 const SOURCES: &str = "Labelled CSV files with the columns text and label are needed, made of public sets: \
 twitter-financial-news-sentiment, Tweet Sentiment Extraction, TweetEval (sentiment, offensive), SemEval 2013 to 2016, \
@@ -96,14 +112,26 @@ pub fn all(args: &Args) -> Result<()> {
     );
     let mut found: Vec<(&str, Vec<Value>)> = Vec::new();
     let asked = |name: &str| args.sets.is_empty() || args.sets.iter().any(|set| set == name);
+    let quick = args.quick;
+    let [pool, rows] = if quick { [300, 1000] } else { [args.pool, args.rows] };
+    let seeds = args.seeds.unwrap_or(if quick { 1 } else { 3 });
     for set in SETS.iter().filter(|set| asked(set.name)) {
         println!("== {}", set.name);
-        found.push((set.name, one(args, set, None)?));
+        let setting = Setting { name: set.name, replies: None, pool, rows, seeds };
+        found.push((set.name, one(args, set, &setting)?));
     }
-    if let Some(replies) = args.replies.as_ref().filter(|_| asked("llm")) {
+    if let Some(replies) = args.replies.as_deref().filter(|_| asked("llm")) {
         println!("== jpp, an LLM's recorded replies as the reviewer");
-        let file = replies.join(format!("{}.jsonl", SETS[0].stream));
-        found.push(("llm", one(args, &SETS[0], Some(&file))?));
+        // Of a small ensemble an LLM's few labels, many of them wrong, are worth no round.
+        let pool = if quick { 0 } else { 250 };
+        let setting = Setting { name: "llm", replies: Some(replies), pool, rows, seeds: 1 };
+        found.push(("llm", one(args, &SETS[0], &setting)?));
+    }
+    if !quick && asked("jpp2000") {
+        println!("== jpp, a pool of {PAPER_POOL}");
+        let seeds = args.seeds.unwrap_or(1);
+        let setting = Setting { name: "jpp2000", replies: None, pool: PAPER_POOL, rows: PAPER_ROWS, seeds };
+        found.push(("jpp2000", one(args, &SETS[0], &setting)?));
     }
     let seconds = found.iter().flat_map(|(_, runs)| runs).filter_map(|run| run["seconds"].as_f64());
     let (figures, minutes) = (figures(&found), seconds.sum::<f64>() / 60.0);
@@ -113,12 +141,10 @@ pub fn all(args: &Args) -> Result<()> {
 }
 
 /// Runs a set and returns its runs, one a seed.
-fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
+fn one(args: &Args, set: &Set, setting: &Setting<'_>) -> Result<Vec<Value>> {
+    let Setting { name, replies, pool, rows, seeds } = *setting;
     let file = |name: &str| args.data.join(format!("{name}.csv"));
-    let form = args.out.join(if args.quick { "quick" } else { "full" });
-    let out = form.join(if replies.is_some() { "llm" } else { set.name });
-    // The LLM's pool is smaller, so there are more rounds of it: one seed must do.
-    let seeds = if replies.is_some() { 1 } else { args.seeds.unwrap_or(if args.quick { 1 } else { 3 }) };
+    let out = args.out.join(if args.quick { "quick" } else { "full" }).join(name);
     let mut command = Command::new(&args.binary);
     command.args(["evaluate", "--task", set.task]);
     let files =
@@ -135,21 +161,23 @@ fn one(args: &Args, set: &Set, replies: Option<&Path>) -> Result<Vec<Value>> {
     }
     if args.quick {
         let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
-        // An LLM's few labels, many of them wrong, are worth no round here.
-        let pool = if replies.is_some() { "0" } else { "300" };
-        command.args(["--slms", &slms, "--layers", "2", "--rows", "1000", "--pool", pool]);
+        command.args(["--slms", &slms, "--layers", "2"]);
     } else {
-        let pool = if replies.is_some() { 250 } else { args.pool }.to_string();
-        command.args(["--layers", "4", "--pool", &pool, "--rows", &args.rows.to_string()]);
+        command.args(["--layers", "4"]);
     }
-    command.arg("--seeds").arg(seeds.to_string());
+    for (option, number) in [("--pool", pool), ("--rows", rows), ("--seeds", seeds)] {
+        command.arg(option).arg(number.to_string());
+    }
     match replies {
-        Some(replies) => command.arg("--reviewer").arg(format!("replies:{}", replies.display())),
+        Some(replies) => {
+            let file = replies.join(format!("{}.jsonl", set.stream));
+            command.arg("--reviewer").arg(format!("replies:{}", file.display()))
+        }
         None if args.quick => command.args(["--look-again", "--audit", "0.1"]),
         // A person looks closely until the first round, which comes early, and at a few of what is agreed on after it.
         None => {
             // Of fewer than 100 no round is held.
-            let first = (args.pool * 7 / 10).max(args.pool.min(100)).to_string();
+            let first = (pool * 7 / 10).max(pool.min(100)).to_string();
             command.args(["--look-again", "--first-pool", &first, "--first-audit", "0.3", "--audit", "0.03"])
         }
     };
