@@ -51,6 +51,7 @@ fn loaded(gpu: &Gpu, count: usize) -> (GpuEngine, Vec<Vec<u32>>) {
 
 fn farthest(a: &[f32], b: &[f32]) -> f32 {
     assert_eq!(a.len(), b.len());
+    assert!(a.iter().chain(b).all(|value| value.is_finite()), "not a number");
     a.iter().zip(b).fold(0.0, |most, (a, b)| most.max((a - b).abs()))
 }
 
@@ -61,8 +62,9 @@ fn logits_are_those_of_the_cpu_engine() {
     for (mut random, weights) in taken() {
         let texts = random.texts(&weights.config, 9);
         let batch = Batch::new(texts.iter().map(Vec::as_slice));
-        for pooling in [Pooling::Mean, Pooling::Cls] {
-            let linear = random.linear(3, weights.config.hidden_size);
+        // More labels than a workgroup has invocations, too.
+        for (pooling, labels) in [(Pooling::Mean, 3), (Pooling::Cls, 77)] {
+            let linear = random.linear(labels, weights.config.hidden_size);
             let head = Head { pooling, dense: None, linear, temperature: 1.0 };
             let expected = CpuEngine::new(&weights, head.clone()).logits(&batch).expect("cpu");
             let mut engine =

@@ -164,7 +164,7 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     for path in &args.replay {
         let (replay, held_out) = hold_out(read(std::slice::from_ref(path))?);
         sets.replay.push(replay);
-        sets.anchor.push(Anchor::held_out(path, held_out));
+        sets.anchor.push(Anchor::held_out(path.display(), held_out));
     }
     let wanted =
         wanted(args.models.as_deref(), &home, if args.slms.is_empty() { &spec.slms } else { &args.slms }, task)?;

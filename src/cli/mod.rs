@@ -111,7 +111,7 @@ fn end_with_the_reader() {
 
 /// The bar of a training: where it is, and what it says of itself.
 fn bar() -> anyhow::Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {msg}")?;
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} (eta {eta}) {prefix}{msg}")?;
     Ok(ProgressBar::new(0).with_style(style))
 }
 

@@ -34,10 +34,11 @@ Examples:
   autoannotator tune --task sentiment --method full ...          all parameters, with the paper's settings
 
 Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if it is better on them with
-95 % confidence and loses at most half a point on the anchor set and a point on each part of it: the anchor files, what
-decided at earlier rounds, and a tenth of each --replay file that is held out of it. The largest SLM goes first, and the others learn from it as well, also of
-the pool's texts with a sure consensus; without a --replay file these are replayed instead. What is promoted is packed, and
-`autoannotator versions` lists it and goes back. A round that was stopped goes on by the same command.")]
+95 % confidence and loses at most half a point on the anchor set, and on each part of it a point or what chance explains:
+the anchor files, what decided at earlier rounds, and a tenth of each --replay file that is held out of it. The largest SLM
+goes first, and the others learn from it as well, also of the pool's texts with a sure consensus; without a --replay file
+these are replayed instead. What is promoted is packed, and `autoannotator versions` lists it and goes back. A round that was
+stopped goes on by the same command.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long, required_unless_present = "spec")]
@@ -168,8 +169,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let mut anchor = anchors(&args.anchor, &task.labels)?;
     anchor.push(Anchor::earlier(earlier.gate));
     // Without a file to replay it is the consensus of which a part was held out.
-    let replayed = args.replay.iter().map(PathBuf::as_path).chain([Path::new("the SLMs' own consensus")]);
-    anchor.extend(replayed.zip(held_out).map(|(path, rows)| Anchor::held_out(path, rows)));
+    let replayed = args.replay.iter().map(|path| path.display().to_string()).chain(["the SLMs' own consensus".into()]);
+    anchor.extend(replayed.zip(held_out).map(|(source, rows)| Anchor::held_out(source, rows)));
     if anchor.iter().all(|part| part.rows.is_empty()) {
         eprintln!("no --anchor file: nothing will show if an SLM becomes worse on other texts than the pool's");
     }

@@ -14,7 +14,7 @@ use crate::slm::adapter::Method;
 use crate::slm::burn::Backend;
 use crate::slm::probabilities;
 use crate::vote::argmax;
-use indicatif::ProgressBar;
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{Rng, SeedableRng};
@@ -249,9 +249,13 @@ pub fn evaluate(
         rounds: Vec::new(),
         seconds: 0,
     };
-    let (mut pool, mut earlier) = (Vec::new(), Vec::new());
-    let mut anchor = [&sets.anchor[..], &[Anchor::earlier(Vec::new())]].concat();
-    let mut rounds = Rounds { settings, sets, running, progress };
+    let (mut pool, mut decided, mut earlier) = (Vec::new(), Vec::new(), Vec::new());
+    let bars = MultiProgress::with_draw_target(match progress.is_hidden() {
+        true => ProgressDrawTarget::hidden(),
+        false => ProgressDrawTarget::stderr(),
+    });
+    let progress = &bars.add(progress.clone());
+    let mut rounds = Rounds { settings, sets, running, progress, bars: &bars };
     let vote = |members: &mut [Member], rows: &[Labelled]| -> Result<Vec<Vec<f32>>, TuneError> {
         members.iter_mut().map(|member| votes(member, rows)).collect()
     };
@@ -275,7 +279,7 @@ pub fn evaluate(
         }
         let mut accepted: Vec<Labelled> = tally.accepted().into_iter().map(|at| stream[at].clone()).collect();
         accepted.shuffle(&mut StdRng::seed_from_u64(settings.seed));
-        rounds.hold(members, (&mut pool, &accepted), (&mut anchor, &mut earlier), &mut found)?;
+        rounds.hold(members, (&mut pool, &accepted), (&mut decided, &mut earlier), &mut found)?;
         tally.audit = settings.audit;
     }
     let promoted = found.rounds.iter().flatten().any(|report| report.decision == Decision::Promoted);
@@ -298,6 +302,8 @@ struct Rounds<'a> {
     sets: &'a Sets,
     running: &'a Running,
     progress: &'a ProgressBar,
+    /// What it stands among; those of the SLMs that learn at once come below it.
+    bars: &'a MultiProgress,
 }
 
 impl Rounds<'_> {
@@ -309,12 +315,12 @@ impl Rounds<'_> {
     }
 
     /// A round of every SLM on the pool, which is empty afterwards; the smaller ones learn of the `accepted` texts what the
-    /// largest says. The pool's gate part joins the anchor set's last part, and the rest what later rounds replay.
+    /// largest says. The pool's gate part joins what has `decided` and is held on to, and the rest what later rounds replay.
     fn hold(
         &mut self,
         members: &mut [Member],
         (pool, accepted): (&mut Vec<Labelled>, &[Labelled]),
-        (anchor, earlier): (&mut Vec<Anchor>, &mut Vec<Labelled>),
+        (decided, earlier): (&mut Vec<Labelled>, &mut Vec<Labelled>),
         found: &mut Evaluation,
     ) -> Result<(), TuneError> {
         let labels = members.first().map_or(0, |member| member.folder.labels.len());
@@ -322,45 +328,59 @@ impl Rounds<'_> {
         let parts = split(pool, labels, seed)?;
         let options = RoundOptions { seed, ..self.settings.round.clone() };
         let number = found.rounds.len() + 1;
+        let anchor = [&self.sets.anchor[..], &[Anchor::earlier(decided.clone())]].concat();
         let hold = |(at, member): (usize, &mut Member), lesson: Option<&Lesson>, progress: &ProgressBar| {
-            let material = Material { split: &parts, old: &self.sets.replay, earlier, anchor, lesson };
+            let material = Material { split: &parts, old: &self.sets.replay, earlier, anchor: &anchor, lesson };
             let running = Running { scratch: self.running.scratch.join(&member.folder.id), ..self.running.clone() };
+            progress.set_prefix(format!("{} ", member.folder.id));
             let (report, _) = round(member, &material, &options, &running, progress)?;
-            self.progress.suspend(|| tracing::info!("round {number}: {}", line(&report)));
+            progress.set_prefix("");
+            progress.suspend(|| tracing::info!("round {number}: {}", line(&report)));
             Ok::<_, TuneError>((at, report))
         };
         let mut order: Vec<_> = members.iter_mut().enumerate().collect();
         order.sort_by_key(|(_, member)| Reverse(member.size()));
-        let mut order = order.into_iter().peekable();
+        let mut order = order.into_iter();
         let mut reports = Vec::new();
         if let Some((at, largest)) = order.next() {
             reports.push(hold((at, largest), None, self.progress)?);
-            let (lesson, hidden) = (Lesson::new(largest, &parts, accepted.to_vec())?, ProgressBar::hidden());
-            while order.peek().is_some() {
-                let (hold, lesson) = (&hold, &lesson);
-                let learnt = std::thread::scope(|scope| {
-                    // One of them tells how far it is.
-                    let tell = std::iter::once(self.progress).chain(std::iter::repeat(&hidden));
-                    let learn = |(other, progress)| scope.spawn(move || hold(other, Some(lesson), progress));
-                    let learning: Vec<_> = order.by_ref().take(self.at_once()).zip(tell).map(learn).collect();
-                    let ended = learning.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
-                    ended.collect::<Result<Vec<_>, TuneError>>()
-                });
-                reports.extend(learnt?);
-            }
+            let lesson = Lesson::new(largest, &parts, accepted.to_vec())?;
+            reports.extend(self.learn(order, |member, progress| hold(member, Some(&lesson), progress))?);
         }
         reports.sort_by_key(|(at, _)| *at);
         let reports = reports.into_iter().map(|(_, report)| report).collect();
         pool.clear();
-        if let Some(earlier) = anchor.last_mut() {
-            earlier.rows.extend(parts.gate);
-        }
+        decided.extend(parts.gate);
         earlier.extend(parts.training);
         earlier.extend(parts.stopping);
         found.rounds.push(reports);
         found.test.push(scores(members, &self.sets.test)?);
         found.old_test.push(scores(members, &self.sets.old_test)?);
         Ok(())
+    }
+
+    /// Takes the smaller SLMs through the round, as many at once as may be, each with a bar of its own.
+    fn learn<M: Send, R: Send>(
+        &self,
+        others: impl Iterator<Item = M>,
+        hold: impl Fn(M, &ProgressBar) -> Result<R, TuneError> + Sync,
+    ) -> Result<Vec<R>, TuneError> {
+        let (mut others, mut reports) = (others.peekable(), Vec::new());
+        let bar = || self.bars.add(ProgressBar::new(0).with_style(self.progress.style()));
+        while others.peek().is_some() {
+            let learnt = std::thread::scope(|scope| {
+                let learn = |(other, bar): (M, ProgressBar)| {
+                    let hold = &hold;
+                    scope.spawn(move || hold(other, &bar).inspect(|_| bar.finish_and_clear()))
+                };
+                let learning: Vec<_> =
+                    others.by_ref().take(self.at_once()).zip(std::iter::repeat_with(bar)).map(learn).collect();
+                let ended = learning.into_iter().map(|one| one.join().unwrap_or_else(|panic| resume_unwind(panic)));
+                ended.collect::<Result<Vec<_>, TuneError>>()
+            });
+            reports.extend(learnt?);
+        }
+        Ok(reports)
     }
 }
 

@@ -10,7 +10,8 @@ const RESAMPLES: usize = 2000;
 /// The most that a candidate may lose on the anchor set, as a share of its texts.
 pub const MOST_LOST: f64 = 0.005;
 
-/// The most that it may lose on a part of the set, likewise: what one kind of text loses, others' gains would hide.
+/// The most that it may lose on a part of the set, likewise, where chance does not explain more: what one kind of text loses,
+/// others' gains would hide.
 const MOST_LOST_OF_PART: f64 = 0.01;
 
 /// Fewer gate texts than this say nothing.
@@ -62,15 +63,16 @@ impl Change {
         Self { texts: before.len(), before: count(before), after: count(after), turned }
     }
 
-    /// How much of what may be lost on the anchor set was: above 1 it is too much. Whole texts are compared, not shares.
+    /// How much of what may be lost on the anchor set was: above 1 it is too much.
     pub fn spent(&self) -> f64 {
-        self.spent_of((MOST_LOST * self.texts as f64).floor())
+        self.spent_of(MOST_LOST * self.texts as f64)
     }
 
     /// The same of a part of the set, where a loss that chance explains is borne as well: one up to its standard deviation if
-    /// every turned text had turned by chance (McNemar, Psychometrika 12, 1947).
+    /// every turned text had turned by chance (McNemar, Psychometrika 12, 1947). Fewer than [`FEWEST_TEXTS`] say nothing.
     pub fn spent_of_part(&self) -> f64 {
-        self.spent_of((MOST_LOST_OF_PART * self.texts as f64).floor().max((self.turned as f64).sqrt()))
+        let most = (MOST_LOST_OF_PART * self.texts as f64).max((self.turned as f64).sqrt());
+        if self.texts < FEWEST_TEXTS { 0.0 } else { self.spent_of(most) }
     }
 
     fn spent_of(&self, most: f64) -> f64 {
@@ -88,8 +90,8 @@ pub enum Decision {
     Kept(String),
 }
 
-/// A candidate is promoted if it is better on the pool's gate part, with 95 % confidence, and `lost` too much neither on the
-/// anchor set nor on a part of it: what lost too much, by its name.
+/// A candidate is promoted if it is better on the pool's gate part, with 95 % confidence, and there is nothing on which it
+/// `lost` too much: the anchor set, or a part of it, by its name.
 pub fn decide(pool: &Paired, lost: Option<(&str, Change)>) -> Decision {
     let percent = |share: f64| 100.0 * share;
     if pool.texts < FEWEST_TEXTS {
@@ -155,6 +157,15 @@ mod tests {
     }
 
     #[test]
+    fn half_a_point_is_not_too_much_by_a_rounding_error() {
+        for points in 1..500 {
+            let texts = 200 * points;
+            let change = |after| Change { texts, before: texts, after, turned: texts - after };
+            assert!(change(texts - points).spent() <= 1.0 && change(texts - points - 1).spent() > 1.0, "{texts}");
+        }
+    }
+
+    #[test]
     fn a_part_may_lose_a_point_or_what_chance_explains() {
         let of = |lost: usize, gained: usize, texts: usize| {
             let before = first(texts - gained, texts);
@@ -162,7 +173,8 @@ mod tests {
             after[..lost].fill(false);
             Change::new(&before, &after).spent_of_part()
         };
-        // A point of 1,000 texts is 10.
+        // A point of 1,000 texts is 10; 19 texts say nothing.
+        assert_eq!(of(19, 0, 19), 0.0);
         assert_eq!((of(10, 0, 1000), of(9, 9, 1000)), (1.0, 0.0));
         assert!(of(11, 0, 1000) > 1.0);
         // 12 of 100 turned: chance explains a loss of 3.46.

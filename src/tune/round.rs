@@ -22,6 +22,7 @@ use safetensors::tensor::Dtype;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -287,22 +288,18 @@ pub struct Anchor {
 impl Anchor {
     /// A labelled file.
     pub fn file(path: &Path, rows: Vec<Labelled>) -> Self {
-        Self { name: file_name(path), rows }
+        Self { name: format!("the anchor file {}", path.display()), rows }
     }
 
-    /// What was held out of a file that is replayed; see [`hold_out`].
-    pub fn held_out(path: &Path, rows: Vec<Labelled>) -> Self {
-        Self { name: format!("what was held out of {}", file_name(path)), rows }
+    /// What was held out of old data that is replayed; see [`hold_out`].
+    pub fn held_out(source: impl Display, rows: Vec<Labelled>) -> Self {
+        Self { name: format!("what was held out of {source}"), rows }
     }
 
     /// The gate parts of earlier rounds.
     pub fn earlier(rows: Vec<Labelled>) -> Self {
         Self { name: "what decided at earlier rounds".to_owned(), rows }
     }
-}
-
-fn file_name(path: &Path) -> String {
-    path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned()
 }
 
 /// What an SLM says, after its round, of the new domain's texts: the smaller ones learn from it too (distillation,
@@ -499,7 +496,7 @@ impl<'a> Judge<'a> {
     }
 
     /// Judges the candidate that went the whole way to what was trained and, as long as the anchor set alone refuses it, those of
-    /// smaller shares of it, as `at` makes them. Where none holds the anchor set it is the first again, whose figures say most.
+    /// smaller shares of it, as `at` makes them. Where none is promoted it is the first again, whose figures say most.
     fn furthest(
         &self,
         mut at: impl FnMut(f32) -> Result<(Member, Vec<u8>), TuneError>,
@@ -513,14 +510,18 @@ impl<'a> Judge<'a> {
         for &share in smaller_shares(self.anchor.spent(&found.right)) {
             let (mut less, bytes) = at(share)?;
             // Nearly all that turns on a part of the way turns on the whole: where too many of these few are lost, the others
-            // are not asked.
+            // are not asked, though they might explain a part's loss by chance.
             let few = less.right(&self.anchor.all.set.only(&turned))?;
             if self.anchor.lost(&self.anchor.all.with(&turned, &few)).is_some() {
                 continue;
             }
             let found = self.judge(&mut less, share)?;
-            if !found.lost() {
+            if found.decision == Decision::Promoted {
                 return Ok((found, less, bytes));
+            }
+            if !found.lost() {
+                // Not surely better any more, and with less of the way still less.
+                break;
             }
         }
         Ok((found, whole, bytes))
@@ -559,6 +560,17 @@ impl Scored {
     }
 }
 
+/// Where each part lies among all texts, by its name.
+fn places(parts: &[Anchor]) -> Vec<(&str, Range<usize>)> {
+    let mut end = 0;
+    let place = |part| {
+        let Anchor { name, rows }: &Anchor = part;
+        end += rows.len();
+        (&name[..], end - rows.len()..end)
+    };
+    parts.iter().map(place).collect()
+}
+
 /// The anchor set, its parts end to end.
 struct Held<'a> {
     all: Scored,
@@ -567,14 +579,8 @@ struct Held<'a> {
 
 impl<'a> Held<'a> {
     fn new(member: &mut Member, parts: &'a [Anchor]) -> Result<Self, TuneError> {
-        let mut rows = Vec::new();
-        let mut of = |part: &'a Anchor| {
-            let start = rows.len();
-            rows.extend_from_slice(&part.rows);
-            (&part.name[..], start..rows.len())
-        };
-        let parts = parts.iter().map(&mut of).collect();
-        Ok(Self { all: Scored::new(member, &rows)?, parts })
+        let rows: Vec<Labelled> = parts.iter().flat_map(|part| &part.rows).cloned().collect();
+        Ok(Self { all: Scored::new(member, &rows)?, parts: places(parts) })
     }
 
     fn is_empty(&self) -> bool {
@@ -597,9 +603,10 @@ impl<'a> Held<'a> {
         self.changes(right).into_iter().map(|(_, _, spent)| spent).fold(0.0, f64::max)
     }
 
-    /// What loses too much, if anything does: all texts, or the first such part.
+    /// What loses too much, if anything does: all texts or a part, whichever lost the most of what it may.
     fn lost(&self, right: &[bool]) -> Option<(&'a str, Change)> {
-        self.changes(right).into_iter().find(|(_, _, spent)| *spent > 1.0).map(|(name, change, _)| (name, change))
+        let worst = self.changes(right).into_iter().max_by(|(_, _, a), (_, _, b)| a.total_cmp(b));
+        worst.filter(|(_, _, spent)| *spent > 1.0).map(|(name, change, _)| (name, change))
     }
 }
 
@@ -767,17 +774,20 @@ mod tests {
     #[test]
     fn a_part_s_loss_is_not_hidden_by_another_s_gain() {
         let before: Vec<bool> = (0..2000).map(|text| text < 1000 || text >= 1400).collect();
-        let held = Held {
-            all: Scored { set: Dataset::default(), before: before.clone() },
-            parts: vec![("lost.csv", 0..1000), ("won.csv", 1000..2000)],
-        };
+        let anchor = [
+            Anchor::earlier(Vec::new()),
+            Anchor::file("lost.csv".as_ref(), rows(&[1000])),
+            Anchor::held_out("won.csv", rows(&[500, 500])),
+        ];
+        let all = Scored { set: Dataset::default(), before: before.clone() };
+        let held = Held { all, parts: places(&anchor) };
         let after = |lost: usize| {
             let mut right = before.clone();
             right[..lost].fill(false);
             right[1000..1100].fill(true);
             held.lost(&right).map(|(name, _)| name)
         };
-        assert_eq!((after(10), after(11)), (None, Some("lost.csv")));
+        assert_eq!((after(10), after(11)), (None, Some("the anchor file lost.csv")));
     }
 
     #[test]

@@ -21,16 +21,16 @@ pub struct Args {
     /// Two SLMs and 1,000 rows a set
     #[arg(long)]
     quick: bool,
-    /// Seeds of each set with a person as the reviewer [default: 3; of the quick form 1]
+    /// Seeds of each set with a person as the reviewer [default: 3; of jpp2000 and the quick form 1]
     #[arg(long)]
     seeds: Option<usize>,
-    /// Rows of each stream in the full form
+    /// Rows of each stream in the full form; jpp2000 has 6,000
     #[arg(long, default_value_t = 2000)]
     rows: usize,
     /// Reviewed samples at which a round is held in the full form, with a person as the reviewer; the first at 0.7 of them
     #[arg(long, default_value_t = 500)]
     pool: usize,
-    /// The sets to run: jpp, mteb, toxicity, llm, jpp2000 [default: all; jpp2000, which waits for 2,000 reviews, in the full form]
+    /// The sets to run: jpp, mteb, toxicity, llm, and in the full form jpp2000, which waits for 2,000 reviews [default: all]
     #[arg(long, value_delimiter = ',')]
     sets: Vec<String>,
     /// Folder for the results; seeds that stand there, by the same build, data and options, are not measured again
@@ -82,7 +82,7 @@ const SETS: [Set; 3] = [
     },
 ];
 
-/// The paper's own setting: its pool, and a stream that fills it.
+/// The paper's own setting: its pool, for the first round too, and a stream that fills it.
 const PAPER_POOL: usize = 2000;
 const PAPER_ROWS: usize = 6000;
 
@@ -94,6 +94,8 @@ struct Setting<'a> {
     replies: Option<&'a Path>,
     /// Reviewed samples at which a round is held; 0 for none.
     pool: usize,
+    /// The same for the first round.
+    first_pool: usize,
     rows: usize,
     seeds: usize,
 }
@@ -114,25 +116,29 @@ pub fn all(args: &Args) -> Result<()> {
     let asked = |name: &str| args.sets.is_empty() || args.sets.iter().any(|set| set == name);
     let quick = args.quick;
     let [pool, rows] = if quick { [300, 1000] } else { [args.pool, args.rows] };
+    // A person's first round comes early; of fewer than 100 reviews none is held.
+    let first_pool = if quick { pool } else { (pool * 7 / 10).max(pool.min(100)) };
     let seeds = args.seeds.unwrap_or(if quick { 1 } else { 3 });
     for set in SETS.iter().filter(|set| asked(set.name)) {
         println!("== {}", set.name);
-        let setting = Setting { name: set.name, replies: None, pool, rows, seeds };
+        let setting = Setting { name: set.name, replies: None, pool, first_pool, rows, seeds };
         found.push((set.name, one(args, set, &setting)?));
     }
     if let Some(replies) = args.replies.as_deref().filter(|_| asked("llm")) {
         println!("== jpp, an LLM's recorded replies as the reviewer");
         // Of a small ensemble an LLM's few labels, many of them wrong, are worth no round.
         let pool = if quick { 0 } else { 250 };
-        let setting = Setting { name: "llm", replies: Some(replies), pool, rows, seeds: 1 };
+        // Its pool is smaller, so there are more rounds of it: one seed must do.
+        let setting = Setting { name: "llm", replies: Some(replies), pool, first_pool: pool, rows, seeds: 1 };
         found.push(("llm", one(args, &SETS[0], &setting)?));
     }
     if !quick && asked("jpp2000") {
         println!("== jpp, a pool of {PAPER_POOL}");
-        let seeds = args.seeds.unwrap_or(1);
-        let setting = Setting { name: "jpp2000", replies: None, pool: PAPER_POOL, rows: PAPER_ROWS, seeds };
+        let (pool, rows, seeds) = (PAPER_POOL, PAPER_ROWS, args.seeds.unwrap_or(1));
+        let setting = Setting { name: "jpp2000", replies: None, pool, first_pool: pool, rows, seeds };
         found.push(("jpp2000", one(args, &SETS[0], &setting)?));
     }
+    ensure!(!found.is_empty(), "none of the sets {} is in this form", args.sets.join(", "));
     let seconds = found.iter().flat_map(|(_, runs)| runs).filter_map(|run| run["seconds"].as_f64());
     let (figures, minutes) = (figures(&found), seconds.sum::<f64>() / 60.0);
     table(&figures);
@@ -142,7 +148,7 @@ pub fn all(args: &Args) -> Result<()> {
 
 /// Runs a set and returns its runs, one a seed.
 fn one(args: &Args, set: &Set, setting: &Setting<'_>) -> Result<Vec<Value>> {
-    let Setting { name, replies, pool, rows, seeds } = *setting;
+    let Setting { name, replies, pool, first_pool, rows, seeds } = *setting;
     let file = |name: &str| args.data.join(format!("{name}.csv"));
     let out = args.out.join(if args.quick { "quick" } else { "full" }).join(name);
     let mut command = Command::new(&args.binary);
@@ -165,7 +171,7 @@ fn one(args: &Args, set: &Set, setting: &Setting<'_>) -> Result<Vec<Value>> {
     } else {
         command.args(["--layers", "4"]);
     }
-    for (option, number) in [("--pool", pool), ("--rows", rows), ("--seeds", seeds)] {
+    for (option, number) in [("--pool", pool), ("--first-pool", first_pool), ("--rows", rows), ("--seeds", seeds)] {
         command.arg(option).arg(number.to_string());
     }
     match replies {
@@ -175,11 +181,7 @@ fn one(args: &Args, set: &Set, setting: &Setting<'_>) -> Result<Vec<Value>> {
         }
         None if args.quick => command.args(["--look-again", "--audit", "0.1"]),
         // A person looks closely until the first round, which comes early, and at a few of what is agreed on after it.
-        None => {
-            // Of fewer than 100 no round is held.
-            let first = (pool * 7 / 10).max(pool.min(100)).to_string();
-            command.args(["--look-again", "--first-pool", &first, "--first-audit", "0.3", "--audit", "0.03"])
-        }
+        None => command.args(["--look-again", "--first-audit", "0.3", "--audit", "0.03"]),
     };
     run(&mut command)?;
     let path = out.join("evaluate.json");
