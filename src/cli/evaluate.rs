@@ -2,21 +2,27 @@
 
 use super::tune::{RoundArgs, anchors, labelled, load_member, wanted};
 use crate::hub::{Home, write_atomically};
+use crate::review::client::review_blocking;
+use crate::sample::{Review, Sample};
 use crate::slm::adapter::{hex, sha256_hex};
 use crate::slm::burn::Backend;
 use crate::spec::{Prices, Spec};
 use crate::task::LabelSet;
+use crate::tune::agreement::{Estimate, agreements};
 use crate::tune::charts;
 use crate::tune::evaluate::{Evaluation, Reply, Reviewer, Scores, Sets, Settings, evaluate};
 use crate::tune::round::{Anchor, FEWEST_SAMPLES, Labelled, Member, hold_out};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
+use indicatif::ProgressBar;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -27,6 +33,7 @@ Examples:
   autoannotator evaluate --task sentiment --stream train.csv --test test.csv --out results
   autoannotator evaluate ... --pool 0                             no rounds: the SLMs as they are
   autoannotator evaluate ... --reviewer replies:replies.jsonl     an LLM's recorded replies in place of the gold labels
+  autoannotator evaluate ... --rows 500 --reviewer http://127.0.0.1:8080     the LLM behind an `autoannotator serve`
   autoannotator evaluate ... --replay old.csv --anchor val.csv --old-test old-test.csv --seeds 3
 
 The stream is annotated by the SLMs in an order by chance, hard samples are reviewed, and whenever --pool reviews have come
@@ -45,9 +52,10 @@ pub(super) struct Args {
     stream: PathBuf,
     /// Labelled CSV file to score before and after each round; never trained on
     #[arg(long)]
-    test: PathBuf,
-    /// gold (the labels of the file), or replies:FILE with an LLM's recorded replies (JSON Lines: text_sha256, reply); the
-    /// stream is then the texts that have one
+    test: Option<PathBuf>,
+    /// gold (the labels of the file); replies:FILE with an LLM's recorded replies (JSON Lines: text_sha256, reply), the stream
+    /// is then the texts that have one; or the URL of an `autoannotator serve`, whose LLM is asked about every text once, since
+    /// what it does alone is told too: its replies are recorded in --out
     #[arg(long, default_value = "gold")]
     reviewer: String,
     /// SLMs by id [default: those of the spec]
@@ -108,6 +116,9 @@ pub(super) struct Args {
 /// Comes before the file of a reviewer whose replies were recorded.
 const REPLIES: &str = "replies:";
 
+/// Texts that a server's LLM is asked about before what it said is recorded.
+const ASKED_AT_ONCE: usize = 16;
+
 #[derive(Serialize)]
 struct Written<'a> {
     #[serde(flatten)]
@@ -123,7 +134,8 @@ struct What<'a> {
     autoannotator: &'static str,
     task: &'a str,
     stream: &'a Path,
-    test: &'a Path,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test: Option<&'a Path>,
     reviewer: &'a str,
     /// With the first seed.
     #[serde(flatten)]
@@ -149,14 +161,26 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let progress = super::bar()?;
     let read = |paths| labelled(paths, &task.labels);
     let mut stream = read(std::slice::from_ref(&args.stream))?;
-    let reviewer = reviewer(&args.reviewer, &task.labels, &mut stream)?;
+    let who = Who::new(&args.reviewer)?;
+    let mut reviewer = Reviewer::Gold;
+    if let Who::Recorded(path) = &who {
+        reviewer = recorded(path, &task.labels, &mut stream)?;
+    }
     if let Some(rows) = args.rows {
         stream.shuffle(&mut StdRng::seed_from_u64(0));
         stream.truncate(rows);
     }
+    if let Who::Server(url) = &who {
+        let path = args.out.join(format!("replies-{}.jsonl", &sha256_hex(url.as_bytes())[..12]));
+        if args.fresh {
+            std::fs::remove_file(&path).ok();
+        }
+        ask(url, &spec, &stream, &path, &progress)?;
+        reviewer = recorded(&path, &task.labels, &mut stream)?;
+    }
     let mut sets = Sets {
         stream,
-        test: read(std::slice::from_ref(&args.test))?,
+        test: read(args.test.as_slice())?,
         old_test: read(&args.old_test)?,
         replay: Vec::new(),
         anchor: anchors(&args.anchor, &task.labels)?,
@@ -185,11 +209,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
         autoannotator: env!("CARGO_PKG_VERSION"),
         task: &task.name,
         stream: &args.stream,
-        test: &args.test,
+        test: args.test.as_deref(),
         reviewer: &args.reviewer,
         settings: &settings,
     };
-    let key = key(&what, &args.round, &loaded, &sets)?;
+    let key = key(&what, &args.round, &loaded, &sets, &reviewer)?;
     let results = Results { folder: &args.out, labels: &task.labels, what: &what, key: &key };
     let mut runs = if args.fresh { Vec::new() } else { results.so_far() };
     if !runs.is_empty() {
@@ -223,7 +247,13 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// Names everything that the runs follow from: this build, the options, the SLMs and the texts.
-fn key(what: &What<'_>, round: &RoundArgs, members: &[Member], sets: &Sets) -> anyhow::Result<String> {
+fn key(
+    what: &What<'_>,
+    round: &RoundArgs,
+    members: &[Member],
+    sets: &Sets,
+    reviewer: &Reviewer,
+) -> anyhow::Result<String> {
     let build = std::env::current_exe().and_then(std::fs::read).context("cannot read this program's own file")?;
     let mut hash = Sha256::new();
     hash.update(Sha256::digest(build));
@@ -231,8 +261,8 @@ fn key(what: &What<'_>, round: &RoundArgs, members: &[Member], sets: &Sets) -> a
     for Member { folder, .. } in members {
         hash.update(serde_json::to_vec(&(folder, round.layers(&folder.id)))?);
     }
-    if let Some(path) = what.reviewer.strip_prefix(REPLIES) {
-        hash.update(Sha256::digest(std::fs::read(path).with_context(|| format!("cannot read {path}"))?));
+    if let Reviewer::Replies(replies) = reviewer {
+        sets.stream.iter().for_each(|row| hash.update(format!("{:?}\n", replies.get(&row.text))));
     }
     let Sets { stream, test, old_test, replay, anchor } = sets;
     for rows in [stream, test, old_test].into_iter().chain(replay).chain(anchor.iter().map(|part| &part.rows)) {
@@ -286,37 +316,90 @@ impl Results<'_> {
     }
 }
 
-/// The reviewer by its name; recorded replies cut the stream to the texts that have one.
-fn reviewer(name: &str, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow::Result<Reviewer> {
-    #[derive(Deserialize)]
-    struct Record {
-        text_sha256: String,
-        reply: String,
-        #[serde(default)]
-        prompt_tokens: u64,
-        #[serde(default)]
-        completion_tokens: u64,
+/// The reviewer that was asked for.
+enum Who {
+    Gold,
+    Recorded(PathBuf),
+    /// The address of a server.
+    Server(String),
+}
+
+impl Who {
+    fn new(name: &str) -> anyhow::Result<Self> {
+        match name.strip_prefix(REPLIES) {
+            Some(path) => Ok(Self::Recorded(path.into())),
+            None if name == "gold" => Ok(Self::Gold),
+            None if name.starts_with("http://") || name.starts_with("https://") => Ok(Self::Server(name.to_owned())),
+            None => bail!("--reviewer is '{name}', expected gold, replies:FILE or the URL of an `autoannotator serve`"),
+        }
     }
-    if name == "gold" {
-        return Ok(Reviewer::Gold);
-    }
-    let Some(path) = name.strip_prefix(REPLIES) else { bail!("--reviewer is '{name}', expected gold or replies:FILE") };
-    let lines = std::fs::read_to_string(path).with_context(|| format!("cannot read {path}"))?;
+}
+
+/// A recorded reply of an LLM.
+#[derive(Serialize, Deserialize)]
+struct Record {
+    text_sha256: String,
+    reply: String,
+    #[serde(default)]
+    prompt_tokens: u64,
+    #[serde(default)]
+    completion_tokens: u64,
+}
+
+fn records(path: &Path) -> anyhow::Result<Vec<Record>> {
+    let lines = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let read =
+        |(number, line)| serde_json::from_str(line).with_context(|| format!("{}, line {}", path.display(), number + 1));
+    lines.lines().enumerate().map(read).collect()
+}
+
+/// Recorded replies as the reviewer; the stream is cut to the texts that have one.
+fn recorded(path: &Path, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyhow::Result<Reviewer> {
     let mut by_hash = HashMap::new();
-    for (number, line) in lines.lines().enumerate() {
-        let record: Record = serde_json::from_str(line).with_context(|| format!("{path}, line {}", number + 1))?;
-        let Record { text_sha256, reply, prompt_tokens, completion_tokens } = record;
+    for Record { text_sha256, reply, prompt_tokens, completion_tokens } in records(path)? {
         by_hash.insert(text_sha256, Reply { label: labels.index(&reply), prompt_tokens, completion_tokens });
     }
     let of = |row: &Labelled| Some((row.text.clone(), by_hash.get(&sha256_hex(row.text.as_bytes()))?.clone()));
     let replies: HashMap<String, Reply> = stream.iter().filter_map(of).collect();
     stream.retain(|row| replies.contains_key(&row.text));
-    ensure!(!stream.is_empty(), "{path} has no reply to any text of the stream");
+    ensure!(!stream.is_empty(), "{} has no reply to any text of the stream", path.display());
     Ok(Reviewer::Replies(replies))
 }
 
+/// Has a server's LLM label the texts that have no reply in the file yet, redacted as the spec says, and records what it says.
+fn ask(url: &str, spec: &Spec, stream: &[Labelled], path: &Path, progress: &ProgressBar) -> anyhow::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("."));
+    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+    let known = if path.exists() { records(path)? } else { Vec::new() };
+    let mut known: HashSet<String> = known.into_iter().map(|record| record.text_sha256).collect();
+    let open: Vec<Sample> = stream
+        .iter()
+        .map(|row| Sample { id: sha256_hex(row.text.as_bytes()), text: row.text.clone() })
+        .filter(|sample| known.insert(sample.id.clone()))
+        .collect();
+    let mut file = File::options()
+        .create(true)
+        .append(true)
+        .open(path)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    progress.set_length(open.len() as u64);
+    progress.set_position(0);
+    progress.set_message("the LLM labels the stream");
+    for batch in open.chunks(ASKED_AT_ONCE) {
+        let reviews = review_blocking(url, &spec.task, &spec.review.redactor(), batch)
+            .context("the reviewer fails; the same command goes on behind the replies that are there")?;
+        let mut lines = String::new();
+        for (text_sha256, Review { label, prompt_tokens, completion_tokens, .. }) in reviews {
+            let record = Record { text_sha256, reply: label.unwrap_or_default(), prompt_tokens, completion_tokens };
+            lines += &(serde_json::to_string(&record)? + "\n");
+        }
+        file.write_all(lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        progress.inc(batch.len() as u64);
+    }
+    Ok(())
+}
+
 fn print(found: &Evaluation, seed: u64, prices: Option<Prices>) {
-    let last = |scores: &Scores| scores.calibration_error.last().copied().unwrap_or_default();
     let percent = |share: f64| format!("{:.1}", 100.0 * share);
     let line = |name: &str, values: Vec<String>| {
         println!("{name:<34}{}", values.iter().map(|value| format!("{value:>9}")).collect::<String>());
@@ -342,7 +425,7 @@ fn print(found: &Evaluation, seed: u64, prices: Option<Prices>) {
         line(&way.name, [&shares[..], &[way.reviews.to_string(), tokens.to_string(), usd]].concat());
     }
     println!();
-    line("reviewer, on what was reviewed", vec![percent(stream.reviewer_accuracy)]);
+    line("hard, by quarter", stream.hard_share.iter().copied().map(percent).collect());
     line("reviewed, by quarter", stream.review_share.iter().copied().map(percent).collect());
     line("reviewed, in all", vec![percent(stream.reviews as f64 / stream.texts.max(1) as f64)]);
     if stream.second_looks > 0 {
@@ -351,9 +434,15 @@ fn print(found: &Evaluation, seed: u64, prices: Option<Prices>) {
     }
     let [audited, wrong] = stream.audited;
     if audited > 0 {
-        line("audit: agreed on and wrong", vec![percent(wrong as f64 / audited as f64), format!("of {audited}")]);
+        let [from, to] = stream.audit_interval.map(percent);
+        let share = percent(wrong as f64 / audited as f64);
+        line("audit: agreed on and wrong", vec![share, format!("{from} to {to}"), format!("of {audited}")]);
     }
-    line("agreed and wrong", vec![percent(stream.agreed_and_wrong as f64 / stream.texts.max(1) as f64)]);
+    let of_all = |count: usize| vec![percent(count as f64 / stream.texts.max(1) as f64)];
+    line("agreed and wrong", of_all(stream.agreed_and_wrong));
+    line("hard, and the majority right", of_all(stream.hard_and_majority_right));
+    line("reviewer, on hard samples", vec![percent(stream.reviewer_accuracy)]);
+    line("reviews that all SLMs contradict", vec![stream.contradicted.to_string()]);
     let table = |name: &str, scores: &[Scores]| {
         if scores.first().is_none_or(|scores| scores.texts == 0) {
             return;
@@ -366,13 +455,20 @@ fn print(found: &Evaluation, seed: u64, prices: Option<Prices>) {
         line("majority, macro-F1", scores.iter().map(|scores| percent(scores.majority.macro_f1)).collect());
         line("its 95 % interval, from", scores.iter().map(|scores| percent(scores.majority_interval[0])).collect());
         line("to", scores.iter().map(|scores| percent(scores.majority_interval[1])).collect());
-        let before = |scores: &Scores| scores.calibration_error_before.last().copied().unwrap_or_default();
-        line("calibration error of the mean", scores.iter().map(|scores| percent(last(scores))).collect());
-        line("the same without temperatures", scores.iter().map(|scores| percent(before(scores))).collect());
-        line(
-            "Krippendorff's alpha",
-            scores.iter().map(|scores| percent(scores.agreement.krippendorff_alpha)).collect(),
-        );
+        line("calibration error of", Vec::new());
+        for (at, id) in found.slms.iter().map(String::as_str).chain(["the mean"]).enumerate() {
+            let of = |errors: &[f64]| errors.get(at).copied().map(percent).unwrap_or_default();
+            line(&format!("  {id}"), scores.iter().map(|scores| of(&scores.calibration_error)).collect());
+            let before = scores.iter().map(|scores| of(&scores.calibration_error_before));
+            line("    without temperatures", before.collect());
+        }
+        let all: Vec<_> = scores.iter().map(|scores| agreements(&scores.agreement)).collect();
+        for (at, (name, _)) in all[0].iter().enumerate() {
+            let of = |value: fn(&Estimate) -> f64| all.iter().map(|all| percent(value(&all[at].1))).collect();
+            line(name, of(|estimate| estimate.value));
+            line("  its 95 % interval, from", of(|estimate| estimate.interval[0]));
+            line("  to", of(|estimate| estimate.interval[1]));
+        }
         line("agreed", scores.iter().map(|scores| percent(scores.agreed)).collect());
         line("right where agreed", scores.iter().map(|scores| percent(scores.accuracy_on_agreed)).collect());
     };

@@ -62,15 +62,24 @@ pub fn calibration_error(bins: &[Bin]) -> f64 {
     bins.iter().map(gap).sum::<f64>() / texts.max(1) as f64
 }
 
+/// A value with its 95 % interval, by the percentile bootstrap over the texts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Estimate {
+    /// Of all texts.
+    pub value: f64,
+    /// From and to.
+    pub interval: [f64; 2],
+}
+
 /// Chance-corrected agreement.
 #[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
 pub struct Agreement {
     /// Fleiss's kappa over all raters (Psychological Bulletin 76, 1971).
-    pub fleiss_kappa: f64,
+    pub fleiss_kappa: Estimate,
     /// Krippendorff's alpha for nominal labels (Content Analysis, 2004, chapter 11).
-    pub krippendorff_alpha: f64,
+    pub krippendorff_alpha: Estimate,
     /// Cohen's kappa of each pair of raters: first, second, kappa (Educational and Psychological Measurement 20, 1960).
-    pub cohen_kappa: Vec<(usize, usize, f64)>,
+    pub cohen_kappa: Vec<(usize, usize, Estimate)>,
 }
 
 /// The agreement of raters, each with a label for every text. Where all say the same label throughout it is 1; of fewer than
@@ -80,32 +89,62 @@ pub fn agreement(raters: &[Vec<usize>], labels: usize) -> Agreement {
     if raters.len() < 2 || texts == 0 {
         return Agreement::default();
     }
-    let (n, all) = (raters.len() as f64, (raters.len() * texts) as f64);
-    let mut totals = vec![0.0; labels];
-    let mut agreeing = 0.0;
-    for text in 0..texts {
-        let mut counts = vec![0.0; labels];
-        raters.iter().for_each(|rater| counts[rater[text]] += 1.0);
-        agreeing += counts.iter().map(|count| count * (count - 1.0)).sum::<f64>() / (n * (n - 1.0));
-        totals.iter_mut().zip(&counts).for_each(|(total, count)| *total += count);
-    }
-    let observed = agreeing / texts as f64;
-    let expected = totals.iter().map(|total| (total / all).powi(2)).sum();
-    // Alpha draws the pair without putting the first one back.
-    let without = totals.iter().map(|total| total * (total - 1.0)).sum::<f64>() / (all * (all - 1.0));
-    let pairs = (0..raters.len()).flat_map(|first| (first + 1..raters.len()).map(move |second| (first, second)));
+    let mut chance = StdRng::seed_from_u64(0);
+    let mut resamples: Vec<Vec<f64>> =
+        (0..RESAMPLES).map(|_| kappas(raters, labels, (0..texts).map(|_| chance.random_range(0..texts)))).collect();
+    let mut estimates = kappas(raters, labels, 0..texts).into_iter().enumerate().map(|(at, value)| {
+        resamples.sort_by(|a, b| a[at].total_cmp(&b[at]));
+        let of = |resample: usize| resamples[resample][at];
+        Estimate { value, interval: [of(RESAMPLES / 40), of(RESAMPLES - 1 - RESAMPLES / 40)] }
+    });
+    let mut next = || estimates.next().unwrap_or_default();
     Agreement {
-        fleiss_kappa: corrected(observed, expected),
-        krippendorff_alpha: corrected(observed, without),
-        cohen_kappa: pairs.map(|(a, b)| (a, b, cohen(&raters[a], &raters[b], labels))).collect(),
+        fleiss_kappa: next(),
+        krippendorff_alpha: next(),
+        cohen_kappa: pairs(raters.len()).map(|(a, b)| (a, b, next())).collect(),
     }
 }
 
-fn cohen(a: &[usize], b: &[usize], labels: usize) -> f64 {
-    let texts = a.len() as f64;
-    let observed = a.iter().zip(b).filter(|(a, b)| a == b).count() as f64 / texts;
-    let share = |of: &[usize], label| of.iter().filter(|own| **own == label).count() as f64 / texts;
-    corrected(observed, (0..labels).map(|label| share(a, label) * share(b, label)).sum())
+/// The figures by name; raters count from 1.
+pub fn agreements(agreement: &Agreement) -> Vec<(String, Estimate)> {
+    let cohen = |(a, b, of): &(usize, usize, Estimate)| (format!("Cohen's kappa of {} and {}", a + 1, b + 1), *of);
+    let all = [
+        ("Fleiss's kappa".to_owned(), agreement.fleiss_kappa),
+        ("Krippendorff's alpha".to_owned(), agreement.krippendorff_alpha),
+    ];
+    all.into_iter().chain(agreement.cohen_kappa.iter().map(cohen)).collect()
+}
+
+/// Every two of so many raters.
+fn pairs(raters: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..raters).flat_map(move |first| (first + 1..raters).map(move |second| (first, second)))
+}
+
+/// Fleiss's kappa, Krippendorff's alpha and Cohen's kappa of each pair, of some texts.
+fn kappas(raters: &[Vec<usize>], labels: usize, texts: impl Iterator<Item = usize>) -> Vec<f64> {
+    let mut totals = vec![vec![0.0; labels]; raters.len()];
+    let mut same = vec![0.0; pairs(raters.len()).count()];
+    let mut count = 0.0;
+    for text in texts {
+        count += 1.0;
+        raters.iter().zip(&mut totals).for_each(|(rater, totals)| totals[rater[text]] += 1.0);
+        for ((a, b), same) in pairs(raters.len()).zip(&mut same) {
+            *same += f64::from(u8::from(raters[a][text] == raters[b][text]));
+        }
+    }
+    // Of a text's ordered pairs of raters the share that agrees is that of its unordered ones.
+    let observed = same.iter().sum::<f64>() / (same.len() as f64 * count);
+    let all = count * raters.len() as f64;
+    let of_label = |label: usize| totals.iter().map(|totals| totals[label]).sum::<f64>();
+    let expected = (0..labels).map(|label| (of_label(label) / all).powi(2)).sum();
+    // Alpha draws the pair without putting the first one back.
+    let without = (0..labels).map(|label| of_label(label) * (of_label(label) - 1.0)).sum::<f64>() / (all * (all - 1.0));
+    let cohen = |((a, b), same): ((usize, usize), &f64)| {
+        let expected = totals[a].iter().zip(&totals[b]).map(|(a, b)| a * b).sum::<f64>() / (count * count);
+        corrected(same / count, expected)
+    };
+    let several = [corrected(observed, expected), corrected(observed, without)];
+    several.into_iter().chain(pairs(raters.len()).zip(&same).map(cohen)).collect()
 }
 
 fn corrected(observed: f64, expected: f64) -> f64 {
@@ -137,7 +176,7 @@ mod tests {
         let texts: Vec<Vec<usize>> = counts.iter().map(spread).collect();
         let raters: Vec<Vec<usize>> = (0..14).map(|rater| texts.iter().map(|text| text[rater]).collect()).collect();
         let found = agreement(&raters, 5);
-        assert!((found.fleiss_kappa - 0.210).abs() < 5e-4, "{found:?}");
+        assert!((found.fleiss_kappa.value - 0.210).abs() < 5e-4, "{found:?}");
         assert_eq!(found.cohen_kappa.len(), 14 * 13 / 2);
     }
 
@@ -148,15 +187,30 @@ mod tests {
         let a = vec![0, 1, 0, 0, 0, 0, 0, 0, 1, 0];
         let b = vec![1, 1, 1, 0, 0, 1, 0, 0, 0, 0];
         let found = agreement(&[a, b], 2);
-        assert!((found.krippendorff_alpha - (1.0 - 19.0 * 8.0 / (2.0 * 14.0 * 6.0))).abs() < 1e-12, "{found:?}");
-        assert!((found.cohen_kappa[0].2 - 0.04 / 0.44).abs() < 1e-12, "{found:?}");
+        assert!((found.krippendorff_alpha.value - (1.0 - 19.0 * 8.0 / (2.0 * 14.0 * 6.0))).abs() < 1e-12, "{found:?}");
+        assert!((found.cohen_kappa[0].2.value - 0.04 / 0.44).abs() < 1e-12, "{found:?}");
+    }
+
+    /// 1,000 texts on which two raters agree in 80 %, half of them of each label: kappa is 0.6, and its standard error by the
+    /// delta method sqrt(0.8 * 0.2 / 1000) / 0.5 = 0.0253.
+    #[test]
+    fn the_interval_of_kappa_is_that_of_the_normal_approximation() {
+        let a: Vec<usize> = (0..1000).map(|text| text % 2).collect();
+        let b: Vec<usize> = (0..1000).map(|text| (text + usize::from(text / 2 % 5 == 0)) % 2).collect();
+        let Estimate { value, interval: [from, to] } = agreement(&[a, b], 2).cohen_kappa[0].2;
+        assert!((value - 0.6).abs() < 1e-9, "{value}");
+        assert!(
+            (from - (0.6 - 1.96 * 0.0253)).abs() < 0.01 && (to - (0.6 + 1.96 * 0.0253)).abs() < 0.01,
+            "{from} {to}"
+        );
     }
 
     #[test]
     fn full_agreement_is_one_and_nothing_is_nothing() {
         let found = agreement(&[vec![0, 1, 2], vec![0, 1, 2]], 3);
-        assert_eq!((found.fleiss_kappa, found.krippendorff_alpha, found.cohen_kappa[0].2), (1.0, 1.0, 1.0));
-        assert_eq!(agreement(&[vec![1, 1], vec![1, 1]], 3).fleiss_kappa, 1.0);
+        let full = Estimate { value: 1.0, interval: [1.0, 1.0] };
+        assert_eq!((found.fleiss_kappa, found.krippendorff_alpha, found.cohen_kappa[0].2), (full, full, full));
+        assert_eq!(agreement(&[vec![1, 1], vec![1, 1]], 3).fleiss_kappa, full);
         assert_eq!(agreement(&[], 3), Agreement::default());
     }
 

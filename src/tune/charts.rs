@@ -1,6 +1,6 @@
 //! An evaluation as a page with pictures.
 
-use super::agreement::Bin;
+use super::agreement::{Bin, Estimate, agreements};
 use super::evaluate::{Evaluation, Scores};
 use plotters::prelude::*;
 use std::fmt::Write;
@@ -39,11 +39,16 @@ pub fn page(title: &str, labels: &[String], runs: &[Evaluation]) -> String {
         let course = run.stream.course.iter().map(|(reviews, share)| (*reviews as f64, 100.0 * share)).collect();
         let course = [Line { name: "right so far".to_owned(), points: course }];
         figure(&mut html, "Accuracy on the stream, percent, by reviews", &chart(&course, None));
-        let share = run.stream.review_share.iter().enumerate().map(|(at, share)| (at as f64 + 1.0, 100.0 * share));
-        let share = [Line { name: "sent to review".to_owned(), points: share.collect() }];
-        figure(&mut html, "Reviewed, percent of each quarter of the stream", &chart(&share, None));
-        figure(&mut html, "Accuracy on the test file, percent, by round", &chart(&by_round(run), None));
-        if let (Some(first), Some(last)) = (run.test.first(), run.test.last()) {
+        let by_quarter = |name: &str, shares: &[f64]| {
+            let points = shares.iter().enumerate().map(|(at, share)| (at as f64 + 1.0, 100.0 * share)).collect();
+            Line { name: name.to_owned(), points }
+        };
+        let stream = &run.stream;
+        let shares = [by_quarter("hard", &stream.hard_share), by_quarter("reviewed", &stream.review_share)];
+        figure(&mut html, "Hard, and reviewed for any reason, percent of each quarter", &chart(&shares, None));
+        let tested = run.test.first().filter(|scores| scores.texts > 0);
+        if let (Some(first), Some(last)) = (tested, run.test.last()) {
+            figure(&mut html, "Accuracy on the test file, percent, by round", &chart(&by_round(run), None));
             let lines = [reliable("before", first), reliable("after", last)];
             figure(
                 &mut html,
@@ -52,6 +57,7 @@ pub fn page(title: &str, labels: &[String], runs: &[Evaluation]) -> String {
             );
             figure(&mut html, "Test file before the first round, majority", &matrix(labels, first));
             figure(&mut html, "Test file after the last one", &matrix(labels, last));
+            figure(&mut html, "Agreement on the test file, percent (95 % interval)", &agreement(first, last));
         }
         html.push_str("</section>");
     }
@@ -102,6 +108,19 @@ fn matrix(labels: &[String], scores: &Scores) -> String {
         let _ = write!(table, "<tr><th>{}{cells}", escape(label));
     }
     table + "</table>"
+}
+
+/// How far the SLMs agree beyond chance.
+fn agreement(first: &Scores, last: &Scores) -> String {
+    let cell = |of: Estimate| {
+        let [value, from, to] = [of.value, of.interval[0], of.interval[1]].map(|share| 100.0 * share);
+        format!("<td>{value:.1} ({from:.1} to {to:.1})")
+    };
+    let pairs = agreements(&first.agreement).into_iter().zip(agreements(&last.agreement));
+    let rows: String = pairs
+        .map(|((name, before), (_, after))| format!("<tr><th>{}{}{}", escape(&name), cell(before), cell(after)))
+        .collect();
+    format!("<table><tr><th><th>before<th>after{rows}</table>")
 }
 
 /// Lines over their points, as SVG; with `diagonal` from 0 to that value on both axes and the line of equals.

@@ -9,7 +9,7 @@ use super::round::{
     Anchor, FEWEST_SAMPLES, Labelled, Lesson, Material, Member, Report, RoundOptions, contradicted, round, split,
 };
 use super::train::Running;
-use crate::annotate::report::{Confusion, Score};
+use crate::annotate::report::{Confusion, Score, wilson};
 use crate::slm::adapter::Method;
 use crate::slm::burn::Backend;
 use crate::slm::probabilities;
@@ -187,19 +187,21 @@ pub struct Stream {
     pub ways: Vec<Way>,
     /// Reviews.
     pub reviews: usize,
-    /// The share of each quarter that was reviewed.
+    /// The share of each quarter that was reviewed for any reason: hard, drawn for the audit, or looked at again.
     pub review_share: [f64; 4],
-    /// The reviewer's accuracy.
+    /// The share of each quarter that was hard: the SLMs did not agree when they voted.
+    pub hard_share: [f64; 4],
+    /// The reviewer's accuracy on hard samples.
     pub reviewer_accuracy: f64,
     /// Tokens of the reviews' prompts.
     pub prompt_tokens: u64,
     /// Tokens of their completions.
     pub completion_tokens: u64,
-    /// Texts on which all SLMs agreed on a wrong label.
+    /// Texts on which all SLMs agreed on a wrong label when they voted, whoever found out.
     pub agreed_and_wrong: usize,
-    /// Reviewed texts on which the majority was right.
+    /// Hard samples on which the majority was right.
     pub hard_and_majority_right: usize,
-    /// Reviews that no round trains on, since all SLMs all but ruled them out.
+    /// Reviews by an LLM that no round trains on, since all SLMs all but ruled them out; a person's count (see the pool).
     pub contradicted: usize,
     /// Reviews of texts that had been agreed on, since the last versions say another label.
     pub second_looks: usize,
@@ -207,6 +209,8 @@ pub struct Stream {
     pub course: Vec<(usize, f64)>,
     /// Texts agreed on that were reviewed for the audit, and those of them that were agreed on wrongly by the reviewer's word.
     pub audited: [usize; 2],
+    /// The 95 % interval of their share (Wilson).
+    pub audit_interval: [f64; 2],
 }
 
 /// Everything that was measured.
@@ -507,8 +511,17 @@ struct Tally<'a> {
     majority: Counted,
     /// The paper's rule, and what its reviews took.
     hard: (Counted, (usize, u64, u64)),
+    /// Hard samples that the reviewer gave the right label.
     reviewer_right: usize,
-    quarters: [[usize; 2]; 4],
+    quarters: [Quarter; 4],
+}
+
+/// Texts of a quarter of the stream.
+#[derive(Default)]
+struct Quarter {
+    all: usize,
+    hard: usize,
+    reviewed: usize,
 }
 
 impl<'a> Tally<'a> {
@@ -537,8 +550,8 @@ impl<'a> Tally<'a> {
 
     /// Counts a text by the SLMs' probabilities, reviews it if it is hard, and returns what goes into the pool.
     fn add(&mut self, row: &Labelled, votes: &[&[f32]]) -> Option<Labelled> {
-        let quarter = &mut self.quarters[(4 * self.verdicts.len() / self.all.max(1)).min(3)];
-        quarter[1] += 1;
+        let at = self.verdicts.len();
+        self.quarter(at).all += 1;
         for (counted, probabilities) in self.slms.iter_mut().zip(votes) {
             counted.add(row.label, Some(argmax(probabilities)));
         }
@@ -546,17 +559,19 @@ impl<'a> Tally<'a> {
         self.majority.add(row.label, Some(label));
         let majority_right = label == row.label;
         let agreed = unanimous(votes);
+        self.quarter(at).hard += usize::from(agreed.is_none());
+        self.stream.agreed_and_wrong += usize::from(agreed.is_some_and(|label| label != row.label));
         if agreed.is_some() && !(self.audit > 0.0 && self.chance.random_bool(self.audit)) {
             self.verdicts.push((agreed, false));
             self.hard.0.add(row.label, agreed);
             return None;
         }
-        quarter[0] += 1;
         self.stream.hard_and_majority_right += usize::from(majority_right && agreed.is_none());
         let before = self.spent();
-        let (label, pooled) = self.review(row, votes);
+        let (label, pooled) = self.review(at, row, votes);
         self.hard.0.add(row.label, agreed.or(label));
         if agreed.is_none() {
+            self.reviewer_right += usize::from(label == Some(row.label));
             let (after, hard) = (self.spent(), &mut self.hard.1);
             *hard = (hard.0 + 1, hard.1 + after.1 - before.1, hard.2 + after.2 - before.2);
         }
@@ -591,20 +606,27 @@ impl<'a> Tally<'a> {
             return;
         }
         self.stream.second_looks += 1;
-        let (label, _) = self.review(row, votes);
+        let (label, _) = self.review(at, row, votes);
         self.verdicts[at] = (label.or(agreed), true);
     }
 
-    /// The reviewer's label, and what goes into the pool.
-    fn review(&mut self, row: &Labelled, votes: &[&[f32]]) -> (Option<usize>, Option<Labelled>) {
+    /// The quarter of the stream in which a text lies.
+    fn quarter(&mut self, at: usize) -> &mut Quarter {
+        &mut self.quarters[(4 * at / self.all.max(1)).min(3)]
+    }
+
+    /// The reviewer's label of the stream's text `at`, and what goes into the pool.
+    fn review(&mut self, at: usize, row: &Labelled, votes: &[&[f32]]) -> (Option<usize>, Option<Labelled>) {
         self.stream.reviews += 1;
+        self.quarter(at).reviewed += 1;
         let Reply { label, prompt_tokens, completion_tokens } = self.reviewer.review(row);
         self.stream.prompt_tokens += prompt_tokens;
         self.stream.completion_tokens += completion_tokens;
         let Some(label) = label else { return (None, None) };
         let label = if self.chance.random_bool(self.settings.noise) { self.other(label) } else { label };
-        self.reviewer_right += usize::from(label == row.label);
-        if contradicted(label, votes.iter().copied()) {
+        // Whoever errs by chance is no person.
+        let person = matches!(self.reviewer, Reviewer::Gold) && self.settings.noise == 0.0;
+        if !person && contradicted(label, votes.iter().copied()) {
             self.stream.contradicted += 1;
             return (Some(label), None);
         }
@@ -619,11 +641,7 @@ impl<'a> Tally<'a> {
     fn finish(self, rows: &[Labelled], ids: &[String]) -> Stream {
         let share = |part: usize, whole: usize| part as f64 / whole.max(1) as f64;
         let mut counted = Counted::new(self.labels);
-        let mut agreed_and_wrong = 0;
-        for ((verdict, reviewed), row) in self.verdicts.iter().zip(rows) {
-            counted.add(row.label, *verdict);
-            agreed_and_wrong += usize::from(!reviewed && *verdict != Some(row.label));
-        }
+        self.verdicts.iter().zip(rows).for_each(|((verdict, _), row)| counted.add(row.label, *verdict));
         let last = counted.way("agreed or reviewed", self.spent());
         let free = (0, 0, 0);
         let mut ways: Vec<Way> = self.slms.iter().zip(ids).map(|(counted, id)| counted.way(id, free)).collect();
@@ -639,9 +657,10 @@ impl<'a> Tally<'a> {
             texts: self.verdicts.len(),
             accuracy,
             ways,
-            agreed_and_wrong,
-            review_share: self.quarters.map(|[reviewed, all]| share(reviewed, all)),
-            reviewer_accuracy: share(self.reviewer_right, self.stream.reviews),
+            review_share: self.quarters.each_ref().map(|quarter| share(quarter.reviewed, quarter.all)),
+            hard_share: self.quarters.each_ref().map(|quarter| share(quarter.hard, quarter.all)),
+            reviewer_accuracy: share(self.reviewer_right, self.hard.1.0),
+            audit_interval: wilson(self.stream.audited[1] as u64, self.stream.audited[0] as u64),
             ..self.stream
         }
     }
@@ -683,7 +702,7 @@ mod tests {
         let stream = tally.finish(&rows, &["a".into(), "b".into()]);
         assert_eq!((stream.texts, stream.reviews, stream.agreed_and_wrong), (4, 2, 1));
         assert_eq!((stream.accuracy, stream.reviewer_accuracy), (0.5, 0.5));
-        assert_eq!(stream.review_share, [0.0, 0.0, 1.0, 1.0]);
+        assert_eq!((stream.review_share, stream.hard_share), ([0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 1.0]));
         let ways: Vec<(&str, f64, usize)> =
             stream.ways.iter().map(|way| (way.name.as_str(), way.accuracy, way.reviews)).collect();
         let best = ("best single SLM: b", 0.75, 0);
@@ -705,10 +724,13 @@ mod tests {
         plain.look_again(0, &rows[0], &[&yes, &yes]);
         let stream = plain.finish(&rows, &[]);
         assert_eq!((stream.second_looks, stream.reviews, stream.accuracy), (1, 1, 1.0));
+        assert_eq!((stream.review_share[0], stream.hard_share[0], stream.agreed_and_wrong), (1.0, 0.0, 1));
         let mut plain = tally(&audited, 1);
         assert_eq!(plain.add(&rows[0], &[&no, &no]), Some(rows[0].clone()));
         let stream = plain.finish(&rows, &[]);
         assert_eq!(stream.audited, [1, 1]);
+        let [from, to] = stream.audit_interval;
+        assert!(from > 0.2 && to > 0.999, "{from} {to}");
         let ways: Vec<(f64, usize)> = stream.ways.iter().rev().take(2).map(|way| (way.accuracy, way.reviews)).collect();
         assert_eq!(ways, [(1.0, 1), (0.0, 0)], "the paper's rule has no audit");
     }

@@ -88,7 +88,7 @@ fn bias_corrected(logits: &[f32], gold: &[usize], labels: usize) -> Calibration 
 
 /// The temperature of least negative log likelihood (Guo et al., arXiv 1706.04599), by golden section on its logarithm
 /// between 1/8 and 8.
-fn fit_temperature(logits: &[f32], gold: &[usize], labels: usize) -> f32 {
+pub(super) fn fit_temperature(logits: &[f32], gold: &[usize], labels: usize) -> f32 {
     let loss = |log: f64| metrics(logits, gold, labels, log.exp() as f32).nll;
     let ratio = (5f64.sqrt() - 1.0) / 2.0;
     let (mut low, mut high) = (-(8f64.ln()), 8f64.ln());

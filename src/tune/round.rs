@@ -5,9 +5,9 @@ use super::TuneError;
 use super::activations::Frozen;
 use super::dataset::Dataset;
 use super::gate::{Change, Decision, FEWEST_TEXTS, Paired, decide};
-use super::metrics::{calibrate, metrics};
+use super::metrics::{fit_temperature, metrics};
 use super::train::{Choice, Options, Running, Start, by_batches, fine_tune, interpolate, lengths, serialize};
-use crate::slm::adapter::{AdapterFile, Method, Metrics, SlmFolder, sha256_hex};
+use crate::slm::adapter::{AdapterFile, Method, SlmFolder, sha256_hex};
 use crate::slm::burn::Trained;
 use crate::slm::cpu::{CpuEncoder, CpuEngine};
 use crate::slm::probabilities;
@@ -679,11 +679,10 @@ fn candidate(
     let engine = upper(&weights, layers, &head);
     let mut candidate = Member { folder, key, tokenizer, weights, head, frozen, engine, said: Arc::default() };
     let logits = candidate.logits(stopping)?;
-    let fit = calibrate(&logits, &stopping.labels, labels);
-    let Metrics { accuracy, macro_f1, nll } = metrics(&logits, &stopping.labels, labels, fit.temperature);
-    candidate.folder.temperature = fit.temperature;
-    candidate.folder.validation = Metrics { accuracy, macro_f1, nll };
-    candidate.head.temperature = fit.temperature;
+    let temperature = fit_temperature(&logits, &stopping.labels, labels);
+    candidate.folder.temperature = temperature;
+    candidate.folder.validation = metrics(&logits, &stopping.labels, labels, temperature);
+    candidate.head.temperature = temperature;
     Ok((candidate, bytes))
 }
 

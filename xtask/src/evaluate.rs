@@ -86,6 +86,17 @@ const SETS: [Set; 3] = [
 const PAPER_POOL: usize = 2000;
 const PAPER_ROWS: usize = 6000;
 
+/// The texts of other sets that have an LLM's recorded replies: what it is worth alone and by the paper's rule, without rounds.
+const ASKED: [(&str, &str, &str); 4] = [
+    ("llm_jpp_test", "sentiment", "sent_twitter_financial_test"),
+    ("llm_mteb_test", "sentiment", "sent_tweet_extraction_test"),
+    ("llm_toxicity_test", "toxicity", "tox_diasafety_test"),
+    ("llm_offensive_test", "toxicity", "tox_tweeteval_offensive_test"),
+];
+
+/// What an LLM's tokens are counted at: gpt-4o-mini's list prices, in US dollars a million.
+const PRICES: &str = "usd_per_million = { prompt = 0.15, completion = 0.60 }";
+
 /// How a set is run.
 struct Setting<'a> {
     /// Names the figures and the folder of the results.
@@ -132,6 +143,11 @@ pub fn all(args: &Args) -> Result<()> {
         let setting = Setting { name: "llm", replies: Some(replies), pool, first_pool: pool, rows, seeds: 1 };
         found.push(("llm", one(args, &SETS[0], &setting)?));
     }
+    for (name, task, stream) in ASKED {
+        let Some(replies) = args.replies.as_deref().filter(|_| asked("llm")) else { break };
+        println!("== {stream}, an LLM's recorded replies as the reviewer, no rounds");
+        found.push((name, vec![replied(args, replies, (name, task, stream))?]));
+    }
     if !quick && asked("jpp2000") {
         println!("== jpp, a pool of {PAPER_POOL}");
         let (pool, rows, seeds) = (PAPER_POOL, PAPER_ROWS, args.seeds.unwrap_or(1));
@@ -151,8 +167,7 @@ fn one(args: &Args, set: &Set, setting: &Setting<'_>) -> Result<Vec<Value>> {
     let Setting { name, replies, pool, first_pool, rows, seeds } = *setting;
     let file = |name: &str| args.data.join(format!("{name}.csv"));
     let out = args.out.join(if args.quick { "quick" } else { "full" }).join(name);
-    let mut command = Command::new(&args.binary);
-    command.args(["evaluate", "--task", set.task]);
+    let mut command = command(args, set.task, &out)?;
     let files =
         [("--stream", set.stream), ("--test", set.test), ("--anchor", set.anchor), ("--old-test", set.old_test)];
     files.iter().for_each(|(option, name)| {
@@ -161,35 +176,59 @@ fn one(args: &Args, set: &Set, setting: &Setting<'_>) -> Result<Vec<Value>> {
     set.replay.iter().for_each(|name| {
         command.arg("--replay").arg(file(name));
     });
-    command.arg("--out").arg(&out);
-    if args.fresh {
-        command.arg("--fresh");
-    }
-    if args.quick {
-        let slms = format!("{0}-minilm-l3,{0}-minilm-l6", set.task);
-        command.args(["--slms", &slms, "--layers", "2"]);
-    } else {
-        command.args(["--layers", "4"]);
-    }
     for (option, number) in [("--pool", pool), ("--first-pool", first_pool), ("--rows", rows), ("--seeds", seeds)] {
         command.arg(option).arg(number.to_string());
     }
     match replies {
-        Some(replies) => {
-            let file = replies.join(format!("{}.jsonl", set.stream));
-            command.arg("--reviewer").arg(format!("replies:{}", file.display()))
-        }
+        Some(replies) => command.arg("--reviewer").arg(recorded(replies, set.stream)),
         None if args.quick => command.args(["--look-again", "--audit", "0.1"]),
         // A person looks closely until the first round, which comes early, and at a few of what is agreed on after it.
         None => command.args(["--look-again", "--first-audit", "0.3", "--audit", "0.03"]),
     };
     run(&mut command)?;
+    let mut runs = runs(&out)?;
+    runs.truncate(seeds);
+    Ok(runs)
+}
+
+/// Runs the texts that have an LLM's recorded replies, without rounds.
+fn replied(args: &Args, replies: &Path, (name, task, stream): (&str, &str, &str)) -> Result<Value> {
+    let out = args.out.join(if args.quick { "quick" } else { "full" }).join(name);
+    let mut command = command(args, task, &out)?;
+    command.arg("--stream").arg(args.data.join(format!("{stream}.csv")));
+    command.args(["--pool", "0", "--reviewer"]).arg(recorded(replies, stream));
+    run(&mut command)?;
+    runs(&out)?.into_iter().next().context("a run")
+}
+
+/// The command of a set's evaluation, with the SLMs of the form and the LLM's prices.
+fn command(args: &Args, task: &str, out: &Path) -> Result<Command> {
+    let slms = if args.quick { &["minilm-l3", "minilm-l6"][..] } else { &["minilm-l3", "minilm-l6", "mpnet"] };
+    let slms: Vec<String> = slms.iter().map(|slm| format!("\"{task}-{slm}\"")).collect();
+    let spec = format!("task = \"{task}\"\nslms = [{}]\n\n[review]\nto = \"none\"\n{PRICES}\n", slms.join(", "));
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make {}", out.display()))?;
+    let path = out.join("spec.toml");
+    std::fs::write(&path, spec).with_context(|| format!("cannot write {}", path.display()))?;
+    let mut command = Command::new(&args.binary);
+    command.arg("evaluate").arg("--spec").arg(path).arg("--out").arg(out);
+    command.args(["--layers", if args.quick { "2" } else { "4" }]);
+    if args.fresh {
+        command.arg("--fresh");
+    }
+    Ok(command)
+}
+
+/// The reviewer that recorded replies are.
+fn recorded(replies: &Path, stream: &str) -> String {
+    format!("replies:{}", replies.join(format!("{stream}.jsonl")).display())
+}
+
+/// The runs that stand in a folder.
+fn runs(out: &Path) -> Result<Vec<Value>> {
     let path = out.join("evaluate.json");
     let text = std::fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))?;
     let mut written: Value = serde_json::from_str(&text)?;
-    let mut runs: Vec<Value> = serde_json::from_value(written["runs"].take())?;
-    runs.truncate(seeds);
-    Ok(runs)
+    Ok(serde_json::from_value(written["runs"].take())?)
 }
 
 /// A figure of a set: its name, and its value in each run.
@@ -202,11 +241,13 @@ const DROPS: [&str; 2] = ["anchor_drop_max", "majority_drop_max"];
 /// The figures of all sets, as fractions.
 fn figures(found: &[(&str, Vec<Value>)]) -> Vec<Figure> {
     let number = |value: &Value| value.as_f64().unwrap_or(f64::NAN);
+    // Of a set without such a file there is nothing to tell.
+    let of = |run: &Value, file: &str, value: f64| if run[file][0]["texts"] == 0 { f64::NAN } else { value };
     let test = |run: &Value, last: bool| {
         let scores = run["test"].as_array().and_then(|all| if last { all.last() } else { all.first() }).cloned();
-        number(&scores.unwrap_or_default()["majority"]["accuracy"])
+        of(run, "test", number(&scores.unwrap_or_default()["majority"]["accuracy"]))
     };
-    let share = |run: &Value, quarter: usize| number(&run["stream"]["review_share"][quarter]);
+    let share = |run: &Value, name: &str, quarter: usize| number(&run["stream"][name][quarter]);
     let way = |run: &Value, name: &str| {
         let ways = run["stream"]["ways"].as_array().cloned().unwrap_or_default();
         ways.into_iter().find(|way| way["name"] == name).unwrap_or_default()
@@ -216,19 +257,26 @@ fn figures(found: &[(&str, Vec<Value>)]) -> Vec<Figure> {
     let mut all = Vec::new();
     for (name, runs) in found {
         let mut put = |key: &str, of: &dyn Fn(&Value) -> f64| {
-            all.push((format!("{name}_{key}"), runs.iter().map(of).collect()));
+            let values: Vec<f64> = runs.iter().map(of).collect();
+            if values.iter().all(|value| value.is_finite()) {
+                all.push((format!("{name}_{key}"), values));
+            }
         };
         put("stream_accuracy", &|run| number(&run["stream"]["accuracy"]));
         put("test_before", &|run| test(run, false));
         put("test_after", &|run| test(run, true));
         put("test_gain", &|run| test(run, true) - test(run, false));
-        put("review_share_last_over_first", &|run| share(run, 3) / share(run, 0));
+        for key in ["review_share", "hard_share"] {
+            put(&format!("{key}_last_over_first"), &|run| share(run, key, 3) / share(run, key, 0));
+        }
+        put("majority_accuracy", &|run| number(&way(run, "majority")["accuracy"]));
+        put("rule_accuracy", &|run| number(&way(run, "the paper's rule")["accuracy"]));
         put("llm_calls_saved", &|run| saved(run, &run["stream"]["reviews"]));
         put("calls_saved_by_rule", &|run| saved(run, &way(run, "the paper's rule")["reviews"]));
-        put("best_single_slm", &|run| best(&run["test"]));
-        put(DROPS[0], &|run| most_lost(&accuracies(&run["old_test"])));
-        put(DROPS[1], &|run| most_lost(&majorities(&run["old_test"])));
-        if *name == "llm" {
+        put("best_single_slm", &|run| of(run, "test", best(&run["test"])));
+        put(DROPS[0], &|run| of(run, "old_test", most_lost(&accuracies(&run["old_test"]))));
+        put(DROPS[1], &|run| of(run, "old_test", most_lost(&majorities(&run["old_test"]))));
+        if name.starts_with("llm") {
             put("alone", &|run| number(&way(run, "reviewer alone")["accuracy"]));
             let share = |run: &Value| tokens(way(run, "agreed or reviewed")) / tokens(way(run, "reviewer alone"));
             put("tokens_saved", &|run| 1.0 - share(run));
@@ -269,7 +317,13 @@ fn summary(figures: &[Figure], minutes: f64) -> Value {
         line.insert(name.clone(), round(value));
     }
     // Those of the first set stand for all, and the largest drop is that of any.
-    for key in ["review_share_last_over_first", "llm_calls_saved", "calls_saved_by_rule", "best_single_slm"] {
+    for key in [
+        "review_share_last_over_first",
+        "hard_share_last_over_first",
+        "llm_calls_saved",
+        "calls_saved_by_rule",
+        "best_single_slm",
+    ] {
         if let Some(value) = line.get(&format!("jpp_{key}")).cloned() {
             line.insert(key.to_owned(), value);
         }
@@ -322,7 +376,7 @@ mod tests {
             json!({
                 "stream": {
                     "texts": 100, "reviews": 20, "accuracy": accuracy, "review_share": [0.4, 0.3, 0.2, 0.1],
-                    "ways": [{ "name": "the paper's rule", "reviews": 15 }],
+                    "hard_share": [0.2, 0.2, 0.2, 0.1], "ways": [{ "name": "the paper's rule", "reviews": 15, "accuracy": 0.7 }],
                 },
                 "test": [scores(0.5, [0.4, 0.45]), scores(0.6, [0.55, 0.5])],
                 "old_test": [scores(0.7, [0.7, 0.7]), scores(0.7, [0.72, 0.68]), scores(0.69, [0.6, 0.69])],
@@ -333,6 +387,8 @@ mod tests {
             ("jpp_stream_accuracy", 0.85),
             ("jpp_test_gain", 0.1),
             ("review_share_last_over_first", 0.25),
+            ("hard_share_last_over_first", 0.5),
+            ("jpp_rule_accuracy", 0.7),
             ("llm_calls_saved", 0.8),
             ("calls_saved_by_rule", 0.85),
             ("best_single_slm", 0.55),
