@@ -29,7 +29,7 @@ BENCH := $(CACHE)/bench
 API := $(CACHE)/api
 ARGS ?=
 
-.PHONY: help run test bench bench-venv bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller fuzz lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package package-burn clean
+.PHONY: help run test test-burn bench bench-venv bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller fuzz lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package package-burn clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -97,6 +97,7 @@ lint: page $(STAMPS)/npm-pkg ## Check format, lints, documentation, licences and
 	cargo fmt --all --check
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --release --locked --workspace --all-targets -- -D warnings
+	cargo clippy --release --locked --all-targets --features gpu-burn -- -D warnings
 	cargo xtask clippy-wasm
 	cargo doc --release --locked --no-deps --workspace
 	cargo xtask licences
@@ -199,6 +200,11 @@ test-rust: pull vulkan
 	if ls $(LAVAPIPE) >/dev/null 2>&1; then export AUTOANNOTATOR_GPU=required; fi; cargo test --release --locked
 
 # The server under the requests that schemathesis makes of its OpenAPI document.
+test-burn: pull vulkan package-burn package chromium firefox ## Test burn-wgpu natively and in the browsers; what it is built of takes most of an hour the first time
+	AUTOANNOTATOR_GPU=required cargo test --release --locked --features gpu-burn --test gpu --test reference --test architectures --test train
+	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
+	export AUTOANNOTATOR_BINARY=$(BINARY); cd wasm-tests/edge && node --test --test-name-pattern=burn browsers.test.mjs package.test.mjs
+
 test-api: $(STAMPS)/tools
 	@if ! python3 -c 'import ensurepip, venv' 2>/dev/null; then \
 	  echo 'test-api: skipped; Python cannot make a virtual environment (Debian: sudo apt-get install python3-venv)'; exit 0; fi; \

@@ -489,7 +489,7 @@ async fn house_with_rounds(pool: usize) -> House {
     let go = house.dir.path().join("go");
     let report = r#"{"event":"slm","slm":"s","outcome":"promoted","gate":{"texts":20,"before":0.5,"after":0.9,"least_gain":0.2},"share":1.0,"trained_on":[70,140]}"#;
     let text = format!(
-        "#!/bin/sh\necho \"$@\" > {dir}/arguments\necho '{{\"event\":\"pool\",\"samples\":{pool},\"contradicted\":0,\"overruled\":0}}'\n\
+        "#!/bin/sh\necho \"$@\" > {dir}/arguments\necho '{{\"event\":\"pool\",\"samples\":{pool},\"contradicted\":3,\"overruled\":2}}'\n\
          echo '{{\"event\":\"progress\",\"slm\":\"s\",\"stage\":\"loss 0.5\",\"done\":3,\"all\":9}}'\n\
          while [ ! -f {go} ]; do sleep 0.05; done\n\
          if [ \"$(cat {go})\" = bad ]; then echo 'error: tune-pool: the pool is bad' >&2; exit 1; fi\n\
@@ -578,12 +578,15 @@ async fn a_full_pool_starts_a_round_that_is_told_of() {
     assert_eq!((&rounds["unused"], &rounds["starts_at"]), (&100.into(), &100.into()));
     let running = &rounds["running"];
     assert_eq!((&running["slm"], &running["done"], &running["all"]), (&"s".into(), &3.into(), &9.into()));
+    let drew = |state: &Value| ["samples", "contradicted", "overruled"].map(|what| state[what].as_u64());
+    assert_eq!(drew(running), [Some(100), Some(3), Some(2)]);
     assert_eq!(house.order(reqwest::Method::POST).await, 409);
     let arguments = std::fs::read_to_string(house.dir.path().join("arguments")).expect("a file");
     std::fs::write(house.dir.path().join("go"), "well").expect("a file");
     let rounds = house.once(|rounds| rounds["last"] != Value::Null).await;
     assert_eq!((&rounds["last"]["outcome"], &rounds["last"]["round"]), (&"done".into(), &7.into()));
     assert_eq!(rounds["last"]["reports"][0]["outcome"], "promoted");
+    assert_eq!(drew(&rounds["last"]), [Some(100), Some(3), Some(2)]);
     let slms = "tickets-minilm-l3,tickets-minilm-l6,tickets-mpnet";
     let spec = house.dir.path().join("rounds-kept.json");
     let read = Spec::from_json(&std::fs::read_to_string(&spec).expect("a file")).expect("a spec");

@@ -90,8 +90,10 @@ impl Devices {
         #[cfg(feature = "gpu-burn")]
         let on_gpu = match on_gpu {
             Err(SlmError::NoGpu(why)) => {
-                let Unpacked { packed, version, .. } = packing::read(&home, &id, &precision)?;
-                info!("{id}: {why}; burn-wgpu takes it");
+                // It takes no int8.
+                let precision = if precision == "int8" { "f32" } else { &precision };
+                let Unpacked { packed, version, .. } = packing::read(&home, &id, precision)?;
+                info!("{id}: {why}; burn-wgpu takes it in {precision}");
                 gpu.burn().and_then(|device| Slm::on_burn(packed, version, tokenizer, &device))
             }
             other => other,

@@ -5,7 +5,7 @@ use crate::hub::Home;
 use crate::sample::Verdict;
 use crate::task::Task;
 use crate::tune::pool::{Consensus, Pool, PooledVote, Reviewed};
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 #[command(after_help = "\
 Examples:
   autoannotator pool show --task sentiment
-  autoannotator pool add reviewed.csv --task sentiment      the reviews of a file that the page or `annotate` wrote
+  autoannotator pool add reviewed.csv --task sentiment --keep-text
+                                                            the reviews of a file that the page or `annotate` wrote
   autoannotator pool export --task sentiment > pool.jsonl
   autoannotator pool purge --task sentiment --yes           the texts are gone from the disk afterwards
 
@@ -49,6 +50,9 @@ enum Command {
         /// Files that the page or `annotate` wrote: csv, tsv or jsonl
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// Keep the files' texts although no spec says keep_text = true in [review]
+        #[arg(long)]
+        keep_text: bool,
         #[command(flatten)]
         place: Place,
     },
@@ -87,7 +91,8 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
                 println!("  {count:>7}  {name}");
             }
         }
-        Command::Add { files, place } => {
+        Command::Add { files, keep_text, place } => {
+            may_keep(place.spec.as_deref(), keep_text)?;
             let (task, mut pool) = place.open()?;
             for file in files {
                 println!("{}", add(&mut pool, &task, &file)?);
@@ -110,6 +115,16 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
             println!("{} texts removed", pool.purge(&task.name)?);
         }
     }
+    Ok(())
+}
+
+/// Texts go into the pool only if the task's spec lets them be kept, or whoever names the files says so.
+pub(super) fn may_keep(spec: Option<&Path>, agreed: bool) -> anyhow::Result<()> {
+    let spec = spec.map(super::read_spec).transpose()?;
+    ensure!(
+        agreed || spec.is_some_and(|spec| spec.review.keep_text),
+        "the spec does not let texts be kept: set keep_text = true in [review], or give --keep-text"
+    );
     Ok(())
 }
 

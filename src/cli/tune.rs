@@ -1,44 +1,50 @@
 //! `autoannotator tune`.
 
-use super::pool::add;
+use super::pool::{add, may_keep};
 use crate::hub::packing::{Folder, current, folders, pack};
 use crate::hub::{self, Home, models_dir, versions};
-use crate::slm::adapter::{Method, SlmFolder, sha256_hex};
+use crate::slm::adapter::{Method, SlmFolder, hex, sha256_hex};
 use crate::slm::burn::Backend;
 use crate::slm::pack::Precision;
 use crate::slm::tokenize::Tokenizer;
 use crate::task::{LabelSet, Task};
 use crate::tune::event::{ANOTHER_ROUND, Event, Progress};
 use crate::tune::gate::{Decision, Paired};
-use crate::tune::pool::{Drawn, Pool, now};
-use crate::tune::round::{Anchor, Labelled, Lesson, Material, Member, Report, RoundOptions, hold_out, round, split};
+use crate::tune::pool::{Pool, now};
+use crate::tune::round::{
+    Anchor, Labelled, Lesson, Material, Member, Report, RoundOptions, Split, hold_out, round, split,
+};
 use crate::tune::train::Running;
 use anyhow::{Context, bail, ensure};
 use indicatif::ProgressBar;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 use std::cmp::Reverse;
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Holds a round: trains each SLM on the pool's reviewed hard samples, and promotes it if it became better.
 #[derive(clap::Args)]
 #[command(after_help = "\
 Examples:
   autoannotator tune --task sentiment --replay old-train.csv --anchor old-validation.csv
-  autoannotator tune --task sentiment --add reviewed.csv ...     add the reviews of a labelled file first
-  autoannotator tune --task sentiment --method full ...          all parameters, with the paper's settings
+  autoannotator tune --task sentiment --add reviewed.csv --keep-text ...
+                                                       add the reviews of a labelled file first
+  autoannotator tune --task sentiment --method full ...
+                                                       all parameters, with the paper's settings
 
 Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if it is better on them with
 95 % confidence and loses at most half a point on the anchor set, and on each part of it a point or what chance explains:
 the anchor files, what decided at earlier rounds, and a tenth of each --replay file that is held out of it. The largest SLM
 goes first, and the others learn from it as well, also of the pool's texts with a sure consensus; without a --replay file
 these are replayed instead. What is promoted is packed, and `autoannotator versions` lists it and goes back. A round that was
-stopped goes on by the same command.")]
+stopped goes on by the same command. Where somebody goes to another version of an SLM while a round runs, that one stays
+current, and the round's is only listed.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long, required_unless_present = "spec")]
@@ -52,6 +58,9 @@ pub(super) struct Args {
     /// A file that the page or `annotate` wrote, whose reviews go into the pool first; may be given more than once
     #[arg(long)]
     add: Vec<PathBuf>,
+    /// Keep the texts of the files to add although no spec says keep_text = true in [review]
+    #[arg(long, requires = "add")]
+    keep_text: bool,
     /// SLMs by id [default: all of the task]
     #[arg(long, value_delimiter = ',')]
     slms: Vec<String>,
@@ -130,23 +139,23 @@ impl RoundArgs {
     }
 }
 
-/// What a round that was stopped had done: the SLMs that were through.
-#[derive(Default, Serialize, Deserialize)]
-struct Done {
-    /// Names the round: its samples, files and options.
-    key: String,
-    reports: Vec<Report>,
-}
+/// The SLMs that were through when a round was stopped, each by its name in the round; see [`names`].
+type Done = BTreeMap<String, Report>;
 
 pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let task = super::task_of(args.task.as_deref(), args.spec.as_deref())?;
+    if !args.add.is_empty() {
+        may_keep(args.spec.as_deref(), args.keep_text)?;
+    }
     let (home, models) = (Home::find(args.home.as_deref())?, models_dir(args.models.as_deref())?);
     let path = args.pool.clone().unwrap_or_else(|| home.store());
     std::fs::create_dir_all(home.path()).with_context(|| format!("cannot make {}", home.path().display()))?;
     let scratch = Scratch::open(&home, &task.name)?;
     let mut pool = Pool::open(&path)?;
     for file in &args.add {
-        println!("{}", add(&mut pool, &task, file)?);
+        let added = add(&mut pool, &task, file)?;
+        // With --json standard output is a program's.
+        if args.json { eprintln!("{added}") } else { println!("{added}") }
     }
     let folders = wanted(args.models.as_deref(), &home, &args.slms, &task)?;
     args.round.fits(&folders)?;
@@ -155,6 +164,12 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     if drawn.rows.is_empty() {
         drawn = pool.draw(&task.name, &task.labels, None)?;
     }
+    ensure!(
+        !drawn.rows.is_empty() || drawn.contradicted == 0,
+        "tune-pool: all {} reviews of the pool were contradicted by all SLMs, so there is nothing to train on; let a \
+         person review these samples, whose labels count in any case",
+        drawn.contradicted
+    );
     let earlier = pool.earlier(&task.name, &task.labels)?;
     let read = |paths: &[PathBuf]| labelled(paths, &task.labels);
     let mut old =
@@ -179,10 +194,11 @@ pub(super) fn run(args: Args) -> anyhow::Result<()> {
     let trained: HashSet<&str> = parts.training.iter().chain(&parts.stopping).map(|row| row.text.as_str()).collect();
     anchor.iter_mut().for_each(|part| part.rows.retain(|row| !trained.contains(row.text.as_str())));
     let teller = Teller::new(args.json)?;
-    let (contradicted, overruled) = (drawn.contradicted, drawn.overruled);
-    teller.tell(&Event::Pool { samples: drawn.rows.len(), contradicted, overruled });
+    teller.tell(&Event::Pool(drawn.counts()));
     let material = Material { split: &parts, old: &old, earlier: &earlier.trained, anchor: &anchor, lesson: None };
-    let reports = hold(&args, (&home, &models), &folders, (&material, consensus), &drawn, (&scratch, &teller))?;
+    let held = pool.counts(&task.name)?.rounds;
+    let name = name(&args.round, &material, &consensus, held)?;
+    let reports = hold(&args, (&home, &models), &folders, (&material, consensus), (&name, &scratch, &teller))?;
     let number = pool.mark(&task.name, &drawn, &parts.gate, &reports)?;
     scratch.remove();
     teller.tell(&Event::Done { round: number });
@@ -230,8 +246,11 @@ impl Scratch {
     }
 }
 
-/// How often progress is told to a program.
+/// How often progress is told to a program, but for another stage, which is told at once.
 const TOLD_EVERY: Duration = Duration::from_millis(500);
+
+/// How often it is looked at.
+const LOOKED_AT_EVERY: Duration = Duration::from_millis(20);
 
 /// Tells a person, by lines and a bar, or a program, by JSON.
 struct Teller {
@@ -251,13 +270,23 @@ impl Teller {
             return;
         }
         self.bar.suspend(|| match event {
-            Event::Pool { samples, contradicted, overruled } => {
-                println!("pool: {samples} samples ({contradicted} contradicted by all SLMs, {overruled} overruled)");
-            }
+            Event::Pool(draw) => println!("pool: {draw}"),
             Event::Slm(report) => println!("{}", line(report)),
             Event::Done { round } => println!("round {round} is done"),
             Event::Progress(_) => {}
         });
+    }
+
+    /// Tells, of a version that was added and the current one, where they are not the same.
+    fn tell_if_not_current(&self, slm: &str, (added, current): (usize, usize)) {
+        if added != current {
+            self.bar.suspend(|| {
+                eprintln!(
+                    "{slm}: somebody went to version {current} while the round ran, so that stays the current one; \
+                     `autoannotator versions --roll-back {slm} --to {added}` takes the round's"
+                );
+            });
+        }
     }
 
     /// Tells a program how far an SLM has come for as long as the result lives; the bar tells a person.
@@ -265,21 +294,36 @@ impl Teller {
         if !self.json {
             return None;
         }
+        // What the SLM before was at is not said of this one.
+        self.bar.set_message("");
+        self.bar.set_length(0);
+        self.bar.set_position(0);
         let (stop, stopped) = mpsc::channel::<()>();
         let (bar, slm) = (self.bar.clone(), slm.to_owned());
         let thread = std::thread::spawn(move || {
-            let mut last = Progress::default();
-            while stopped.recv_timeout(TOLD_EVERY) == Err(RecvTimeoutError::Timeout) {
+            let (mut last, mut told): (Option<Progress>, _) = (None, Instant::now());
+            loop {
+                // Once more at the end, so that no last stage is missed.
+                let goes_on = stopped.recv_timeout(LOOKED_AT_EVERY) == Err(RecvTimeoutError::Timeout);
                 let (stage, done, all) = (bar.message(), bar.position(), bar.length().unwrap_or_default());
                 let now = Progress { slm: slm.clone(), stage, done, all };
-                if now != last {
+                let another = last.as_ref().is_none_or(|last| kind(last) != kind(&now));
+                if another || told.elapsed() >= TOLD_EVERY && last.as_ref() != Some(&now) {
                     println!("{}", serde_json::to_string(&Event::Progress(now.clone())).unwrap_or_default());
-                    last = now;
+                    (last, told) = (Some(now), Instant::now());
+                }
+                if !goes_on {
+                    return;
                 }
             }
         });
         Some(Following { stop: Some(stop), thread: Some(thread) })
     }
+}
+
+/// The kind of a stage, whose other words are figures.
+fn kind(progress: &Progress) -> &str {
+    progress.stage.split(' ').next().unwrap_or_default()
 }
 
 struct Following {
@@ -300,46 +344,32 @@ fn hold(
     (home, models): (&Home, &Path),
     wanted: &[Folder],
     (material, consensus): (&Material<'_>, Vec<Labelled>),
-    drawn: &Drawn,
-    (scratch, teller): (&Scratch, &Teller),
+    (round_name, scratch, teller): (&str, &Scratch, &Teller),
 ) -> anyhow::Result<Vec<Report>> {
     let (progress, options) = (&teller.bar, args.round.options());
     let path = scratch.folder.join("done.json");
-    let texts: Vec<_> = drawn.rows.iter().map(|row| (&row.text, row.label)).collect();
-    let old: Vec<usize> = material.old.iter().map(Vec::len).collect();
-    let anchor: Vec<usize> = material.anchor.iter().map(|part| part.rows.len()).collect();
-    let files = (old, material.earlier.len(), anchor, consensus.len());
-    let layers = (args.round.layers, &args.round.layers_of);
-    let key = sha256_hex(serde_json::to_string(&(texts, &options, layers, files))?.as_bytes());
-    let mut done = Done { key: key.clone(), reports: Vec::new() };
-    if let (false, Ok(json)) = (args.fresh, std::fs::read(&path)) {
-        let found: Done = serde_json::from_slice(&json).unwrap_or_default();
-        if found.key == key {
-            done = found;
-        }
-    }
+    let noted = std::fs::read(&path).ok().filter(|_| !args.fresh);
+    let mut done: Done = noted.and_then(|json| serde_json::from_slice(&json).ok()).unwrap_or_default();
     let root = folders(models)?;
     let load = |folder| Ok((folder, load_member(folder, &args.round, home, progress)?));
     let mut members = wanted.iter().map(load).collect::<anyhow::Result<Vec<_>>>()?;
     members.sort_by_key(|(_, member)| Reverse(member.size()));
     let (mut lesson, mut more) = (None, Some(consensus).filter(|_| members.len() > 1));
+    let mut reports = Vec::new();
     for (folder, member) in &mut members {
         let id = &folder.slm.id;
         let Some(root) = root.iter().find(|root| root.slm.id == *id) else { continue };
-        if done.reports.iter().all(|report| report.slm != *id)
-            && !args.fresh
-            && let Some(report) = kept(home, &root.slm, &key)?
-        {
-            // The round was killed between the new version and the note of it.
-            done.reports.push(report);
-        }
-        if let Some(report) = done.reports.iter().find(|report| report.slm == *id) {
+        let names = names(round_name, &folder.slm);
+        let kept = if args.fresh { None } else { kept(&done, home, &root.slm, &names)? };
+        if let Some(report) = kept {
             teller.tell(&Event::Slm(report.clone()));
+            reports.push(report);
             teach(member, material, &mut more, &mut lesson)?;
             continue;
         }
         let following = teller.follow(id);
-        let place = scratch.folder.join(format!("{id}-{}", &key[..12]));
+        let [name, _] = names;
+        let place = scratch.folder.join(format!("{id}-{}", &name[..12]));
         let running = Running {
             backend: args.device,
             scratch: place,
@@ -350,15 +380,29 @@ fn hold(
         let taught = Material { lesson: lesson.as_ref(), ..*material };
         let (report, adapter) = round(member, &taught, &options, &running, progress)?;
         if let Some(adapter) = adapter {
-            versions::add(home, &root.slm, &member.folder, &adapter, (&key, &report), now())?;
+            let added = versions::add(home, &root.slm, &member.folder, &adapter, (&name, &report), now())?;
+            teller.tell_if_not_current(id, added);
         }
         drop(following);
-        teller.tell(&Event::Slm(report.clone()));
-        done.reports.push(report);
+        // Noted first: who hears of it finds it there after a kill.
+        done.insert(name, report.clone());
         hub::write_atomically(&path, &serde_json::to_vec(&done)?)?;
+        teller.tell(&Event::Slm(report.clone()));
+        reports.push(report);
         teach(member, material, &mut more, &mut lesson)?;
     }
-    // Also what an earlier round left unpacked; what is packed already is left as it is.
+    pack_promoted((home, models), wanted, &root, teller)?;
+    progress.finish_and_clear();
+    Ok(reports)
+}
+
+/// Packs what this round promoted, and what an earlier one left unpacked; what is packed already is left as it is.
+fn pack_promoted(
+    (home, models): (&Home, &Path),
+    wanted: &[Folder],
+    root: &[Folder],
+    teller: &Teller,
+) -> anyhow::Result<()> {
     let mut changed = Vec::new();
     for folder in wanted {
         let root = root.iter().find(|root| root.slm.id == folder.slm.id);
@@ -368,11 +412,41 @@ fn hold(
     }
     if !changed.is_empty() {
         let _following = teller.follow(&changed.join(", "));
-        progress.set_message("packing");
-        pack(models, &changed, &[Precision::Int8, Precision::F16], home, progress)?;
+        teller.bar.set_message("packing");
+        pack(models, &changed, &[Precision::Int8, Precision::F16], home, &teller.bar)?;
     }
-    progress.finish_and_clear();
-    Ok(done.reports)
+    Ok(())
+}
+
+/// Names a round: by the rows that it trains on and is held against, by its options, and by how many were held before, so that
+/// it is another one where the same reviews are added again after a purge.
+fn name(args: &RoundArgs, material: &Material<'_>, consensus: &[Labelled], held: usize) -> anyhow::Result<String> {
+    let Split { training, stopping, gate } = material.split;
+    let pool = [training, stopping, gate].map(|rows| hash_of(rows));
+    let old: Vec<String> = material.old.iter().map(|rows| hash_of(rows)).collect();
+    let anchor: Vec<String> = material.anchor.iter().map(|part| hash_of(&part.rows)).collect();
+    let rows = (pool, old, hash_of(material.earlier), anchor, hash_of(consensus));
+    let options = (args.options(), args.layers, &args.layers_of);
+    Ok(sha256_hex(serde_json::to_string(&(rows, options, held))?.as_bytes()))
+}
+
+/// The SHA-256 of rows, hexadecimal.
+fn hash_of(rows: &[Labelled]) -> String {
+    let mut hash = Sha256::new();
+    for Labelled { text, label } in rows {
+        hash.update((*label as u64).to_le_bytes());
+        hash.update((text.len() as u64).to_le_bytes());
+        hash.update(text);
+    }
+    hex(&hash.finalize())
+}
+
+/// What a round is called for an SLM, after the version that it goes on from: the one that is here, or the one before, from
+/// which the round may have made it.
+fn names(round: &str, slm: &SlmFolder) -> [String; 2] {
+    let hashes: Vec<&str> = slm.adapters().map(|adapter| adapter.sha256.as_str()).collect();
+    let name = |from: &[&str]| sha256_hex(format!("{round} {}", from.join(" ")).as_bytes());
+    [name(&hashes), name(&hashes[..hashes.len() - 1])]
 }
 
 /// The first SLM that is through its round has a lesson for the others, on the pool and on `more` texts.
@@ -388,14 +462,19 @@ fn teach(
     Ok(())
 }
 
-/// The report of a version that this round made before it was killed.
-fn kept(home: &Home, root: &SlmFolder, key: &str) -> anyhow::Result<Option<Report>> {
+/// The report of an SLM that was through this round before it was stopped: as it was noted, or as a version has it that the
+/// round made before it was killed.
+fn kept(done: &Done, home: &Home, root: &SlmFolder, names: &[String; 2]) -> anyhow::Result<Option<Report>> {
+    if let Some(report) = done.get(&names[0]) {
+        return Ok(Some(report.clone()));
+    }
     let versions = versions::read(home, root)?;
-    let made = versions.all.into_iter().find(|version| version.round == key && version.number == versions.current);
+    let made = versions.all.into_iter().rfind(|version| names.contains(&version.round));
     Ok(made.map(|version| serde_json::from_value(version.report)).transpose()?)
 }
 
-fn line(report: &Report) -> String {
+/// What a round came to for an SLM, for a person.
+pub(super) fn line(report: &Report) -> String {
     let pair = |paired: &Paired| {
         format!("{:.1} to {:.1} % of {} texts", 100.0 * paired.before, 100.0 * paired.after, paired.texts)
     };

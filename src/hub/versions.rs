@@ -2,7 +2,7 @@
 //! by their hash in `<home>/versions/<id>/`. Version 0 is what lies in `models/`.
 
 use super::{Home, HubError, disk, write_atomically};
-use crate::slm::adapter::SlmFolder;
+use crate::slm::adapter::{AdapterFile, SlmFolder};
 use rusqlite::{Connection, OptionalExtension};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -66,8 +66,9 @@ pub(super) fn current(home: &Home, slm: &SlmFolder) -> Result<Option<(SlmFolder,
     Ok(Some((SlmFolder::from_toml(&version.slm, &file)?, version.slm.clone())))
 }
 
-/// Adds what the round of this name made of an SLM and makes it current: `slm` with the round's adapter as its last, whose
-/// bytes these are. `models` is the SLM as it lies in `models/`. Returns the version's number.
+/// Adds what the round of this name made of an SLM: `slm` with the round's adapter as its last, whose bytes these are.
+/// `models` is the SLM as it lies in `models/`. It becomes current, unless somebody made another version current than the
+/// one that the round began with: that choice holds. Returns the version's number, and the current one's.
 pub fn add(
     home: &Home,
     models: &SlmFolder,
@@ -75,27 +76,38 @@ pub fn add(
     adapter: &[u8],
     (round_name, report): (&str, &impl Serialize),
     at: u64,
-) -> Result<usize, HubError> {
+) -> Result<(usize, usize), HubError> {
     let folder = folder(home, &slm.id);
     let fail = |problem: String| fail(home, problem);
     let _lock = home.lock("versions")?;
     let mut versions = read(home, models)?;
-    let Some(round) = slm.rounds.last() else { return Err(fail("a version without a round".to_owned())) };
+    let Some((round, before)) = slm.rounds.split_last() else {
+        return Err(fail("a version without a round".to_owned()));
+    };
+    let parent = having(home, &versions, before)?;
     write_atomically(&folder.join(&round.file), adapter)?;
     let number = versions.all.len() + 1;
     let report = serde_json::to_value(report).map_err(|e| fail(e.to_string()))?;
     let toml = toml::to_string(slm).map_err(|e| fail(e.to_string()))?;
-    versions.all.push(Version {
-        number,
-        parent: versions.current,
-        at,
-        round: round_name.to_owned(),
-        report,
-        slm: toml,
-    });
-    versions.current = number;
+    versions.all.push(Version { number, parent, at, round: round_name.to_owned(), report, slm: toml });
+    if versions.current == parent {
+        versions.current = number;
+    }
     write(home, &slm.id, &versions)?;
-    Ok(number)
+    Ok((number, versions.current))
+}
+
+/// The version with these adapters of rounds; the current one if that is one.
+fn having(home: &Home, versions: &Versions, rounds: &[AdapterFile]) -> Result<usize, HubError> {
+    let file = home.store().display().to_string();
+    for number in std::iter::once(versions.current).chain(0..=versions.all.len()) {
+        let version = number.checked_sub(1).and_then(|at| versions.all.get(at));
+        let slm = version.map(|version| SlmFolder::from_toml(&version.slm, &file)).transpose()?;
+        if slm.map_or_else(Vec::new, |slm| slm.rounds) == rounds {
+            return Ok(number);
+        }
+    }
+    Err(fail(home, "the version that the round began with is no longer there; hold the round again"))
 }
 
 /// Makes another version current: the parent of the current one, or the one of this number. Returns its number.
@@ -189,6 +201,26 @@ mod tests {
     }
 
     #[test]
+    fn a_roll_back_during_a_round_holds() {
+        let place = tempfile::tempdir().expect("a folder");
+        let home = Home::find(Some(place.path())).expect("a home");
+        let root = slm(b"first");
+        let mut next = root.clone();
+        next.rounds.push(adapter(b"one"));
+        add(&home, &root, &next, b"one", ("r1", &"good"), 1).expect("adds");
+        // A round from version 1 ends after somebody went back to 0.
+        next.rounds.push(adapter(b"two"));
+        roll_back(&home, &root, None).expect("goes back");
+        assert_eq!(add(&home, &root, &next, b"two", ("r2", &"good"), 2).expect("adds"), (2, 0));
+        let versions = read(&home, &root).expect("reads");
+        assert_eq!((versions.current, versions.all[1].parent), (0, 1));
+        assert_eq!(roll_back(&home, &root, Some(2)).expect("takes it"), 2);
+        // A round from a version that nobody knows of.
+        let stray = SlmFolder { rounds: vec![adapter(b"stray"), adapter(b"three")], ..root.clone() };
+        assert!(add(&home, &root, &stray, b"three", ("r3", &"good"), 3).is_err());
+    }
+
+    #[test]
     fn versions_add_up_and_roll_back() {
         let place = tempfile::tempdir().expect("a folder");
         let home = Home::find(Some(place.path())).expect("a home");
@@ -197,9 +229,9 @@ mod tests {
         assert!(roll_back(&home, &root, None).is_err());
         let mut next = root.clone();
         next.rounds.push(adapter(b"one"));
-        assert_eq!(add(&home, &root, &next, b"one", ("r1", &"good"), 1).expect("adds"), 1);
+        assert_eq!(add(&home, &root, &next, b"one", ("r1", &"good"), 1).expect("adds"), (1, 1));
         next.rounds.push(adapter(b"two"));
-        assert_eq!(add(&home, &root, &next, b"two", ("r2", &"good"), 2).expect("adds"), 2);
+        assert_eq!(add(&home, &root, &next, b"two", ("r2", &"good"), 2).expect("adds"), (2, 2));
         assert_eq!(current(&home, &root).expect("reads").map(|(slm, _)| slm), Some(next.clone()));
         assert_eq!(std::fs::read(folder(&home, "tiny").join(&next.rounds[1].file)).expect("reads"), b"two");
         assert_eq!(roll_back(&home, &root, None).expect("goes back"), 1);

@@ -6,7 +6,7 @@ use super::config::RoundFiles;
 use super::{ApiError, Server};
 use crate::spec::Spec;
 use crate::tune::event::{ANOTHER_ROUND, Event, Progress};
-use crate::tune::pool::{Pool, now};
+use crate::tune::pool::{DrawCounts, Pool, Round, now};
 use crate::tune::round::Report;
 use axum::Json;
 use axum::extract::rejection::PathRejection;
@@ -18,7 +18,7 @@ use serde::Serialize;
 use std::collections::BTreeMap;
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -49,7 +49,9 @@ pub struct Options {
 pub(crate) struct Running {
     /// Seconds since 1970.
     since: u64,
-    samples: usize,
+    /// None before it has drawn.
+    #[serde(flatten)]
+    draw: Option<DrawCounts>,
     #[serde(flatten)]
     progress: Progress,
     reports: Vec<Report>,
@@ -66,7 +68,17 @@ pub(crate) struct Last {
     round: Option<i64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     problem: Option<String>,
+    /// None where it ended before it had drawn.
+    #[serde(flatten)]
+    draw: Option<DrawCounts>,
     reports: Vec<Report>,
+}
+
+impl From<Round> for Last {
+    fn from(round: Round) -> Self {
+        let Round { number, at, draw, reports, .. } = round;
+        Self { outcome: "done", at, round: Some(number), problem: None, draw, reports }
+    }
 }
 
 /// What there is to say of a task's rounds.
@@ -119,9 +131,12 @@ impl Rounds {
         specs: impl Iterator<Item = &'a Arc<Spec>>,
     ) -> Arc<Self> {
         let (mut kept, mut tasks) = (BTreeMap::new(), BTreeMap::new());
+        let mut before = pool.as_deref().map(before).unwrap_or_default();
         for spec in specs.filter(|spec| spec.review.keep_text) {
             kept.insert(spec.task.name.clone(), spec.clone());
-            tasks.insert(spec.task.name.clone(), TaskRounds { starts_at: spec.tune.pool, ..TaskRounds::default() });
+            let last = before.remove(&spec.task.name);
+            let rounds = TaskRounds { starts_at: spec.tune.pool, last, ..TaskRounds::default() };
+            tasks.insert(spec.task.name.clone(), rounds);
         }
         let states = watch::Sender::new(States { tasks, closing: false });
         Arc::new(Self { options, pool, specs: kept, states, current: Mutex::new(None) })
@@ -181,7 +196,7 @@ impl Rounds {
         };
         let Some(spec) = self.specs.get(task) else { return Err(conflict(format!("there is no task {task}"))) };
         let path = options.specs.join(format!("rounds-{task}.json"));
-        let spawned = std::fs::write(&path, spec.to_json()).and_then(|()| command(options, &path, spec).spawn());
+        let spawned = std::fs::write(&path, spec.to_json()).and_then(|()| spawn(options, &path, spec));
         let mut child = spawned.map_err(|error| {
             let message = format!("{} cannot be started: {error}", options.program.display());
             ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, "rounds-start", message)
@@ -190,7 +205,7 @@ impl Rounds {
         let child = Arc::new(Mutex::new(child));
         *current = Some(Current { task: task.to_owned(), child: child.clone(), stopped: false });
         tracing::info!("a round of the task {task} starts");
-        let running = Running { since: now(), samples: 0, progress: Progress::default(), reports: Vec::new() };
+        let running = Running { since: now(), draw: None, progress: Progress::default(), reports: Vec::new() };
         self.set(task, |state| state.running = Some(running));
         drop(current);
         let (rounds, task) = (Arc::downgrade(self), task.to_owned());
@@ -264,24 +279,35 @@ impl Drop for Rounds {
     }
 }
 
-fn command(options: &Options, path: &std::path::Path, spec: &Spec) -> Command {
-    let mut command = if cfg!(unix) {
+/// The last round that each task has had, as the pool has it.
+fn before(pool: &Mutex<Pool>) -> BTreeMap<String, Last> {
+    let rounds = lock(pool).rounds().unwrap_or_else(|problem| {
+        tracing::error!("{problem}");
+        Vec::new()
+    });
+    rounds.into_iter().map(|round| (round.task.clone(), Last::from(round))).collect()
+}
+
+/// Starts a round's process, at low priority where the system has a `nice`.
+fn spawn(options: &Options, path: &std::path::Path, spec: &Spec) -> std::io::Result<Child> {
+    let start = |mut command: Command| {
+        command.args(["tune", "--json", "--spec"]).arg(path).args(["--slms", &spec.slms.join(",")]);
+        command
+            .args(&options.arguments)
+            .args(options.files.get(&spec.task.name).iter().flat_map(|files| files.arguments()));
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()
+    };
+    if cfg!(unix) {
         let mut nice = Command::new("nice");
         nice.args(["-n", NICENESS]).arg(&options.program);
-        nice
-    } else {
-        Command::new(&options.program)
-    };
-    command
-        .args(["tune", "--json", "--spec"])
-        .arg(path)
-        .args(["--slms", &spec.slms.join(",")])
-        .args(&options.arguments);
-    if let Some(files) = options.files.get(&spec.task.name) {
-        command.args(files.arguments());
+        match start(nice) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                tracing::warn!("there is no `nice` here, so the round has the server's own priority");
+            }
+            started => return started,
+        }
     }
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    command
+    start(Command::new(&options.program))
 }
 
 /// Passes on what a round says on standard error; returns its last line, which is the error if there was one.
@@ -297,7 +323,7 @@ fn said(err: impl std::io::Read) -> String {
 fn told(state: &mut TaskRounds, event: Event) {
     let Some(running) = &mut state.running else { return };
     match event {
-        Event::Pool { samples, .. } => running.samples = samples,
+        Event::Pool(draw) => running.draw = Some(draw),
         Event::Progress(progress) => running.progress = progress,
         Event::Slm(report) => running.reports.push(report),
         Event::Done { .. } => {}
@@ -321,8 +347,8 @@ fn ended(rounds: &Weak<Rounds>, task: &str, round: Option<i64>, problem: String)
         None => tracing::info!("the round of the task {task}: {outcome}"),
     }
     rounds.set(task, |state| {
-        let reports = state.running.take().map(|running| running.reports).unwrap_or_default();
-        state.last = Some(Last { outcome, at: now(), round, problem, reports });
+        let (draw, reports) = state.running.take().map(|running| (running.draw, running.reports)).unwrap_or_default();
+        state.last = Some(Last { outcome, at: now(), round, problem, draw, reports });
         state.held_back = if outcome == "done" || elsewhere { 0 } else { state.unused + state.starts_at / 10 + 1 };
     });
     *current = None;
@@ -389,13 +415,48 @@ pub(super) fn examples(report: Report) -> [(&'static str, serde_json::Value, ser
     fn json(value: &impl Serialize) -> serde_json::Value {
         serde_json::to_value(value).expect("JSON")
     }
-    let running = Running { since: 1, samples: 1, progress: Progress::default(), reports: vec![report.clone()] };
-    let least = Last { outcome: "stopped", at: 1, round: None, problem: None, reports: vec![report] };
-    let last = Last { round: Some(1), problem: Some("p".into()), ..least.clone() };
+    let draw = Some(DrawCounts { samples: 1, contradicted: 2, overruled: 3 });
+    let starting = Running { since: 1, draw: None, progress: Progress::default(), reports: vec![report.clone()] };
+    let running = Running { draw, ..starting.clone() };
+    let least = Last { outcome: "stopped", at: 1, round: None, problem: None, draw: None, reports: vec![report] };
+    let last = Last { round: Some(1), problem: Some("p".into()), draw, ..least.clone() };
     let task = TaskRounds { running: Some(running.clone()), last: Some(last.clone()), ..TaskRounds::default() };
     [
-        ("Running", json(&running), json(&running)),
+        ("Running", json(&running), json(&starting)),
         ("Last", json(&last), json(&least)),
         ("TaskRounds", json(&task), json(&TaskRounds::default())),
     ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tune::gate::{Decision, Paired};
+    use crate::tune::pool::Reviewed;
+
+    #[test]
+    fn a_server_that_starts_again_tells_of_the_round_before() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut pool = Pool::open(&folder.path().join("pool.db")).expect("a pool");
+        let spec = "task = \"sentiment\"\n[review]\nto = \"person\"\nkeep_text = true\n";
+        let spec = Arc::new(Spec::from_toml(spec).expect("a spec"));
+        let review = |label: &str| Reviewed {
+            text: "a".into(),
+            label: label.into(),
+            reviewer: "human".into(),
+            at: 1,
+            votes: Vec::new(),
+        };
+        pool.add("sentiment", &[review("positive"), review("negative")]).expect("adds");
+        let drawn = pool.draw("sentiment", &spec.task.labels, None).expect("draws");
+        let gate = Paired { texts: 20, before: 0.5, after: 0.5, least_gain: 0.0 };
+        let decision = Decision::Kept("not surely better".into());
+        let report = Report { slm: "s".into(), decision, gate, anchor: None, share: 1.0, trained_on: [70, 0] };
+        let number = pool.mark("sentiment", &drawn, &[], &[report]).expect("marks");
+        let rounds = Rounds::new(None, Some(Arc::new(Mutex::new(pool))), std::iter::once(&spec));
+        let last = serde_json::to_value(&rounds.states.borrow().tasks["sentiment"].last).expect("JSON");
+        assert_eq!((&last["outcome"], &last["round"]), (&"done".into(), &number.into()));
+        assert_eq!((&last["samples"], &last["contradicted"], &last["overruled"]), (&1.into(), &0.into(), &1.into()));
+        assert_eq!(last["reports"][0]["why"], "not surely better");
+    }
 }

@@ -1,5 +1,6 @@
 //! What a round says of itself while it runs: a line of JSON each, from `autoannotator tune --json` to whoever started it.
 
+use super::pool::DrawCounts;
 use super::round::Report;
 use serde::{Deserialize, Serialize};
 
@@ -11,14 +12,7 @@ pub const ANOTHER_ROUND: &str = "another round of the task";
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum Event {
     /// The round's samples are there.
-    Pool {
-        /// The number of samples.
-        samples: usize,
-        /// Reviews left out since every SLM all but ruled them out.
-        contradicted: usize,
-        /// Reviews left out since a later one says otherwise.
-        overruled: usize,
-    },
+    Pool(DrawCounts),
     /// How far it has come.
     Progress(Progress),
     /// An SLM is through.

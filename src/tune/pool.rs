@@ -1,23 +1,24 @@
 //! The hard pool: reviewed hard samples, kept in SQLite until a round trains on them and after.
 //!
 //! Samples are added, each with its votes and its reviewer, and taken out only where the reviewer takes the label back
-//! before a round used it; a round marks those that it used. A review that is told twice is kept once. Beside them stand
-//! texts on which the SLMs agreed surely, for rounds to replay where no older data is at hand. Purging leaves no text in
-//! the file.
+//! before a round used it; a round marks those that it used, and what it came to is kept. A review that is told twice is
+//! kept once. Beside them stand texts on which the SLMs agreed surely, for rounds to replay where no older data is at hand.
+//! Purging leaves no text in the file.
 
-use super::round::{Labelled, contradicted};
+use super::round::{Labelled, Report, contradicted};
 use crate::sample::{Annotation, ReviewedBy, Verdict, Vote};
 use crate::slm::adapter::{hex, sha256_of};
 use crate::task::LabelSet;
-use rusqlite::{Connection, OptionalExtension, params};
+use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt::{self, Display};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use thiserror::Error;
 
 /// The schema that this build reads and writes.
-const SCHEMA: i64 = 2;
+const SCHEMA: i64 = 3;
 
 /// The most texts with a sure consensus that are kept of a task.
 const MOST_CONSENSUS: usize = 10_000;
@@ -167,9 +168,64 @@ pub struct Drawn {
 }
 
 impl Drawn {
+    /// How much it is.
+    pub fn counts(&self) -> DrawCounts {
+        let Self { rows, contradicted, overruled, .. } = self;
+        DrawCounts { samples: rows.len(), contradicted: *contradicted, overruled: *overruled }
+    }
+
     /// The sample that was added last.
     pub fn last(&self) -> Option<i64> {
         self.ids.iter().copied().max()
+    }
+}
+
+/// How much a round drew from the pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrawCounts {
+    /// Samples that it is held on.
+    pub samples: usize,
+    /// Reviews left out since every SLM all but ruled them out.
+    pub contradicted: usize,
+    /// Reviews left out since a later one, or a person's, says otherwise.
+    pub overruled: usize,
+}
+
+impl Display for DrawCounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { samples, contradicted, overruled } = self;
+        write!(f, "{samples} samples ({contradicted} contradicted by all SLMs, {overruled} overruled)")
+    }
+}
+
+/// A round that was held to its end.
+#[derive(Debug, Clone)]
+pub struct Round {
+    /// Its number; the tasks share one count.
+    pub number: i64,
+    /// The task.
+    pub task: String,
+    /// Seconds since 1970 at its end.
+    pub at: u64,
+    /// The day of that, as YYYY-MM-DD in UTC.
+    pub date: String,
+    /// How much it drew; none where a build before schema 3 held it, which did not note it.
+    pub draw: Option<DrawCounts>,
+    /// What it came to for each SLM.
+    pub reports: Vec<Report>,
+}
+
+impl Round {
+    fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Self> {
+        let (draw, reports): (Option<String>, String) = (row.get(4)?, row.get(5)?);
+        Ok(Self {
+            number: row.get(0)?,
+            task: row.get(1)?,
+            at: row.get::<_, i64>(2)?.cast_unsigned(),
+            date: row.get(3)?,
+            draw: draw.and_then(|json| serde_json::from_str(&json).ok()),
+            reports: serde_json::from_str(&reports).unwrap_or_default(),
+        })
     }
 }
 
@@ -187,6 +243,7 @@ const MIGRATIONS: [&str; SCHEMA as usize] = [
     CREATE TABLE consensus (
         id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, task TEXT NOT NULL, text TEXT NOT NULL, label TEXT NOT NULL
     );",
+    "ALTER TABLE round ADD COLUMN draw TEXT;",
 ];
 
 /// A pool file.
@@ -371,19 +428,14 @@ impl Pool {
     }
 
     /// Notes a round and marks what it used, and of that what was its `gate` part, in one step; returns the round's number.
-    pub fn mark(
-        &mut self,
-        task: &str,
-        drawn: &Drawn,
-        gate: &[Labelled],
-        report: &impl Serialize,
-    ) -> Result<i64, PoolError> {
+    pub fn mark(&mut self, task: &str, drawn: &Drawn, gate: &[Labelled], reports: &[Report]) -> Result<i64, PoolError> {
         let path = self.path.clone();
         let fail = |source| PoolError::File { path: path.clone(), source };
-        let report = serde_json::to_string(report).unwrap_or_default();
+        let reports = serde_json::to_string(reports).unwrap_or_default();
+        let draw = serde_json::to_string(&drawn.counts()).unwrap_or_default();
         let transaction = self.connection.transaction().map_err(fail)?;
-        let note = "INSERT INTO round (task, at, report) VALUES (?, ?, ?)";
-        transaction.execute(note, params![task, now().cast_signed(), report]).map_err(fail)?;
+        let note = "INSERT INTO round (task, at, draw, report) VALUES (?, ?, ?, ?)";
+        transaction.execute(note, params![task, now().cast_signed(), draw, reports]).map_err(fail)?;
         let number = transaction.last_insert_rowid();
         for id in &drawn.ids {
             transaction.execute("UPDATE reviewed SET round = ? WHERE id = ?", params![number, id]).map_err(fail)?;
@@ -396,10 +448,12 @@ impl Pool {
         Ok(number)
     }
 
-    /// The report of a task's last round, as JSON.
-    pub fn last_report(&self, task: &str) -> Result<Option<String>, PoolError> {
-        let query = "SELECT report FROM round WHERE task = ? ORDER BY id DESC LIMIT 1";
-        self.connection.query_row(query, [task], |row| row.get(0)).optional().map_err(|e| self.fail(e))
+    /// The rounds that were held, of all tasks, in order.
+    pub fn rounds(&self) -> Result<Vec<Round>, PoolError> {
+        let query = "SELECT id, task, at, date(at, 'unixepoch'), draw, report FROM round ORDER BY id";
+        let mut statement = self.connection.prepare(query).map_err(|e| self.fail(e))?;
+        let rows = statement.query_map([], Round::read).map_err(|e| self.fail(e))?;
+        rows.collect::<Result<_, _>>().map_err(|e| self.fail(e))
     }
 
     /// Empties the journal into the file; that somebody else holds it back is an error.
@@ -465,9 +519,16 @@ fn drawn(samples: Vec<(i64, Reviewed)>, labels: &LabelSet) -> Drawn {
 mod tests {
     use super::*;
     use crate::task::Task;
+    use crate::tune::gate::{Decision, Paired};
 
     fn review(text: &str, label: &str, reviewer: &str) -> Reviewed {
         Reviewed { text: text.into(), label: label.into(), reviewer: reviewer.into(), at: 1, votes: Vec::new() }
+    }
+
+    fn kept(slm: &str) -> Report {
+        let gate = Paired { texts: 20, before: 0.5, after: 0.5, least_gain: 0.0 };
+        let decision = Decision::Kept("not surely better".into());
+        Report { slm: slm.into(), decision, gate, anchor: None, share: 1.0, trained_on: [70, 0] }
     }
 
     fn pool() -> (tempfile::TempDir, Pool) {
@@ -486,7 +547,7 @@ mod tests {
         let labels = Task::built_in("sentiment").expect("a task").labels;
         let drawn = pool.draw("sentiment", &labels, None).expect("draws");
         assert_eq!(drawn.rows.len(), 2);
-        pool.mark("sentiment", &drawn, &drawn.rows[..1], &"report").expect("marks");
+        pool.mark("sentiment", &drawn, &drawn.rows[..1], &[]).expect("marks");
         drop(pool);
         let pool = Pool::open(&folder.path().join("pool.db")).expect("opens again");
         assert!(pool.draw("sentiment", &labels, None).expect("draws").rows.is_empty());
@@ -495,8 +556,23 @@ mod tests {
         let counts = pool.counts("sentiment").expect("counts");
         assert_eq!((counts.unused, counts.used, counts.rounds), (0, 2, 1));
         assert_eq!(counts.reviewers["llm:m"], 1);
-        assert_eq!(pool.last_report("sentiment").expect("reads").as_deref(), Some("\"report\""));
-        assert_eq!(pool.last_report("toxicity").expect("reads"), None);
+    }
+
+    #[test]
+    fn a_round_can_be_looked_up_with_what_it_drew() {
+        let (_folder, mut pool) = pool();
+        let labels = Task::built_in("sentiment").expect("a task").labels;
+        let vote = PooledVote { slm: "s".into(), version: "v".into(), probabilities: vec![0.998, 0.001, 0.001] };
+        let denied = Reviewed { votes: vec![vote], ..review("c", "positive", "llm:m") };
+        let samples = [review("a", "positive", "llm:m"), review("a", "negative", "human"), denied];
+        pool.add("sentiment", &samples).expect("adds");
+        let drawn = pool.draw("sentiment", &labels, None).expect("draws");
+        let number = pool.mark("sentiment", &drawn, &[], &[kept("s")]).expect("marks");
+        let rounds = pool.rounds().expect("reads");
+        assert_eq!((rounds.len(), rounds[0].number, rounds[0].task.as_str()), (1, number, "sentiment"));
+        assert_eq!(rounds[0].draw, Some(DrawCounts { samples: 1, contradicted: 1, overruled: 1 }));
+        assert_eq!(rounds[0].reports[0].decision, kept("s").decision);
+        assert!(rounds[0].date.starts_with("20") && rounds[0].at > 0, "{}", rounds[0].date);
     }
 
     #[test]
@@ -524,7 +600,7 @@ mod tests {
         assert_eq!(pool.retract("sentiment", &[mine.clone(), mine.clone()]).expect("retracts"), 1);
         let drawn = pool.draw("sentiment", &labels, None).expect("draws");
         assert_eq!(drawn.rows, [Labelled { text: "a".into(), label: labels.index("negative").expect("a label") }]);
-        pool.mark("sentiment", &drawn, &[], &"report").expect("marks");
+        pool.mark("sentiment", &drawn, &[], &[]).expect("marks");
         assert_eq!(pool.retract("sentiment", &[theirs]).expect("retracts"), 0);
         assert_eq!(pool.add("sentiment", &[mine]).expect("adds"), 1);
     }
@@ -555,10 +631,14 @@ mod tests {
              VALUES ('k', 'sentiment', 'a', 'neutral', 'human', 1, '[]', 1); PRAGMA user_version = 1;",
         )
         .expect("fills");
+        let report = serde_json::to_string(&[kept("s")]).expect("JSON");
+        old.execute("INSERT INTO round (task, at, report) VALUES ('sentiment', 86400, ?)", [report]).expect("fills");
         drop(old);
         let labels = Task::built_in("sentiment").expect("a task").labels;
         let pool = Pool::open(&path).expect("opens");
         assert_eq!(pool.earlier("sentiment", &labels).expect("reads").trained.len(), 1);
+        let rounds = pool.rounds().expect("reads");
+        assert_eq!((rounds[0].date.as_str(), rounds[0].draw, rounds[0].reports.len()), ("1970-01-02", None, 1));
         assert!(Pool::open(&path).expect("opens again").consensus("sentiment", &labels).expect("reads").is_empty());
     }
 

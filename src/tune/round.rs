@@ -772,7 +772,7 @@ mod tests {
 
     #[test]
     fn a_part_s_loss_is_not_hidden_by_another_s_gain() {
-        let before: Vec<bool> = (0..2000).map(|text| text < 1000 || text >= 1400).collect();
+        let before: Vec<bool> = (0..2000).map(|text| !(1000..1400).contains(&text)).collect();
         let anchor = [
             Anchor::earlier(Vec::new()),
             Anchor::file("lost.csv".as_ref(), rows(&[1000])),

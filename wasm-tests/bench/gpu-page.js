@@ -80,7 +80,6 @@ const ours = (slm) => ({
 
 const engines = new Map();
 
-
 /** Texts of real words: ids that occur in the vocabulary, no two texts alike. */
 function shape(batch, tokens) {
   return Array.from({ length: batch }, (_, text) => [101, ...Array.from({ length: tokens - 2 }, (_, at) => 1996 + ((text * 7919 + at * 104729) % 20000)), 102]);
@@ -98,33 +97,50 @@ const median = (values) => {
   return sorted.length % 2 ? sorted[half] : (sorted[half - 1] + sorted[half]) / 2;
 };
 
-/** Starts the modules, whose compilation is nobody's first call, and says what computes. */
-async function start() {
-  await Promise.all([initCpu(), initGpu(), burn.default()]);
+/** An ONNX graph of one Identity. */
+const NOTHING = 'CAg6NwoQCgF4EgF5IghJZGVudGl0eRIBZ1oPCgF4EgoKCAgBEgQKAggBYg8KAXkSCgoICAESBAoCCAFCBAoAEBE=';
+
+/** Starts a kind's module, whose compilation is nobody's first call; for onnxruntime that asks for its device too. */
+const begin = {
+  cpu: () => initCpu(),
+  gpu: () => initGpu(),
+  burn: () => burn.default(),
+  async ort() {
+    const graph = Uint8Array.from(atob(NOTHING), (character) => character.charCodeAt(0));
+    const session = await ort.InferenceSession.create(graph, { executionProviders: ['webgpu'] });
+    await session.run({ x: new ort.Tensor('float32', [0], [1]) });
+  },
+};
+
+/** Starts the modules of these kinds, and says what computes. */
+async function start(kinds) {
+  for (const kind of kinds) await begin[kind]();
   const adapter = await navigator.gpu.requestAdapter();
   const { vendor, architecture, device, description } = adapter.info;
   return { adapter: [vendor, architecture, device, description].filter(Boolean).join(' '), software: adapter.info.isFallbackAdapter };
 }
 
 /**
- * Makes the engines `{name: {kind, manifest | url}}` and times each from its bytes in memory to its first logits of one
- * short text, pipelines and all.
+ * Makes the engines `{name: {kind, manifest | url}}` and returns the milliseconds of the last one from its bytes in memory to
+ * its first logits of one short text, pipelines and all.
  */
-async function first(wanted) {
-  const times = {};
+async function load(wanted) {
+  let ms;
   for (const [name, { kind, manifest, url }] of Object.entries(wanted)) {
     const source = manifest ? await files(manifest) : await bytes(url);
-    const [ms] = await clock(async () => {
+    [ms] = await clock(async () => {
       engines.set(name, await make[kind](source, manifest));
       await engines.get(name).prepare({ texts: shape(1, 32), pad: 0 })();
     });
-    times[name] = ms;
   }
-  return times;
+  return ms;
 }
 
-/** How far the logits of each engine are from those of `oracle`, at most; and embeddings, of unit length, where ours. */
-async function check(oracle, texts) {
+/**
+ * How far the logits of engines are from those of `oracle` on a shape, at most; and embeddings, of unit length, where ours.
+ */
+async function check({ oracle, names, batch, tokens }) {
+  const texts = [...shape(batch, tokens), ...shape(batch, Math.ceil(tokens / 2))];
   const of = (name) => engines.get(name).prepare({ texts, pad: 0 })();
   const unit = (values, width) => {
     const rows = Array.from({ length: values.length / width }, (_, row) => [...values.slice(row * width, (row + 1) * width)]);
@@ -132,8 +148,8 @@ async function check(oracle, texts) {
   };
   const wanted = await of(oracle);
   const found = {};
-  for (const [name, engine] of engines) {
-    if (name === oracle) continue;
+  for (const name of names) {
+    const engine = engines.get(name);
     const logits = await of(name);
     found[name] = { logits: Math.max(...wanted.map((value, at) => Math.abs(value - logits[at]))) };
     if (!engine.pooled) continue;
@@ -183,4 +199,4 @@ async function free() {
   engines.clear();
 }
 
-globalThis.bench = { start, first, check: (oracle) => check(oracle, [...shape(3, 24), ...shape(5, 24)]), time, sums, free };
+globalThis.bench = { start, load, check, time, sums, free };

@@ -7,7 +7,6 @@ use super::super::weights::{Dense, Head, LayerWeights, Linear, Norm};
 use super::shader::{self, Attention, Ending, GROUP, LEVELS, Shape, Stored, padded};
 use super::{Gpu, TOKENS};
 use std::sync::{Arc, OnceLock};
-use wgpu::util::DeviceExt;
 
 /// Dispatches of a layer.
 pub(super) const LAYER_STEPS: usize = 7;
@@ -286,9 +285,23 @@ fn storage(gpu: &Gpu, label: &str, values: usize, more: wgpu::BufferUsages) -> w
     })
 }
 
+/// A buffer with these contents. It is not mapped to be filled: where there is no room for that, a browser would throw and not
+/// tell the error scope.
+fn filled(gpu: &Gpu, label: &str, contents: &[u8], usage: wgpu::BufferUsages) -> wgpu::Buffer {
+    let buffer = gpu.device.create_buffer(&wgpu::BufferDescriptor {
+        label: Some(label),
+        size: contents.len() as u64,
+        usage: usage | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    });
+    gpu.queue.write_buffer(&buffer, 0, contents);
+    // Natively what is written waits for a submit in a copy: not that of all weights at once.
+    gpu.queue.submit([]);
+    buffer
+}
+
 fn bytes(gpu: &Gpu, label: &str, contents: &[u8]) -> wgpu::Buffer {
-    let usage = wgpu::BufferUsages::STORAGE;
-    gpu.device.create_buffer_init(&wgpu::util::BufferInitDescriptor { label: Some(label), contents, usage })
+    filled(gpu, label, contents, wgpu::BufferUsages::STORAGE)
 }
 
 fn floats(gpu: &Gpu, label: &str, values: &[f32]) -> wgpu::Buffer {
@@ -297,12 +310,7 @@ fn floats(gpu: &Gpu, label: &str, values: &[f32]) -> wgpu::Buffer {
 
 fn uniform(gpu: &Gpu, values: [usize; 4]) -> wgpu::Buffer {
     let contents: Vec<u8> = bytemuck::pod_collect_to_vec(&values.map(|value| value as u32));
-    let usage = wgpu::BufferUsages::UNIFORM;
-    gpu.device.create_buffer_init(&wgpu::util::BufferInitDescriptor {
-        label: Some("sizes"),
-        contents: &contents,
-        usage,
-    })
+    filled(gpu, "sizes", &contents, wgpu::BufferUsages::UNIFORM)
 }
 
 /// A layout of buffers: `r` for a storage buffer that is read, `w` for one that is written too, `u` for a uniform.

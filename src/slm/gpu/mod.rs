@@ -67,6 +67,9 @@ pub struct GpuEngine {
 /// The most tokens of each class of forwards; the last one has no limit.
 const CLASSES: [usize; 3] = [16, 64, 256];
 
+/// Milliseconds that a timing of layers takes at least, on a fast adapter by repeating them.
+const LEAST_TIMED: f64 = 8.0;
+
 /// The class of a forward.
 fn class(tokens: usize) -> usize {
     CLASSES.partition_point(|limit| *limit < tokens)
@@ -96,9 +99,13 @@ impl GpuEngine {
     ) -> Result<Self, SlmError> {
         gpu.check()?;
         let config = weights.config.clone();
-        if !(config.hidden_size / config.num_attention_heads).is_multiple_of(4) || config.max_length() > TOKENS {
+        if !(config.hidden_size / config.num_attention_heads).is_multiple_of(4) {
             let problem = "the GPU engine takes heads of a multiple of four values";
             return Err(SlmError::NoGpu(problem.to_owned()));
+        }
+        if config.max_length() > TOKENS {
+            let problem = format!("the GPU engine takes texts of up to {TOKENS} tokens, not {}", config.max_length());
+            return Err(SlmError::NoGpu(problem));
         }
         if !config.is_bert_like() || head.dense.as_ref().is_some_and(|dense| dense.norm.is_some()) {
             let name = config.architecture.name();
@@ -156,15 +163,19 @@ impl GpuEngine {
         self.precision
     }
 
-    /// Times a layer in every shape of the products, for each class of forwards, and keeps the fastest; `now` is a clock
-    /// in milliseconds. It takes as long as a few forwards. [`Shape::Packed`] serves all classes or none, since a text's logits
-    /// must not depend on the others in its batch: where it is faster on many tokens.
+    /// Times layers in every shape of the products, for each class of forwards, and keeps the fastest; `now` is a clock
+    /// in milliseconds. It takes as long as a few forwards, and where these are short half a second. A shape that the adapter
+    /// refuses is left out. [`Shape::Packed`] serves all classes or none, since a text's logits must not depend on the others
+    /// in its batch: where it is faster on many tokens by more than a measurement errs, for it rounds its inputs.
     pub async fn tune(&mut self, now: impl Fn() -> f64) -> Result<(), SlmError> {
-        let mut least = f64::INFINITY;
+        let (mut least, mut layers) = (f64::INFINITY, 1);
         for class in 0..self.shapes.len() {
             let mut best = (f64::INFINITY, self.shapes[class]);
+            // What the clock and the readback add must not decide.
+            let took = self.time((class, best.1, 1), &now).await?;
+            layers = (LEAST_TIMED / took).clamp(1.0, 64.0) as usize;
             for shape in Shape::ALL {
-                let took = self.time(class, shape, &now).await?;
+                let took = self.time((class, shape, layers), &now).await?;
                 if took < best.0 {
                     best = (took, shape);
                 }
@@ -173,7 +184,7 @@ impl GpuEngine {
         }
         if self.takes(Shape::Packed) {
             let exact = self.shapes;
-            if self.time(exact.len() - 1, Shape::Packed, &now).await? < least {
+            if self.time((exact.len() - 1, Shape::Packed, layers), &now).await? < 0.9 * least {
                 self.set_shape(Shape::Packed);
             } else {
                 self.shapes = exact;
@@ -182,21 +193,30 @@ impl GpuEngine {
         Ok(())
     }
 
-    /// Milliseconds of a layer in a shape, the least of three runs after the one that compiles; the class is left in it.
-    async fn time(&mut self, class: usize, shape: Shape, now: &impl Fn() -> f64) -> Result<f64, SlmError> {
+    /// Milliseconds of so many layers in a shape, the least of three runs after the one that compiles; infinite where the
+    /// adapter refuses it. The class is left in it.
+    async fn time(
+        &mut self,
+        (class, shape, layers): (usize, Shape, usize),
+        now: &impl Fn() -> f64,
+    ) -> Result<f64, SlmError> {
         let tokens = CLASSES.get(class).copied().unwrap_or(4 * CLASSES[CLASSES.len() - 1]);
         let (lengths, states) = (vec![16; tokens / 16], vec![0.5; tokens * self.config.hidden_size]);
         self.shapes[class] = shape;
+        let internal = self.gpu.device.push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.gpu.device.push_error_scope(wgpu::ErrorFilter::Validation);
         let mut least = f64::INFINITY;
         for run in 0..4 {
             let start = now();
-            self.forward(&lengths, &states, LAYER_STEPS, Output::Logits)?;
+            self.forward((&lengths, &states), (LAYER_STEPS, layers), Output::Logits)?;
             self.read(1, Output::Logits).await?;
             if run > 0 {
                 least = least.min(now() - start);
             }
         }
-        Ok(least)
+        let errors = [validation.pop().await, internal.pop().await];
+        let refused = errors.into_iter().flatten().next();
+        Ok(refused.map_or(least, |_| f64::INFINITY))
     }
 
     /// Whether the products of its weights can be cut in a shape on its device.
@@ -223,7 +243,7 @@ impl GpuEngine {
         let states = self.embeddings.hidden(batch, 0)?;
         let mut values = Vec::new();
         for (group, states) in parts(batch, &states, self.config.hidden_size) {
-            self.forward(group, states, self.steps.len(), output)?;
+            self.forward((group, states), (self.steps.len(), 1), output)?;
             values.extend(self.read(group.len(), output).await?);
         }
         Ok(values)
@@ -238,8 +258,13 @@ impl GpuEngine {
         (buffer, (texts * width * size_of::<f32>()) as u64)
     }
 
-    /// Submits the first `steps` of a forward over texts of these lengths and embeddings.
-    fn forward(&self, lengths: &[usize], states: &[f32], steps: usize, output: Output) -> Result<(), SlmError> {
+    /// Submits the first `steps` of a forward, so many `times`, over texts of these lengths and embeddings.
+    fn forward(
+        &self,
+        (lengths, states): (&[usize], &[f32]),
+        (steps, times): (usize, usize),
+        output: Output,
+    ) -> Result<(), SlmError> {
         self.gpu.check()?;
         let hidden = self.config.hidden_size;
         let tokens = states.len() / hidden;
@@ -257,7 +282,8 @@ impl GpuEngine {
         let mut encoder = self.gpu.device.create_command_encoder(&Default::default());
         {
             let mut pass = encoder.begin_compute_pass(&Default::default());
-            for step in &self.steps[..steps.min(self.steps.len())] {
+            let steps = &self.steps[..steps.min(self.steps.len())];
+            for step in std::iter::repeat_n(steps, times).flatten() {
                 self.dispatch(&mut pass, step, tokens, layout[0]);
             }
         }
