@@ -5,9 +5,9 @@ export const file = (path) => readFileSync(new URL(`../tests/reference/${path}`,
 export const json = (path) => JSON.parse(file(path).toString());
 export const { cases, labels, max_length } = json('cases.json');
 
-/** The packed SLM of a case: its tensors as they stand or, of BERT, its large ones in int8; its head and what it says of itself. */
-export function pack({ model, head }, precision = 'f32') {
-  const config = { relative_attention_num_buckets: 0, type_vocab_size: 0, ...json(`${model}/config.json`) };
+/** The packed SLM of a case: its tensors as they stand or, of BERT, its large ones in int8; its head and what it says of itself, with changes to its config. */
+export function pack({ model, head }, precision = 'f32', change = {}) {
+  const config = { relative_attention_num_buckets: 0, type_vocab_size: 0, ...json(`${model}/config.json`), ...change };
   const meta = {
     format: 2, id: model, task: 'sentiment', labels, base: model, config, pooling: 'mean',
     temperature: head.temperature, max_length, precision,

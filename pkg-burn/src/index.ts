@@ -4,7 +4,8 @@ import { type AnnotatorLoader, type Build, browser, compile, load } from 'autoan
 export type * from 'autoannotator/core';
 export { AutoannotatorError, DisposedError, MemoryError, ModelsError, OptionError, ReviewError, TrapError, WasmError, WorkerError } from 'autoannotator/core';
 
-const burn: Build = {
+/** What `autoannotator` takes as its option `burn`. */
+export const burn: Build = {
   factory: () => import('../wasm/autoannotator.factory.js'),
   module: () => compile(new URL('../wasm/autoannotator_bg.wasm', import.meta.url)),
 };

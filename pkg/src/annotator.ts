@@ -1,6 +1,6 @@
 // The annotator: votes batch by batch, asks the reviewer about what is hard, gives everything in order.
 import type { Annotation, Annotator, BuildName, Info, LoadOptions, Rule, Sample, Spec, Text } from './api.js';
-import { AutoannotatorError, DisposedError, messageOf, OptionError, TrapError, WasmError } from './errors.js';
+import { AutoannotatorError, DisposedError, messageOf, ModelsError, NoKernelsError, OptionError, TrapError, WasmError } from './errors.js';
 import { relaxedSimd, simd } from './features.js';
 import { Instance } from './instance.js';
 import { Models } from './models.js';
@@ -23,7 +23,7 @@ export async function load(options: LoadOptions, runtime: Runtime): Promise<Anno
   if (!simd()) throw new WasmError('wasm-simd', 'this engine has no WebAssembly SIMD, without which the models do not run; use a current one');
   const device = options.device ?? 'auto';
   if (runtime.builds.burn) return onBurn(options, settings, runtime);
-  if (device === 'gpu') return LocalAnnotator.start(options, settings, runtime, 'gpu');
+  if (device === 'gpu') return asDemanded(options, settings, runtime);
   if (device === 'auto' && (await hardwareGpu(runtime))) return faster(options, settings, runtime);
   return LocalAnnotator.start(options, settings, runtime, cpuBuild(options, runtime));
 }
@@ -55,9 +55,10 @@ function cpuBuild({ wasm, device }: LoadOptions, { builds }: Runtime): BuildName
 /** Whether there is a GPU that is none in software. */
 async function hardwareGpu({ builds }: Runtime): Promise<boolean> {
   type Adapter = { info?: { vendor?: string; architecture?: string; description?: string; isFallbackAdapter?: boolean } };
-  const { gpu } = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(): Promise<Adapter | null> } };
+  const { gpu } = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(options: object): Promise<Adapter | null> } };
   if (!builds.gpu || !gpu) return false;
-  const adapter = await gpu.requestAdapter().catch(() => null);
+  // As the engine asks: where there are two GPUs, it is the same one.
+  const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null);
   const { vendor, architecture, description, isFallbackAdapter } = adapter?.info ?? { isFallbackAdapter: true };
   return adapter !== null && !isFallbackAdapter && !/swiftshader|llvmpipe|basic render/i.test(`${vendor} ${architecture} ${description}`);
 }
@@ -72,21 +73,76 @@ async function onBurn(options: LoadOptions, settings: Settings, runtime: Runtime
   }
 }
 
+/** Loads on the GPU: by our kernels or, where they do not know a model, by the burn-wgpu that the caller brings. */
+async function onGpu(options: LoadOptions, settings: Settings, runtime: Runtime): Promise<LocalAnnotator> {
+  try {
+    return await LocalAnnotator.start(options, settings, runtime, 'gpu');
+  } catch (error) {
+    if (!(error instanceof NoKernelsError) || !options.burn) throw error;
+    return withBurn(options.burn, options, settings, runtime);
+  }
+}
+
+async function withBurn(bring: NonNullable<LoadOptions['burn']>, options: LoadOptions, settings: Settings, runtime: Runtime): Promise<LocalAnnotator> {
+  try {
+    const { burn } = await bring();
+    return await LocalAnnotator.start(options, settings, { ...runtime, builds: { ...runtime.builds, burn } }, 'burn');
+  } catch (error) {
+    if (options.signal?.aborted || error instanceof ModelsError || error instanceof NoKernelsError) throw error;
+    throw new NoKernelsError('autoannotator-burn', error);
+  }
+}
+
+/** Loads on the GPU. That there is none is an error; that it cannot take a model is none. */
+async function asDemanded(options: LoadOptions, settings: Settings, runtime: Runtime): Promise<Annotator> {
+  try {
+    return await onGpu(options, settings, runtime);
+  } catch (error) {
+    if (!(error instanceof NoKernelsError)) throw error;
+    warn(options, error);
+    const onCpu: LoadOptions = { ...options, device: 'cpu' };
+    return LocalAnnotator.start(onCpu, settings, runtime, cpuBuild(onCpu, runtime));
+  }
+}
+
 /** Loads on both devices and keeps the faster. */
 async function faster(options: LoadOptions, settings: Settings, runtime: Runtime): Promise<Annotator> {
-  const onCpu = await LocalAnnotator.start(options, settings, runtime, cpuBuild(options, runtime));
-  let onGpu: LocalAnnotator;
+  const cpu = await LocalAnnotator.start(options, settings, runtime, cpuBuild(options, runtime));
+  let gpu: LocalAnnotator;
   try {
-    onGpu = await LocalAnnotator.start(options, settings, runtime, 'gpu');
+    gpu = await onGpu(options, settings, runtime);
   } catch (error) {
+    if (!options.signal?.aborted && isOfTheGpu(error)) {
+      warn(options, error);
+      return cpu;
+    }
+    cpu.dispose();
     options.signal?.throwIfAborted();
-    if (error instanceof TrapError || (error as { code?: string }).code?.startsWith('slm-') || error instanceof WasmError) return onCpu;
-    onCpu.dispose();
     throw error;
   }
-  const [cpu, gpu] = [await onCpu.time(), await onGpu.time()];
-  (gpu < cpu ? onCpu : onGpu).dispose();
-  return gpu < cpu ? onGpu : onCpu;
+  // A trap on the CPU is mended at the next text; a GPU that fails is not taken.
+  const cpuMs = await cpu.time().catch(() => Number.POSITIVE_INFINITY);
+  const gpuMs = await gpu.time().catch((error: unknown) => {
+    warn(options, error);
+    return Number.POSITIVE_INFINITY;
+  });
+  (gpuMs < cpuMs ? cpu : gpu).dispose();
+  return gpuMs < cpuMs ? gpu : cpu;
+}
+
+/** Whether the CPU may do where the GPU does not: it is neither the models nor the network that fails. */
+function isOfTheGpu(error: unknown): boolean {
+  return error instanceof TrapError || error instanceof WasmError || (error as { code?: string }).code?.startsWith('slm-') === true;
+}
+
+/** Says that, and why, the CPU votes in the GPU's place. */
+function warn({ onWarning, burn }: LoadOptions, why: unknown): void {
+  const code = (why as { code?: unknown }).code;
+  const plain = messageOf(why).replace(/^[a-z]+(-[a-z0-9]+)+: /, '');
+  const hint = why instanceof NoKernelsError && !burn ? ". The option 'burn' brings a GPU engine that may take it" : '';
+  const error = new AutoannotatorError(typeof code === 'string' ? code : 'slm-gpu', `the CPU votes in the GPU's place (${plain})${hint}`, { cause: why });
+  if (onWarning) onWarning(error);
+  else console.warn(error.message);
 }
 
 /** A sample with its votes, or the trap at which it was given up. */
@@ -107,6 +163,8 @@ class LocalAnnotator implements Annotator {
   /** None once it was disposed of, or while another is being made. */
   #instance: Instance | undefined;
   #disposed = false;
+  /** Whether the CPU votes, for good. */
+  #onCpu: boolean;
   #restarts = 0;
   /** The last call into the instance: one at a time. */
   #turn: Promise<unknown> = Promise.resolve();
@@ -120,6 +178,7 @@ class LocalAnnotator implements Annotator {
     this.#models = models;
     this.#build = instance.build;
     this.#instance = instance;
+    this.#onCpu = instance.device === 'cpu';
     disposable(this);
   }
 
@@ -254,20 +313,40 @@ class LocalAnnotator implements Annotator {
     return error instanceof TrapError || (error as { code?: unknown }).code === 'slm-gpu';
   }
 
-  /** Another instance in the old one's place; on the CPU where the GPU failed. */
+  /** Another instance in the old one's place; on the CPU where the GPU failed, or does not come back after a trap. */
   async #restart(why: unknown): Promise<void> {
     if (this.#disposed) throw new DisposedError();
-    this.#instance = undefined; // lets the old memory go before the new one is filled
+    this.#instance?.free(); // lets the old device and memory go before the new ones are filled
+    this.#instance = undefined;
     this.#restarts += 1;
-    const onCpu = !(why instanceof TrapError);
-    if (onCpu) this.#build = cpuBuild({ ...this.#options, device: 'cpu' }, this.#runtime);
-    const instance = await Instance.start(this.#build, this.#runtime, this.#options);
-    await instance.load(this.#models, this.#spec, onCpu || this.#options.device === 'cpu', undefined);
+    if (!this.#onCpu && !(why instanceof TrapError)) this.#toCpu(why);
+    const instance = await this.#another().catch((error: unknown) => {
+      if (this.#onCpu || !isOfTheGpu(error)) throw error;
+      this.#toCpu(error);
+      return this.#another();
+    });
     if (this.#disposed) {
       instance.free();
       throw new DisposedError();
     }
     this.#instance = instance;
+  }
+
+  #toCpu(why: unknown): void {
+    warn(this.#options, why);
+    this.#onCpu = true;
+    this.#build = cpuBuild({ ...this.#options, device: 'cpu' }, this.#runtime);
+  }
+
+  async #another(): Promise<Instance> {
+    const instance = await Instance.start(this.#build, this.#runtime, this.#options);
+    try {
+      await instance.load(this.#models, this.#spec, this.#onCpu, undefined);
+      return instance;
+    } catch (error) {
+      instance.free();
+      throw error;
+    }
   }
 
   /** Asks the reviewer about those that are hard. Without an answer they stay without a review. */

@@ -1,6 +1,7 @@
 /// <reference lib="esnext.disposable" preserve="true" />
 // The types of the public interface.
 import type { Annotation, ReviewedBy, Rule, Spec, Task } from '../wasm/plain/autoannotator.js';
+import type { Build } from './runtime.js';
 
 export type {
   Annotation,
@@ -80,7 +81,7 @@ export interface LoadOptions {
   slms?: string[];
   /** The precision of the weights; int8 where there is that. */
   precision?: 'int8' | 'f16' | 'f32';
-  /** `auto` (the default) takes the GPU where there is one and it is faster here. */
+  /** `auto` (the default) takes the GPU where there is one and it is faster here; with `gpu`, that there is none is an error. */
   device?: 'auto' | Device;
   /** The rule of the vote; the spec's if absent. */
   rule?: Rule;
@@ -92,6 +93,13 @@ export interface LoadOptions {
   redact?: boolean;
   /** Told once for each request that the reviewer did not answer; its samples stay without a review. `console.warn` if absent. */
   onReviewError?: (error: Error) => void;
+  /** Told why the CPU votes where the GPU was to: at load, or where it fails later. `console.warn` if absent. */
+  onWarning?: (error: Error) => void;
+  /**
+   * Brings burn-wgpu for a model that the GPU has no kernels for, and is called only then: `() => import('autoannotator-burn')`.
+   * Without it the CPU takes such a model.
+   */
+  burn?: () => Promise<{ burn: Build }>;
   /** Stops loading. */
   signal?: AbortSignal;
   /** Told how far loading is. */

@@ -45,6 +45,13 @@ export class MemoryError extends TrapError {
   }
 }
 
+/** A GPU engine cannot take a model; not of the package's interface, since another engine does. */
+export class NoKernelsError extends AutoannotatorError {
+  constructor(id: string, cause: unknown) {
+    super('slm-no-gpu', `${id}: ${messageOf(cause).replace(/^slm-no-gpu: /, '').replace('; the CPU engine serves every machine', '')}`, { cause });
+  }
+}
+
 /** The annotator was disposed of (`disposed`). */
 export class DisposedError extends AutoannotatorError {
   override name = 'DisposedError';

@@ -2,7 +2,7 @@
 import type { Gpu } from '../wasm/gpu/autoannotator.js';
 import type { Redactor, Rule, Sample, Slm, SlmLoader, Verdict, Vote } from '../wasm/relaxed/autoannotator.js';
 import type { Annotation, BuildName, Device, LoadOptions, Progress, Review, Spec } from './api.js';
-import { type AutoannotatorError, fromWasm, MemoryError, messageOf, OptionError, TrapError, WasmError } from './errors.js';
+import { type AutoannotatorError, fromWasm, MemoryError, messageOf, NoKernelsError, OptionError, TrapError, WasmError } from './errors.js';
 import type { Models } from './models.js';
 import { type Glue, moduleOf, type Runtime } from './runtime.js';
 
@@ -99,22 +99,27 @@ export class Instance {
         }
         if (!last) continue;
         loader = undefined; // `finish` uses it up
-        const made = await this.#finish(taking, tokenizer);
+        const made = await this.#finish(slm.id, taking, tokenizer);
         this.#slms.push(made);
         this.#sync(() => made.voteOn(task, label_map?.[slm.id]));
         // The engine makes the kernels faster while the next SLM is loaded.
         if (this.device === 'cpu' && this.#slms.length < models.slms.length) await this.#call(() => made.vote(['a']));
       }
     } finally {
-      if (loader) this.#quietly(loader);
+      const open = loader;
+      if (open) this.#quietly(() => open.free());
     }
   }
 
-  async #finish(loader: SlmLoader, tokenizer: Uint8Array): Promise<Slm> {
+  async #finish(id: string, loader: SlmLoader, tokenizer: Uint8Array): Promise<Slm> {
+    if (this.device === 'cpu') return this.#sync(() => loader.finish(tokenizer));
     const gpu = this.#gpu;
-    if (gpu) return this.#call(() => (loader as OnGpu).finishOn(gpu, tokenizer));
-    if (this.#onBurn) return this.#call(() => (loader as OnBurn).finishOnBurn(tokenizer));
-    return this.#sync(() => loader.finish(tokenizer));
+    try {
+      return await this.#call(() => (gpu ? (loader as OnGpu).finishOn(gpu, tokenizer) : (loader as OnBurn).finishOnBurn(tokenizer)));
+    } catch (error) {
+      // There is a GPU, unless burn asks for its own just now: it is the SLM that it cannot take.
+      throw (error as { code?: string }).code === 'slm-no-gpu' ? new NoKernelsError(id, error) : error;
+    }
   }
 
   get device(): Device {
@@ -159,13 +164,14 @@ export class Instance {
   }
 
   free(): void {
-    for (const slm of this.#slms) this.#quietly(slm);
-    if (this.#redactor) this.#quietly(this.#redactor);
-    if (this.#gpu) {
-      this.#gpu.destroy();
-      this.#quietly(this.#gpu);
-    }
+    const gpu = this.#gpu;
+    // The device is no memory of the instance's, and stays if nobody destroys it: also after a trap.
+    if (gpu) this.#quietly(() => gpu.destroy());
+    const all = [...this.#slms, this.#redactor, gpu].filter((thing) => thing !== undefined);
     this.#slms = [];
+    this.#redactor = undefined;
+    this.#gpu = undefined;
+    if (!this.#traps.error) for (const thing of all) this.#quietly(() => thing.free());
   }
 
   /** A call into the module, whose errors are those of this package. */
@@ -193,9 +199,9 @@ export class Instance {
   }
 
   /** Frees what may be in use, or in an instance that trapped. */
-  #quietly(thing: { free(): void }): void {
+  #quietly(free: () => void): void {
     try {
-      thing.free();
+      free();
     } catch {
       // The instance goes as a whole.
     }

@@ -3,7 +3,7 @@ import type { Annotation, Info, LoadOptions, Progress, Reviewed, ReviewItem, Sam
 import type { ErrorRecord } from './errors.js';
 
 /** Options as they are sent; functions stay behind and are asked by message. */
-export type SentOptions = Omit<LoadOptions, 'models' | 'reviewer' | 'signal' | 'onProgress' | 'onReviewError'> & {
+export type SentOptions = Omit<LoadOptions, 'models' | 'reviewer' | 'signal' | 'onProgress' | 'onReviewError' | 'onWarning' | 'burn'> & {
   models: string | null;
   reviewer: Exclude<LoadOptions['reviewer'], URL | Function | undefined> | 'function';
 };
@@ -33,6 +33,7 @@ export type Reply =
   | { call: number; error: ErrorRecord }
   | { progress: Progress }
   | { reviewError: ErrorRecord }
+  | { warning: ErrorRecord }
   | { ask: number; question: Question };
 
 /** One end of the channel. */

@@ -119,10 +119,8 @@ class RemoteAnnotator implements Annotator {
 
   #take(reply: Reply): void {
     if ('progress' in reply) return this.#options.onProgress?.(reply.progress);
-    if ('reviewError' in reply) {
-      const error = fromRecord(reply.reviewError);
-      return (this.#options.onReviewError ?? ((problem: Error) => console.warn(problem.message)))(error);
-    }
+    if ('reviewError' in reply) return (this.#options.onReviewError ?? toConsole)(fromRecord(reply.reviewError));
+    if ('warning' in reply) return (this.#options.onWarning ?? toConsole)(fromRecord(reply.warning));
     if ('ask' in reply) return void this.#answer(reply.ask, reply.question);
     const open = this.#open.get(reply.call);
     this.#open.delete(reply.call);
@@ -154,9 +152,14 @@ class RemoteAnnotator implements Annotator {
   declare [Symbol.asyncDispose]: () => Promise<void>;
 }
 
+function toConsole(error: Error): void {
+  console.warn(error.message);
+}
+
 /** Options without what cannot be sent, and with whole addresses. */
 function sent(options: LoadOptions, base: string | undefined): SentOptions {
-  const { models, reviewer = 'none', signal, onProgress, onReviewError, wasm, ...rest } = options;
+  const { models, reviewer = 'none', signal, onProgress, onReviewError, onWarning, burn, wasm, ...rest } = options;
+  if (burn) throw new OptionError('option', "'burn' cannot be brought into this package's worker; import autoannotator itself, in a worker of your own");
   const whole = (address: string | URL) => addressOf(address, base).href;
   const modules = Object.entries(wasm ?? {}).map(([name, source]) => [name, typeof source === 'string' || source instanceof URL ? whole(source) : source]);
   return {

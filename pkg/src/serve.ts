@@ -35,6 +35,7 @@ export function serve({ post }: Port<Reply>, loader: AnnotatorLoader): (request:
       signal: cut.signal,
       onProgress: (progress) => post({ progress }),
       onReviewError: (error) => post({ reviewError: toRecord(error) }),
+      onWarning: (error) => post({ warning: toRecord(error) }),
     };
     annotator = await loader.load(options);
     return undefined;

@@ -1,5 +1,6 @@
 // The package in browsers: a page, a dedicated worker, a service worker; and built by bundlers, three lines each.
 import assert from 'node:assert/strict';
+import { createHash } from 'node:crypto';
 import { existsSync } from 'node:fs';
 import { cp, mkdir, writeFile } from 'node:fs/promises';
 import path from 'node:path';
@@ -10,6 +11,7 @@ import { chromium } from 'playwright-core';
 import puppeteer from 'puppeteer-core';
 import * as vite from 'vite';
 import webpack from 'webpack';
+import { cases, file as reference, labels, pack } from '../reference.mjs';
 import { record } from './figures.mjs';
 import { burnConsumer, consumer, entry, fileServer, folder, here, mismatches, models, native, noBurn, noModels, noTexts, SLMS, texts } from './kit.mjs';
 
@@ -23,6 +25,20 @@ const annotator = await Annotator.load({ task: 'sentiment', models: '/models/', 
 for await (const { label } of annotator.annotate(['I love this film'])) document.title = label;
 `;
 const page = (script) => `<!doctype html><meta charset="utf-8"><link rel="icon" href="data:,"><title>-</title>${script}`;
+
+/** A folder of models with a tiny one that the GPU's kernels do not take: its heads are of two values, and they want multiples of four. */
+async function oddModels() {
+  const out = folder('odd');
+  await mkdir(path.join(out, 'odd/1'), { recursive: true });
+  const kept = async (name, body) => {
+    await writeFile(path.join(out, 'odd/1', name), body);
+    return { name, bytes: body.length, sha256: createHash('sha256').update(body).digest('hex') };
+  };
+  const shard = await kept('shard', pack(cases.find(({ model }) => model === 'bert'), 'f32', { num_attention_heads: 12 }));
+  const tokenizer = await kept('tokenizer', reference('bert/tokenizer.json'));
+  await writeFile(path.join(out, 'index.json'), JSON.stringify({ slms: [{ id: 'odd', task: 'sentiment', labels, version: '1', precision: 'f32', shards: [shard], tokenizer }] }));
+  return out;
+}
 
 describe('in browsers', { skip: noModels }, () => {
   let browser;
@@ -176,7 +192,7 @@ describe('in browsers', { skip: noModels }, () => {
       for await (const annotation of annotator.annotate(some)) bits.push(annotation);
       annotator.dispose();
       const out = await (noBurn ? consumer('pages') : burnConsumer('pages'));
-      served = await fileServer({ '/models/': models, '/node_modules/': path.join(out, 'node_modules'), '/': path.join(here, 'pages') });
+      served = await fileServer({ '/models/': models, '/odd/': await oddModels(), '/node_modules/': path.join(out, 'node_modules'), '/': path.join(here, 'pages') });
     });
     after(() => served?.stop());
 
@@ -230,6 +246,31 @@ describe('in browsers', { skip: noModels }, () => {
           assert.equal(vote.engine, 'burn');
           if (first - second > 0.05) assert.equal(vote.label, bits[at].votes[0].label, some[at]);
         }
+      } finally {
+        await tab.close();
+      }
+    });
+
+    test('Chromium, a model without kernels: the CPU votes with a warning or, where it is brought, burn-wgpu', async () => {
+      const { tab } = await opened(`${served.url}/burn.html`);
+      try {
+        const found = await tab.evaluate(async (brings) => {
+          const { Annotator } = await import('/node_modules/autoannotator/dist/index.js');
+          const all = [];
+          for (const burn of brings ? [undefined, () => import('/node_modules/autoannotator-burn/dist/index.js')] : [undefined]) {
+            const warnings = [];
+            const annotator = await Annotator.load({ task: 'sentiment', models: '/odd/', slms: ['odd'], device: 'gpu', onWarning: ({ message }) => warnings.push(message), ...(burn && { burn }) });
+            for await (const { votes } of annotator.annotate(['a b c'])) all.push({ ...votes[0], warnings });
+            annotator.dispose();
+          }
+          return all;
+        }, !noBurn);
+        const [onCpu, onBurn] = found;
+        assert.equal(onCpu.engine, 'cpu');
+        assert.match(onCpu.warnings.join(), /^slm-no-gpu: the CPU votes in the GPU's place \(odd: .*\)\. The option 'burn' brings/);
+        if (noBurn) return;
+        assert.deepEqual([onBurn.engine, onBurn.warnings], ['burn', []]);
+        onBurn.probabilities.forEach((one, at) => assert.ok(Math.abs(one - onCpu.probabilities[at]) < 1e-4));
       } finally {
         await tab.close();
       }

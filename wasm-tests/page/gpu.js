@@ -130,15 +130,22 @@ const TASKS = {
     return { logits: [...(await slm.logits(texts))] };
   },
 
-  /** What is said where the browser gives no GPU, or where the adapter computes on the CPU. */
+  /** What is said where the browser has no WebGPU, gives no adapter or no device, or where the adapter computes on the CPU. */
   async none({ how }) {
     const { requestAdapter } = GPU.prototype;
+    const { requestDevice } = GPUAdapter.prototype;
+    const navigators = Object.getPrototypeOf(navigator);
+    const { gpu } = Object.getOwnPropertyDescriptors(navigators);
     if (how === 'null') GPU.prototype.requestAdapter = async () => null;
     if (how === 'throws') GPU.prototype.requestAdapter = async () => Promise.reject(new Error('denied'));
+    if (how === 'no device') GPUAdapter.prototype.requestDevice = async () => Promise.reject(new DOMException('denied', 'OperationError'));
+    if (how === 'no WebGPU') delete navigators.gpu;
     try {
       return await Gpu.request(how !== 'software').then(String, told);
     } finally {
-      GPU.prototype.requestAdapter = requestAdapter;
+      Object.assign(GPU.prototype, { requestAdapter });
+      Object.assign(GPUAdapter.prototype, { requestDevice });
+      Object.defineProperty(navigators, 'gpu', gpu);
     }
   },
 };

@@ -147,8 +147,8 @@ for (const [name, launch] of Object.entries(BROWSERS)) {
         });
       }
 
-      for (const how of ['null', 'throws', 'software']) {
-        test(`in ${where} no adapter of use (${how}) is an error that says so`, async () => {
+      for (const how of ['null', 'throws', 'no device', 'no WebGPU', 'software']) {
+        test(`in ${where} no GPU of use (${how}) is an error that says so`, async () => {
           const found = await run('none', { how });
           assert.equal(found.code, 'slm-no-gpu', JSON.stringify(found));
         });

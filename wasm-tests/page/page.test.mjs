@@ -1,13 +1,15 @@
 // The built page in Chromium, against the real companion. `npm run page` in wasm-tests/.
 import assert from 'node:assert/strict';
 import { execFile } from 'node:child_process';
-import { readFileSync } from 'node:fs';
+import { createHash } from 'node:crypto';
+import { existsSync, readFileSync } from 'node:fs';
 import { mkdtemp, readFile, rm, writeFile } from 'node:fs/promises';
 import { tmpdir } from 'node:os';
 import path from 'node:path';
 import { after, before, beforeEach, test } from 'node:test';
 import { promisify } from 'node:util';
 import { chromium } from 'playwright-core';
+import { cases, file as reference, labels, pack } from '../reference.mjs';
 import { companion, proxy, require, root, serve, stubLlm } from './servers.mjs';
 
 const SAMPLE = path.join(root, 'www/public/sample-tweets.csv');
@@ -561,6 +563,53 @@ test('a GPU that is lost in mid-run is told, and the CPU ends the run', { timeou
     await done(page);
     same(lines(await exported(page)), await annotate(file));
     assert.equal(await page.locator('[data-code="run-stopped"]').count(), 0);
+  });
+});
+
+/** What the server answers where it has these tiny SLMs alone: addresses and bodies. */
+function tinyModels(models) {
+  const files = {};
+  const slms = Object.entries(models).map(([id, packed]) => {
+    const entry = (name, body) => {
+      files[`/models/${id}/1/${name}`] = body;
+      return { name, bytes: body.length, sha256: createHash('sha256').update(body).digest('hex') };
+    };
+    const [shard, tokenizer] = [entry('shard', packed), entry('tokenizer', reference('bert/tokenizer.json'))];
+    return { id, task: 'sentiment', labels, version: '1', base: id, precision: 'f32', max_length: 48, bytes: shard.bytes, sha256: shard.sha256, relative_cost: 1, shards: [shard], tokenizer };
+  });
+  return { ...files, '/models/index.json': JSON.stringify({ slms }) };
+}
+
+test('an architecture that the GPU kernels do not know: the CPU serves or, where the server has it, burn-wgpu', { timeout: LONG }, async (t) => {
+  const bert = cases.find(({ model }) => model === 'bert');
+  // Heads of two values, where the kernels take multiples of four.
+  const models = tinyModels({ usual: pack(bert), odd: pack(bert, 'f32', { num_attention_heads: 12 }) });
+  const built = (name) => path.join(root, 'pkg/wasm/burn', name);
+  const run = async (files) => {
+    front.fault = ({ url }) => files[url] && { status: 200, headers: { 'content-type': url.endsWith('.js') ? 'text/javascript' : 'application/wasm' }, body: files[url] };
+    let rows;
+    await withGpu(8, async (page) => {
+      await chooseDevice(page, 'gpu');
+      await page.waitForSelector('[data-device=gpu]');
+      await start(page);
+      await notice(page, 'gpu-kernels');
+      await done(page);
+      assert.equal(await page.locator('[data-code="run-stopped"], [data-code="gpu-lost"]').count(), 0);
+      rows = { said: await page.textContent('[data-code="gpu-kernels"]'), rows: lines(await exported(page)) };
+    });
+    return rows;
+  };
+  const engines = ({ rows }) => rows.map((row) => [row['usual.engine'], row['odd.engine']].join(' '));
+  const onCpu = await run(models);
+  assert.match(onCpu.said, /odd has an architecture that the GPU kernels do not know: the CPU serves\./);
+  assert.deepEqual(engines(onCpu), Array(8).fill('cpu cpu'));
+  if (!existsSync(built('autoannotator_bg.wasm'))) return t.diagnostic('burn-wgpu is not built; run `cargo xtask wasm --variant burn`');
+  const burn = Object.fromEntries(['autoannotator.js', 'autoannotator_bg.wasm'].map((name) => [`/wasm/burn/${name}`, readFileSync(built(name))]));
+  const onBurn = await run({ ...models, ...burn });
+  assert.match(onBurn.said, /burn-wgpu serves on the GPU\./);
+  assert.deepEqual(engines(onBurn), Array(8).fill('burn burn'));
+  onBurn.rows.forEach((row, at) => {
+    for (const name of Object.keys(row).filter((name) => name.includes('.p.'))) assert.ok(Math.abs(row[name] - onCpu.rows[at][name]) < 1e-3, `${name}: ${row[name]} and ${onCpu.rows[at][name]}`);
   });
 });
 

@@ -1,4 +1,4 @@
-// The part of the crate's wasm surface that the page uses. `cargo xtask wasm` builds it into pkg/wasm, in three variants.
+// The part of the crate's wasm surface that the page uses. `cargo xtask wasm` builds it into pkg/wasm, in several variants.
 declare module '#wasm' {
   import type { Annotation, Format, Row, Verdict, Vote } from './core/types';
 
@@ -64,6 +64,16 @@ declare module '#wasm-gpu' {
   }
   export class SlmLoader extends Loader {
     finishOn(gpu: Gpu, tokenizer: Uint8Array): Promise<Slm>;
+  }
+}
+
+/** Never bundled: the worker imports it from the server. */
+declare module '#wasm-burn' {
+  import { type Slm, SlmLoader as Loader } from '#wasm';
+
+  export { default } from '#wasm';
+  export class SlmLoader extends Loader {
+    finishOnBurn(tokenizer: Uint8Array): Promise<Slm>;
   }
 }
 

@@ -69,8 +69,9 @@ test('both precisions can be chosen where both are there, int8 first', () => {
   expect(versions([])).toEqual([['f32']]);
 });
 
-test('a pool has a worker a core, and its copies stay within a quarter of the memory', () => {
-  expect([undefined, 1, 2, 6, 64].map(workersOf)).toEqual([2, 1, 2, 6, 8]);
+test('a pool has a worker a core or, on a GPU, one, and its copies stay within a quarter of the memory', () => {
+  expect([undefined, 1, 2, 6, 64].map((cores) => workersOf(cores, 'cpu'))).toEqual([2, 1, 2, 6, 8]);
+  expect([workersOf(6, 'gpu'), workersOf(6, 'burn')]).toEqual([1, 1]);
   expect(memoryBudget(8)).toBe(2 * 2 ** 30);
   expect(memoryBudget(undefined)).toBe(2 ** 30);
   expect(memoryOf({ precision: 'f16', bytes: 10 } as SlmManifest)).toBe(20);

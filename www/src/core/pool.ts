@@ -1,9 +1,10 @@
 // The workers that vote: hired, given work, replaced when they die. What they do next the scheduler says.
 import type { Signal } from '@preact/signals';
-import type { Device } from './device';
+import { type Device, NO_KERNELS } from './device';
 import { bringIntoCache, bytesOf } from './download';
 import { codeOf, messageOf, PageError, Remote } from './rpc';
 import { type Known, Scheduler, type Task } from './scheduler';
+import { watch } from './sight';
 import type { SlmManifest, Vote } from './types';
 import type { Build } from '../workers/engine';
 
@@ -54,14 +55,24 @@ export interface Events {
   failed(error: unknown): void;
 }
 
-/** Deaths of workers that a run bears. */
+/** An SLM whose architecture the GPU's kernels do not know. */
+export class NoKernels extends PageError {
+  readonly slm: string;
+  constructor(slm: string) {
+    super(NO_KERNELS, `${slm} has an architecture that the GPU kernels do not know`);
+    this.slm = slm;
+  }
+}
+
+/** Deaths of workers that a run bears; on a GPU fewer, since the CPU can take over. */
 const CRASHES = 3;
+const GPU_CRASHES = 1;
 /** More workers than this would wait for memory, not for a core. */
 const MOST_WORKERS = 8;
 
 /** Workers of a pool: one a core, or one that keeps the GPU busy. */
 export function workersOf(cores: number | undefined, device: Device): number {
-  return device === 'gpu' ? 1 : Math.max(1, Math.min(MOST_WORKERS, cores ?? 2));
+  return device !== 'cpu' ? 1 : Math.max(1, Math.min(MOST_WORKERS, cores ?? 2));
 }
 
 /** Bytes that the SLMs may take in memory, copies and all: a quarter of the device's, which only some browsers tell. */
@@ -166,11 +177,12 @@ export class Pool {
     this.#going = false;
   }
 
-  /** Texts a second of SLM `slm` on these texts, after one that warms up. */
-  async measure(slm: number, texts: string[]): Promise<number> {
+  /** Texts a second of SLM `slm` on these texts, after one that warms up; none where the tab was hidden meanwhile. */
+  async measure(slm: number, texts: string[]): Promise<number | undefined> {
+    const seen = watch();
     await this.#pass(slm, texts.slice(0, 1));
     const { ms } = await this.#pass(slm, texts);
-    return (texts.length * 1000) / Math.max(1, ms);
+    return seen() ? (texts.length * 1000) / Math.max(1, ms) : undefined;
   }
 
   /** What SLM `slm` says of these texts, besides any run. */
@@ -183,12 +195,19 @@ export class Pool {
     let all = 0;
     let states: Uint8Array | undefined;
     for (const unit of this.#unitsOf(slm)) {
-      const { result, ms } = await this.#holder(unit).call<Ran>('run', { unit, texts, states });
+      const { result, ms } = await this.#holder(unit).call<Ran>('run', { unit, texts, states }).catch((error: unknown) => {
+        throw this.#asGpu(error);
+      });
       all += ms;
       if ('votes' in result) return { votes: result.votes, ms: all };
       states = result.states;
     }
     throw new PageError('slm-not-loaded', 'the model is not loaded; press retry');
+  }
+
+  /** A worker that dies beside a run takes a GPU with it. */
+  #asGpu(error: unknown): unknown {
+    return this.device !== 'cpu' && codeOf(error) === 'worker-crashed' ? new PageError('slm-gpu', messageOf(error)) : error;
   }
 
   #holder(unit: number): Remote {
@@ -206,7 +225,7 @@ export class Pool {
     return this.#unitsOf(slm).every((unit) => this.#scheduler.holder(unit) !== undefined);
   }
 
-  /** Texts a second of each SLM over what it voted on, where that is enough to tell. */
+  /** Texts a second of each SLM over what it voted on in sight, where that is enough to tell. */
   rates(): (number | undefined)[] {
     return this.manifests.map((_, slm) => {
       const busy = this.#unitsOf(slm).map((unit) => this.#busy[unit] as { texts: number; ms: number });
@@ -218,6 +237,7 @@ export class Pool {
   stop(): void {
     this.#stopped = true;
     for (const remote of this.#remotes) remote?.stop();
+    this.#isLost(new PageError('worker-stopped', 'the worker was stopped'));
     this.loads.value = [];
   }
 
@@ -264,7 +284,7 @@ export class Pool {
       else if (this.#scheduler.failed(worker)) this.#pumpAll();
       else {
         set({ state: 'failed' });
-        this.#fail(error);
+        this.#fail(codeOf(error) === NO_KERNELS ? new NoKernels(manifest.id) : error);
       }
     }
   }
@@ -290,12 +310,15 @@ export class Pool {
     let whole: Vote[][] | undefined;
     const { block, from, to } = task;
     const given = this.#states.get(keyOf(task));
+    const seen = watch();
     try {
       const { result, texts, start, ms } = await remote.call<Ran>('run', { unit: task.unit, ...(given ?? { rows: { block, from, to } }) });
       const unit = this.#units[task.unit] as Unit;
       const busy = this.#busy[task.unit] as { texts: number; ms: number };
-      busy.texts += texts;
-      busy.ms += ms;
+      if (seen()) {
+        busy.texts += texts;
+        busy.ms += ms;
+      }
       tell('vote', start - performance.timeOrigin, start - performance.timeOrigin + ms, { slm: this.manifests[unit.slm]?.id, worker, part: unit.part, texts });
       if ('votes' in result) whole = this.#scheduler.vote(worker, task, result.votes, ms);
       else {
@@ -319,6 +342,10 @@ export class Pool {
     this.#scheduler.crashed(worker);
     this.loads.value = this.loads.value.map((load, slm) => (this.#held(slm) ? load : { ...load, state: 'waiting' }));
     this.#crashes += 1;
+    if (this.device !== 'cpu' && this.#crashes > GPU_CRASHES) {
+      this.#fail(new PageError('slm-gpu', `its worker stopped ${this.#crashes} times; ${messageOf(error)}`));
+      return;
+    }
     if (this.#crashes > CRASHES) {
       this.#fail(new PageError('worker-crashed', `the workers stopped ${this.#crashes} times (${messageOf(error)}). The device may be short of memory: close other tabs, then press retry. Rows that are done are kept`));
       return;

@@ -3,16 +3,17 @@ import { type Signal, signal } from '@preact/signals';
 import { ask, keepToken, seal, token } from './api';
 import { Columns } from './columns';
 import { clearProject, clearResults, db } from './db';
-import { type Device, type DeviceChoice, findGpu, type Found, isGpuFailure } from './device';
+import { type Device, type DeviceChoice, findBurn, findGpu, type Found, isGpuFailure } from './device';
 import { cachedBytes, bytesOf, fetchIndex, roomProblem } from './download';
 import { estimateSeconds, Pace, thin } from './estimate';
 import { HandingIn } from './handing-in';
 import { drawn, hardRows, mean, type Prices, type Range, reviews, tokensByBytes, tokensByUse, type Tokens, tokensOf } from './money';
-import { type Loading, Pool, workersOf } from './pool';
+import { type Loading, NoKernels, Pool, workersOf } from './pool';
 import { Reviewing } from './reviewing';
 import { codeOf, messageOf, PageError, Remote } from './rpc';
 import type { Imported } from '../workers/desk.worker';
 import type { Build } from '../workers/engine';
+import { inSight } from './sight';
 import { relaxedSimd, simd } from './simd';
 import {
   BLOCK,
@@ -46,7 +47,7 @@ export interface Choice {
   slms: SlmManifest[];
   download: number;
   total: number;
-  /** Texts a second of each SLM on one core, and on the GPU; undefined where it was never measured. */
+  /** Texts a second of each SLM on one core, and on the GPU by either engine; undefined where it was never measured. */
   rates: Record<Device, (number | undefined)[]>;
 }
 
@@ -151,6 +152,10 @@ export class Session {
   #found: Promise<Found> | undefined;
   /** Why the GPU is not used any more. */
   #gpuFailed: string | undefined;
+  /** SLMs that the GPU's kernels do not know. */
+  readonly #noKernels = new Set<string>();
+  /** Whether the server has burn-wgpu for those; looked for once there are any. */
+  #burnHere = false;
   #pace = new Pace();
   #clock: ReturnType<typeof setInterval> | undefined;
   #lastTick = 0;
@@ -428,13 +433,28 @@ export class Session {
     };
     if (wanted === 'cpu') return settle('cpu', 'as you chose');
     if (this.#gpuFailed !== undefined) return settle('cpu', `the GPU failed (${this.#gpuFailed})`);
-    if (wanted === 'gpu') return found.name ? settle('gpu', `${found.name}, as you chose`) : settle('cpu', found.why ?? 'there is no GPU');
-    if (found.why) return settle('cpu', found.why);
-    const [cpu, gpu] = (['cpu', 'gpu'] as const).map((device) => secondsOn(device, choice, project));
+    if (wanted === 'gpu' && !found.name) return settle('cpu', found.why ?? 'there is no GPU');
+    if (wanted === 'auto' && found.why) return settle('cpu', found.why);
+    const onGpu = this.#gpuFor(choice.slms);
+    if (!onGpu) return settle('cpu', `the GPU kernels do not know the architecture of ${this.#unknown(choice.slms).join(', ')}`);
+    if (wanted === 'gpu') return settle(onGpu, `${found.name}, as you chose`);
+    const [cpu, gpu] = (['cpu', onGpu] as const).map((device) => secondsOn(device, choice, project));
     if (cpu === undefined || gpu === undefined) return settle('cpu', `until the GPU (${found.name}) was measured`, false);
-    const device = gpu < cpu ? 'gpu' : 'cpu';
+    const device = gpu < cpu ? onGpu : 'cpu';
     const [least, most] = [Math.min(cpu, gpu), Math.max(cpu, gpu)];
-    return settle(device, `measured: ${(most / least).toFixed(1)} times as fast as the ${device === 'gpu' ? 'CPU' : `GPU (${found.name})`}`);
+    return settle(device, `measured: ${(most / least).toFixed(1)} times as fast as the ${device === 'cpu' ? `GPU (${found.name})` : 'CPU'}`);
+  }
+
+  /** What computes these SLMs on a GPU: our kernels, or burn-wgpu, which takes no int8, where they do not know one of them. */
+  #gpuFor(slms: SlmManifest[]): Device | undefined {
+    if (this.#gpuFailed !== undefined) return undefined;
+    if (this.#unknown(slms).length === 0) return 'gpu';
+    return this.#burnHere && slms.every((slm) => precisionOf(slm) === 'f32') ? 'burn' : undefined;
+  }
+
+  /** The ids of those that the GPU's kernels do not know. */
+  #unknown(slms: SlmManifest[]): string[] {
+    return slms.map((slm) => slm.id).filter((id) => this.#noKernels.has(id));
   }
 
   /**
@@ -446,11 +466,15 @@ export class Session {
     if (!plan || this.measuring.value) return;
     this.measuring.value = true;
     try {
-      await this.#measure(plan.choice);
-      await this.#probe();
+      while (!(await this.#measure(plan.choice))) await inSight();
+      await this.#probe().catch(async (error: unknown) => {
+        await this.#leaveGpu(error);
+        await this.#makePlan();
+        await this.#probe();
+      });
     } catch (error) {
-      this.#stopPool();
       if (codeOf(error) === 'worker-stopped') return; // the file was closed meanwhile
+      this.#stopPool();
       this.fail(error, { label: 'Retry', run: () => void this.measure() });
     } finally {
       this.measuring.value = false;
@@ -527,25 +551,60 @@ export class Session {
     return tokensOf({ low: yet(all.low), middle: yet(all.middle), high: yet(all.high) }, one);
   }
 
-  /** Measures the models on what the choice of device leaves open, and makes the plan anew. */
-  async #measure({ slms }: Choice): Promise<void> {
+  /** Measures the models on what the choice of device leaves open, and makes the plan anew. False: the tab was hidden meanwhile. */
+  async #measure({ slms }: Choice): Promise<boolean> {
     const found = await this.#findGpu();
-    const both = (this.project.value?.device ?? 'auto') === 'auto' && !found.why && this.#gpuFailed === undefined;
-    const texts = ((await this.rowBlock(0))?.rows ?? []).filter((row) => row.setAside === undefined).map((row) => row.text);
-    const base = await db();
-    for (const device of both ? (['cpu', 'gpu'] as const) : [this.computing.value.device]) {
+    const onGpu = this.#gpuFor(slms);
+    const both = (this.project.value?.device ?? 'auto') === 'auto' && !found.why && onGpu !== undefined;
+    const devices: Device[] = both ? ['cpu', onGpu] : [this.computing.value.device];
+    let seen = true;
+    for (let device = devices.shift(); device !== undefined; device = devices.shift()) {
       try {
-        const pool = await this.#hire(slms, device);
-        await pool.ready;
-        for (const [slm, manifest] of slms.entries()) {
-          if (texts.length > 0) await base.put('measured', await pool.measure(slm, texts.slice(0, 16)), rateKey(manifest, device, found));
-        }
+        seen = (await this.#measureOn(device, slms)) && seen;
       } catch (error) {
-        if (!isGpuFailure(codeOf(error))) throw error;
-        this.#loseGpu(error);
+        await this.#leaveGpu(error);
+        const other = this.#gpuFor(slms) ?? (both ? undefined : 'cpu');
+        if (other) devices.push(other);
       }
     }
     await this.#makePlan();
+    return seen;
+  }
+
+  /** Keeps the rate of each SLM on a device. False: the tab was hidden meanwhile, and not all of them were kept. */
+  async #measureOn(device: Device, slms: SlmManifest[]): Promise<boolean> {
+    const found = await this.#findGpu();
+    const rows = ((await this.rowBlock(0))?.rows ?? []).filter((row) => row.setAside === undefined);
+    const texts = rows.slice(0, 16).map((row) => row.text);
+    const pool = await this.#hire(slms, device);
+    await pool.ready;
+    if (texts.length === 0) return true;
+    let seen = true;
+    for (const [slm, manifest] of slms.entries()) {
+      const rate = await pool.measure(slm, texts);
+      if (rate === undefined) seen = false;
+      else await (await db()).put('measured', rate, rateKey(manifest, device, found));
+    }
+    return seen;
+  }
+
+  /** After an error of a GPU, or of its kernels at an SLM, something else takes over; any other error is thrown. */
+  async #leaveGpu(error: unknown): Promise<void> {
+    if (!isGpuFailure(codeOf(error))) throw error;
+    if (error instanceof NoKernels) await this.#leaveKernels(error);
+    else this.#loseGpu(error);
+  }
+
+  /** The GPU's kernels do not know an SLM: burn-wgpu takes over where the server has it, else the CPU. */
+  async #leaveKernels(error: NoKernels): Promise<void> {
+    this.#stopPool();
+    this.#noKernels.add(error.slm);
+    this.#burnHere ||= await findBurn();
+    const { choice, choices = [] } = this.plan.value ?? {};
+    const onBurn = choices.filter((one) => this.#gpuFor(one.slms) === 'burn').map((one) => one.precision);
+    const hint = onBurn.length > 0 ? ` In ${onBurn.join(' or ')}, burn-wgpu would serve on the GPU.` : '';
+    const instead = choice && onBurn.includes(choice.precision) ? 'burn-wgpu serves on the GPU.' : `the CPU serves.${hint}`;
+    this.notify({ code: 'gpu-kernels', kind: 'info', text: `${messageOf(error)}: ${instead}` });
   }
 
   /** The GPU is of no use any more: the CPU takes over. */
@@ -636,7 +695,7 @@ export class Session {
 
   async #takeVersions(pool: Pool, project: Project): Promise<void> {
     const { slms, offline } = await fetchIndex();
-    const newest = project.slms.flatMap((slm) => slms.find((one) => one.id === slm.id && precisionOf(one) === slm.precision && sameLabels(one, project)) ?? []);
+    const newest = project.slms.flatMap((slm) => versionFor(slm, project, slms) ?? []);
     const key = newest.map((slm) => slm.version).join(' ');
     if (offline || newest.length < project.slms.length || pool.holds(newest, pool.device) || this.#refused === key) return;
     const next = await this.#newPool(newest, pool.device, signal<Loading[]>([]));
@@ -648,6 +707,7 @@ export class Session {
     } catch (error) {
       if (this.#pool === next) return void (await this.#halt(error));
       next.stop();
+      if (codeOf(error) === 'worker-stopped') return; // the run ended, or went on anew, meanwhile
       this.#refused = key;
       this.notify({ code: 'versions-failed', kind: 'warn', text: `New versions of the models could not be loaded (${messageOf(error)}); the ones before go on.` });
     } finally {
@@ -707,16 +767,16 @@ export class Session {
       restarted: (why) => this.notify({ code: 'worker-restarted', kind: 'warn', text: `A worker stopped (${why}) and was started again; its rows are repeated.` }),
       failed: (error) => {
         if (this.measuring.value || this.#pool !== pool) return; // whoever measures or waits for it is told
-        if (device === 'gpu' && isGpuFailure(codeOf(error))) void this.#toCpu(error);
+        if (device !== 'cpu' && isGpuFailure(codeOf(error))) void this.#goOnWithout(error);
         else void this.#halt(error);
       },
     });
     return pool;
   }
 
-  /** Goes on with the run on the CPU: blocks that were not settled are voted on again. */
-  async #toCpu(error: unknown): Promise<void> {
-    this.#loseGpu(error);
+  /** Goes on with the run without the GPU, or without its kernels: blocks that were not settled are voted on again. */
+  async #goOnWithout(error: unknown): Promise<void> {
+    await this.#leaveGpu(error);
     const plan = this.plan.value;
     const project = this.project.value;
     if (plan && project) this.#decide(plan.choice, project, await this.#findGpu());
@@ -745,11 +805,7 @@ export class Session {
 
   /** Engine and precision are known once an SLM has voted; where a GPU fails there are two engines. */
   async #learnEngines(project: Project, votes: Vote[][]): Promise<void> {
-    const slms = project.slms.map((slm, at) => {
-      const vote = votes[at]?.[0];
-      if (!vote || slm.engine.split('+').includes(vote.engine)) return slm;
-      return { ...slm, engine: slm.engine === '' ? vote.engine : `${slm.engine}+${vote.engine}`, precision: vote.precision };
-    });
+    const slms = project.slms.map((slm, at) => learned(slm, votes[at]?.[0]));
     if (slms.every((slm, at) => slm === project.slms[at])) return;
     await this.save({ ...(this.project.value ?? project), slms });
   }
@@ -1030,8 +1086,8 @@ export function chooseSlms(all: SlmManifest[], task: string, wanted: string[], p
   return [...ids].flatMap((id) => best(id) ?? []).sort((a, b) => a.relative_cost - b.relative_cost);
 }
 
-/** The precision that an SLM computes in: half-precision weights are only stored so. */
-export function precisionOf(slm: SlmManifest): Precision {
+/** The precision that an SLM is chosen in: half-precision weights are only stored so. */
+export function precisionOf(slm: { precision: string }): Precision {
   return slm.precision === 'int8' ? 'int8' : 'f32';
 }
 
@@ -1056,12 +1112,12 @@ async function measuredChoice({ precision, slms }: Pick<Choice, 'precision' | 's
     slms,
     total,
     download: total - cached.reduce((sum, bytes) => sum + bytes, 0),
-    rates: { cpu: await rates('cpu'), gpu: await rates('gpu') },
+    rates: { cpu: await rates('cpu'), gpu: await rates('gpu'), burn: await rates('burn') },
   };
 }
 
 function rateKey(slm: SlmManifest, device: Device, { name }: Found): string {
-  return `rate:${slm.id}@${slm.version}${device === 'gpu' ? ` on ${name}` : ''}`;
+  return `rate:${slm.id}@${slm.version}${{ cpu: '', gpu: ` on ${name}`, burn: ` by burn on ${name}` }[device]}`;
 }
 
 /** Seconds that a run takes on a device, where its models were measured there. */
@@ -1090,20 +1146,35 @@ function planProblem(slms: SlmManifest[], task: string, wanted: string[]): strin
 }
 
 function pin(slm: SlmManifest): PinnedSlm {
-  return { id: slm.id, version: slm.version, engine: '', precision: precisionOf(slm) };
+  const chosen = precisionOf(slm);
+  return { id: slm.id, version: slm.version, engine: '', precision: chosen, chosen };
+}
+
+/** The run's SLM as the server has it now: in the precision that was chosen, whatever it votes in. */
+function versionFor(slm: PinnedSlm, project: Pick<Project, 'labels'>, manifests: SlmManifest[]): SlmManifest | undefined {
+  const chosen = slm.chosen ?? precisionOf(slm);
+  return manifests.find((one) => one.id === slm.id && precisionOf(one) === chosen && sameLabels(one, project));
+}
+
+/** What an SLM votes by, as its votes say. */
+function learned(slm: PinnedSlm, vote: Vote | undefined): PinnedSlm {
+  if (!vote || slm.engine.split('+').includes(vote.engine)) return slm;
+  if (slm.engine === '') return { ...slm, engine: vote.engine, precision: vote.precision };
+  const precisions = new Set([...slm.precision.split('+'), vote.precision]);
+  return { ...slm, engine: `${slm.engine}+${vote.engine}`, precision: [...precisions].join('+') };
 }
 
 /** The SLMs that a run began with, in the versions that the server has now. */
 function current(project: Project, plan: Plan): SlmManifest[] {
   const all = plan.choices.flatMap((choice) => choice.slms);
   return project.slms.map((slm) => {
-    const found = all.find((manifest) => manifest.id === slm.id && precisionOf(manifest) === slm.precision && sameLabels(manifest, project));
+    const found = versionFor(slm, project, all);
     if (!found) throw new PageError('slm-gone', `the server has no ${slm.id} any more that this run could go on with. Export what is done, or choose "Start over"`);
     return found;
   });
 }
 
-function sameLabels(slm: SlmManifest, project: Project): boolean {
+function sameLabels(slm: SlmManifest, project: Pick<Project, 'labels'>): boolean {
   return slm.labels.length === project.labels.length && slm.labels.every((label, at) => label === project.labels[at]);
 }
 

@@ -154,8 +154,11 @@ export type ReviewTo = 'never' | 'person' | 'llm';
 export interface PinnedSlm {
   id: string;
   version: string;
+  /** What it voted by, once it has; joined by `+` where that changed, as where a GPU failed. */
   engine: string;
   precision: string;
+  /** The precision that was chosen: which of its packed files to load. None in runs that began before it was kept. */
+  chosen?: Precision;
 }
 
 /** Where the run stands, as it is kept over reloads. */

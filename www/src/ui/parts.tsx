@@ -142,13 +142,15 @@ export function Cross() {
   );
 }
 
+const GPU_WORDS = { gpu: 'GPU, by WebGPU', burn: 'GPU, by burn-wgpu on WebGPU' };
+
 /** What the models compute on, and why. */
 export function ComputesOn({ session }: { session: Session }) {
   const { device, why } = session.computing.value;
   const simd = session.build.value === 'relaxed' ? 'relaxed ' : '';
   return (
     <p class="quiet small" data-device={device}>
-      {device === 'gpu' ? 'GPU, by WebGPU' : `CPU, by WebAssembly with ${simd}SIMD, ${workersOf(navigator.hardwareConcurrency, device)} workers`}
+      {device !== 'cpu' ? GPU_WORDS[device] : `CPU, by WebAssembly with ${simd}SIMD, ${workersOf(navigator.hardwareConcurrency, device)} workers`}
       {why && `: ${why}`}
     </p>
   );

@@ -1,14 +1,15 @@
-// The build of the wasm that votes: with relaxed SIMD where the browser has it, or on the GPU.
+// The build of the wasm that votes: with relaxed SIMD where the browser has it, or on the GPU, by our kernels or burn-wgpu.
 import * as plain from '#wasm';
+import type * as onBurn from '#wasm-burn';
 import type * as onGpu from '#wasm-gpu';
 import gpuUrl from '#wasm-gpu-bg?url';
 import relaxedUrl from '#wasm-relaxed-bg?url';
-import type { Device } from '../core/device';
-import { codeOf } from '../core/rpc';
+import { BURN_GLUE, BURN_WASM, type Device, NO_KERNELS } from '../core/device';
+import { codeOf, messageOf, PageError } from '../core/rpc';
 import { relaxedSimd } from '../core/simd';
 import { instantiate, wasm } from './wasm';
 
-export type Build = 'plain' | 'relaxed' | 'gpu';
+export type Build = 'plain' | 'relaxed' | 'gpu' | 'burn';
 
 export interface Engine {
   build: Build;
@@ -18,11 +19,13 @@ export interface Engine {
   finish(loader: plain.SlmLoader, tokenizer: Uint8Array): Promise<plain.Slm>;
 }
 
+const ENGINES: Record<Device, () => Promise<Engine>> = { cpu, gpu, burn };
+
 let ready: Promise<Engine> | undefined;
 
 /** The build, loaded once a worker: a worker is of one device. */
 export function engine(device: Device): Promise<Engine> {
-  ready ??= (device === 'gpu' ? gpu() : cpu()).catch((error: unknown) => {
+  ready ??= ENGINES[device]().catch((error: unknown) => {
     ready = undefined;
     throw error;
   });
@@ -55,6 +58,26 @@ async function gpu(): Promise<Engine> {
   return {
     build: 'gpu',
     loader: (version) => new build.SlmLoader(version),
-    finish: (loader, tokenizer) => (loader as onGpu.SlmLoader).finishOn(device, tokenizer),
+    finish: (loader, tokenizer) => (loader as onGpu.SlmLoader).finishOn(device, tokenizer).catch(noKernels),
   };
+}
+
+/** There is a GPU, so it is the SLM that it cannot take. */
+function noKernels(error: unknown): never {
+  throw codeOf(error) === 'slm-no-gpu' ? new PageError(NO_KERNELS, messageOf(error)) : error;
+}
+
+/** Its module is a file of the server's, so that the page's own build needs none. It asks for a device of its own. */
+async function burn(): Promise<Engine> {
+  try {
+    const build: typeof onBurn = await import(/* @vite-ignore */ BURN_GLUE);
+    await instantiate(build.default, BURN_WASM);
+    return {
+      build: 'burn',
+      loader: (version) => new build.SlmLoader(version),
+      finish: (loader, tokenizer) => (loader as onBurn.SlmLoader).finishOnBurn(tokenizer),
+    };
+  } catch (error) {
+    throw new PageError('slm-no-gpu', `burn-wgpu could not be loaded: ${messageOf(error)}`);
+  }
 }
