@@ -29,7 +29,7 @@ BENCH := $(CACHE)/bench
 API := $(CACHE)/api
 ARGS ?=
 
-.PHONY: help run test test-burn bench bench-venv bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller fuzz lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package package-burn clean
+.PHONY: help run test test-burn bench bench-venv bench-web bench-gpu bench-native bench-train bench-serve evaluate demo-controller fuzz lint deps wasm page binary pull chromium firefox emulator vulkan nginx wrk test-rust test-api test-proxy test-neon test-wasm test-www test-page test-edge package package-burn page-burn clean
 
 help: ## Show this
 	@echo 'autoannotator: small language models vote on texts; only hard samples go to a reviewer.'
@@ -173,6 +173,11 @@ package: $(WASM) $(STAMPS)/npm-pkg
 	npm --prefix pkg run build
 
 # The package on burn-wgpu, whose module takes long to build: once it is there, test-edge tests it too.
+page-burn: page ## Put burn-wgpu beside the page, which loads it once it meets a model that the GPU kernels do not know
+	cargo xtask wasm --variant burn
+	mkdir -p www/dist/wasm/burn
+	cp pkg/wasm/burn/autoannotator{.js,_bg.wasm} www/dist/wasm/burn/
+
 package-burn: package $(STAMPS)/npm-pkg-burn
 	cargo xtask wasm --variant burn
 	rm -rf pkg-burn/wasm && mkdir pkg-burn/wasm
