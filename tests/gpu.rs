@@ -13,6 +13,7 @@ use autoannotator::slm::{Batch, Engine, SlmError};
 use pollster::block_on;
 use random::{Random, cases, dequantized};
 
+mod common;
 #[path = "common/random.rs"]
 mod random;
 
@@ -240,5 +241,44 @@ fn a_lost_device_is_an_error_and_nothing_hangs() {
     for _ in 0..2 {
         let error = block_on(engine.logits(&batch)).expect_err("lost");
         assert!(matches!(error, SlmError::Gpu(_)), "{error}");
+    }
+}
+
+/// `annotate` on the GPU says what the CPU says, to its rounding; with `auto` an adapter in software is left alone, and no row
+/// is lost by it.
+#[test]
+fn annotate_computes_on_the_device_that_was_chosen() {
+    let Some(gpu) = gpu() else { return };
+    let bench = common::Bench::new();
+    let mut random = common::Random(3);
+    let word =
+        |bits: u64| (0..1 + bits % 7).map(|at| char::from(b'a' + (bits >> (4 * at) & 15) as u8)).collect::<String>();
+    let rows: String = (0..60).map(|_| format!("{} {}\n", word(random.bits()), word(random.bits()))).collect();
+    bench.file("in.csv", format!("text\n{rows}"));
+    let on = |device: &str| {
+        let out = format!("{device}.jsonl");
+        let mut command = bench.command("in.csv", &out, &["--device", device]);
+        let output = command.env("RUST_LOG", "autoannotator=info").output().expect("the binary");
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{said}");
+        (common::read(&bench.path(&out)), said)
+    };
+    let (on_cpu, _) = on("cpu");
+    let (on_gpu, said) = on("gpu");
+    assert!(said.contains(&format!("GPU: {}", gpu.describe())), "{said}");
+    assert_eq!((on_cpu.len(), on_gpu.len()), (60, 60));
+    assert_ne!(on_gpu, on_cpu, "these are the CPU's bits");
+    for (gpu, cpu) in on_gpu.iter().zip(&on_cpu) {
+        for slm in common::SLMS {
+            for label in ["negative", "neutral", "positive"] {
+                let of = |row: &serde_json::Value| row[format!("{slm}.p.{label}")].as_f64().expect("a probability");
+                assert!((of(gpu) - of(cpu)).abs() < 0.05, "{slm}: {gpu} {cpu}");
+            }
+        }
+    }
+    if gpu.is_software() {
+        let (by_itself, said) = on("auto");
+        assert!(said.contains("computes on the CPU"), "{said}");
+        assert_eq!(by_itself, on_cpu);
     }
 }

@@ -114,7 +114,7 @@ pub(super) struct Args {
     /// Seed of every choice by chance
     #[arg(long, default_value_t = 0)]
     seed: u64,
-    /// What trains: cpu, wgpu (the adapter that wgpu prefers) or wgpu:N (a discrete GPU by its number)
+    /// What trains: cpu; or wgpu (the adapter that wgpu prefers), wgpu:N (a discrete GPU by its number) in a build with gpu-burn
     #[arg(long, default_value = "cpu")]
     device: Backend,
     /// The data home [default: $AUTOANNOTATOR_HOME, or the platform's cache folder]

@@ -72,7 +72,7 @@ pub(super) struct Args {
     anchor: Vec<PathBuf>,
     #[command(flatten)]
     round: RoundArgs,
-    /// What trains: cpu, wgpu or wgpu:N
+    /// What trains: cpu; or wgpu, wgpu:N (a GPU) in a build with the feature gpu-burn
     #[arg(long, default_value = "cpu")]
     device: Backend,
     /// Start anew even if a round was stopped
