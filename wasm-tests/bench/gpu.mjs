@@ -115,11 +115,17 @@ async function firstCalls(id) {
   return Object.fromEntries(ALL.map((name) => [name, times[name].sort((a, b) => a - b)[Math.floor(FIRSTS / 2)]]));
 }
 
-/** Ends the bench where an engine does not compute what the CPU engine does. */
+/**
+ * Ends the bench where an engine does not compute what the CPU engine does. Of the fused graph it is only told: from 32 tokens on
+ * onnxruntime-web 1.30's attention kernel computes something else on SwiftShader, and its time is that of work of the same size.
+ */
 function agrees(id, check) {
   for (const [name, { logits }] of Object.entries(check)) {
     const most = name === MINE[1] ? 0.5 : MINE.includes(name) ? 1e-4 : 1e-3;
-    if (!(logits <= most)) throw new Error(`${id}: ${name} does not agree with the CPU engine in f32 (logits off by ${logits}): nothing is timed`);
+    if (logits <= most) continue;
+    const problem = `${name} does not agree with the CPU engine in f32 (logits off by ${logits})`;
+    if (name !== FUSED) throw new Error(`${id}: ${problem}: nothing is timed`);
+    console.log(`  ${problem}: what it takes is told all the same`);
   }
 }
 
@@ -183,6 +189,7 @@ console.log(
     sums_share: round(sums.reduce((sum, share) => sum + share, 0) / sums.length, 3),
     max_abs_err_f32: Math.max(...checks.map((check) => check[MINE[0]].embedding)),
     max_abs_err_f32_logits: Math.max(...checks.map((check) => check[MINE[0]].logits)),
+    ort_fused_max_abs_err_logits: round(Math.max(...checks.map((check) => check[FUSED].logits)), 3),
     cos_int8: round(Math.min(...checks.map((check) => check[MINE[1]].cosine)), 5),
     // Neither has the formats of files.
     gpu_wasm_brotli_kb: round(size('gpu') - size('relaxed'), 1),
