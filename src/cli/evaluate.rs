@@ -436,7 +436,7 @@ fn print(found: &Evaluation, seed: u64, prices: Option<Prices>) {
     if audited > 0 {
         let [from, to] = stream.audit_interval.map(percent);
         let share = percent(wrong as f64 / audited as f64);
-        line("audit: agreed on and wrong", vec![share, format!("{from} to {to}"), format!("of {audited}")]);
+        line("audit: agreed and wrong (from, to)", vec![share, from, to, format!("of {audited}")]);
     }
     let of_all = |count: usize| vec![percent(count as f64 / stream.texts.max(1) as f64)];
     line("agreed and wrong", of_all(stream.agreed_and_wrong));

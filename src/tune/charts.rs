@@ -45,7 +45,7 @@ pub fn page(title: &str, labels: &[String], runs: &[Evaluation]) -> String {
         };
         let stream = &run.stream;
         let shares = [by_quarter("hard", &stream.hard_share), by_quarter("reviewed", &stream.review_share)];
-        figure(&mut html, "Hard, and reviewed for any reason, percent of each quarter", &chart(&shares, None));
+        figure(&mut html, "Hard, and reviewed, percent of each quarter", &chart(&shares, None));
         let tested = run.test.first().filter(|scores| scores.texts > 0);
         if let (Some(first), Some(last)) = (tested, run.test.last()) {
             figure(&mut html, "Accuracy on the test file, percent, by round", &chart(&by_round(run), None));
