@@ -205,7 +205,7 @@ test-rust: pull vulkan
 	if ls $(LAVAPIPE) >/dev/null 2>&1; then export AUTOANNOTATOR_GPU=required; fi; cargo test --release --locked
 
 # The server under the requests that schemathesis makes of its OpenAPI document.
-test-burn: pull vulkan package-burn package chromium firefox ## Test burn-wgpu natively and in the browsers; what it is built of takes most of an hour the first time
+test-burn: pull vulkan package-burn chromium firefox $(STAMPS)/npm-edge ## Test burn-wgpu natively and in the browsers; what it is built of takes most of an hour the first time
 	AUTOANNOTATOR_GPU=required cargo test --release --locked --features gpu-burn --test gpu --test reference --test architectures --test train
 	export CHROMIUM="$$(command -v "$${CHROMIUM:-chromium}" chromium-browser google-chrome | head -1)"; \
 	export AUTOANNOTATOR_BINARY=$(BINARY); cd wasm-tests/edge && node --test --test-name-pattern=burn browsers.test.mjs package.test.mjs

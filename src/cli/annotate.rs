@@ -288,7 +288,7 @@ impl Files {
 const CHUNK: usize = 256 << 10;
 
 /// Samples of one request for reviews.
-const REVIEW_BATCH: usize = 16;
+pub(super) const REVIEW_BATCH: usize = 16;
 
 struct Run {
     spec: Spec,

@@ -1,5 +1,6 @@
 //! `autoannotator evaluate`.
 
+use super::annotate::REVIEW_BATCH;
 use super::tune::{RoundArgs, anchors, labelled, load_member, wanted};
 use crate::hub::{Home, write_atomically};
 use crate::review::client::review_blocking;
@@ -21,8 +22,6 @@ use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::collections::{HashMap, HashSet};
-use std::fs::File;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -115,9 +114,6 @@ pub(super) struct Args {
 
 /// Comes before the file of a reviewer whose replies were recorded.
 const REPLIES: &str = "replies:";
-
-/// Texts that a server's LLM is asked about before what it said is recorded.
-const ASKED_AT_ONCE: usize = 16;
 
 #[derive(Serialize)]
 struct Written<'a> {
@@ -368,32 +364,26 @@ fn recorded(path: &Path, labels: &LabelSet, stream: &mut Vec<Labelled>) -> anyho
 
 /// Has a server's LLM label the texts that have no reply in the file yet, redacted as the spec says, and records what it says.
 fn ask(url: &str, spec: &Spec, stream: &[Labelled], path: &Path, progress: &ProgressBar) -> anyhow::Result<()> {
-    let folder = path.parent().unwrap_or(Path::new("."));
-    std::fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    let known = if path.exists() { records(path)? } else { Vec::new() };
-    let mut known: HashSet<String> = known.into_iter().map(|record| record.text_sha256).collect();
+    let mut records = if path.exists() { records(path)? } else { Vec::new() };
+    let mut known: HashSet<String> = records.iter().map(|record| record.text_sha256.clone()).collect();
     let open: Vec<Sample> = stream
         .iter()
         .map(|row| Sample { id: sha256_hex(row.text.as_bytes()), text: row.text.clone() })
         .filter(|sample| known.insert(sample.id.clone()))
         .collect();
-    let mut file = File::options()
-        .create(true)
-        .append(true)
-        .open(path)
-        .with_context(|| format!("cannot write {}", path.display()))?;
     progress.set_length(open.len() as u64);
     progress.set_position(0);
     progress.set_message("the LLM labels the stream");
-    for batch in open.chunks(ASKED_AT_ONCE) {
+    for batch in open.chunks(REVIEW_BATCH) {
         let reviews = review_blocking(url, &spec.task, &spec.review.redactor(), batch)
             .context("the reviewer fails; the same command goes on behind the replies that are there")?;
-        let mut lines = String::new();
-        for (text_sha256, Review { label, prompt_tokens, completion_tokens, .. }) in reviews {
-            let record = Record { text_sha256, reply: label.unwrap_or_default(), prompt_tokens, completion_tokens };
-            lines += &(serde_json::to_string(&record)? + "\n");
-        }
-        file.write_all(lines.as_bytes()).with_context(|| format!("cannot write {}", path.display()))?;
+        records.extend(reviews.into_iter().map(|(text_sha256, review)| {
+            let Review { label, prompt_tokens, completion_tokens, .. } = review;
+            Record { text_sha256, reply: label.unwrap_or_default(), prompt_tokens, completion_tokens }
+        }));
+        // Whole each time, so that a kill leaves no half a line.
+        let lines = records.iter().map(serde_json::to_string).collect::<Result<Vec<_>, _>>()?.join("\n");
+        write_atomically(path, lines.as_bytes())?;
         progress.inc(batch.len() as u64);
     }
     Ok(())
