@@ -14,6 +14,9 @@ use std::array::from_fn;
 /// The values of a row block that should stay in the second-level cache.
 const BLOCK: usize = 1 << 17;
 
+/// How many rows of a panel ahead the next ones are fetched: the second-level cache, where panels lie, answers too late by itself.
+const AHEAD: usize = 16;
+
 /// What happens to a product before it is stored.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Epilogue {
@@ -245,6 +248,8 @@ unsafe fn tile<S: Simd, const ROWS: usize, const GELU: bool, const ADD: bool>(
         let mut b = job.b.values.as_ptr().add(index * k * panel);
         for p in 0..k {
             let (low, high) = (S::load(b), S::load(b.add(S::LANES)));
+            S::prefetch(b.wrapping_add(AHEAD * panel));
+            S::prefetch(b.wrapping_add(AHEAD * panel + S::LANES));
             b = b.add(panel);
             for r in 0..ROWS {
                 let x = S::splat(*a[r].add(p));
@@ -271,15 +276,19 @@ pub(super) const TO_INTEGER: f32 = 12_582_912.0;
 #[inline(always)]
 unsafe fn exp<S: Simd, const N: usize>(x: [S::V; N]) -> [S::V; N] {
     unsafe {
-        let x = x.map(|x| S::min(S::max(x, S::splat(-86.0)), S::splat(88.0)));
-        let power = x.map(|x| S::madd(x, S::splat(std::f32::consts::LOG2_E), S::splat(TO_INTEGER)));
-        let n = power.map(|power| S::sub(power, S::splat(TO_INTEGER)));
+        let x: [S::V; N] = from_fn(|i| S::min(S::max(x[i], S::splat(-86.0)), S::splat(88.0)));
+        let power: [S::V; N] = from_fn(|i| S::madd(x[i], S::splat(std::f32::consts::LOG2_E), S::splat(TO_INTEGER)));
+        let n: [S::V; N] = from_fn(|i| S::sub(power[i], S::splat(TO_INTEGER)));
         // ln 2 in two parts, the first exact in few bits, so that the remainder keeps its digits.
         let r: [S::V; N] = from_fn(|i| S::madd(n[i], S::splat(-0.693_359_4), x[i]));
         let r: [S::V; N] = from_fn(|i| S::madd(n[i], S::splat(2.121_944_4e-4), r[i]));
         // e^r = 1 + r + r^2 P(r), P fitted to |r| <= ln(2) / 2 (error 3e-9).
         let p = polynomial::<S, N, 5>([0.499_999_94, 0.166_665_2, 0.041_668_393, 0.008_368_781, 0.001_381_446_7], r);
-        from_fn(|i| S::scale(S::add(S::madd(S::mul(p[i], r[i]), r[i], r[i]), S::splat(1.0)), power[i]))
+        // Step by step: a larger closure is not always put in place, and then calls for each operation.
+        let p: [S::V; N] = from_fn(|i| S::mul(p[i], r[i]));
+        let p: [S::V; N] = from_fn(|i| S::madd(p[i], r[i], r[i]));
+        let p: [S::V; N] = from_fn(|i| S::add(p[i], S::splat(1.0)));
+        from_fn(|i| S::scale(p[i], power[i]))
     }
 }
 
@@ -300,7 +309,7 @@ unsafe fn polynomial<S: Simd, const N: usize, const TERMS: usize>(terms: [f32; T
 #[inline(always)]
 pub(super) unsafe fn gelu<S: Simd, const N: usize>(x: [S::V; N]) -> [S::V; N] {
     unsafe {
-        let size = x.map(|x| S::min(absolute::<S>(x), S::splat(5.4)));
+        let size: [S::V; N] = from_fn(|i| S::min(absolute::<S>(x[i]), S::splat(5.4)));
         let [above, below] = upper_tail::<S, N>(size);
         from_fn(|i| S::sub(S::max(x[i], S::splat(0.0)), S::div(S::mul(above[i], size[i]), below[i])))
     }
@@ -367,23 +376,36 @@ unsafe fn gelu_all<S: Simd>(x: &mut [f32]) {
 }
 
 /// The derivative is the normal distribution's function and `x` times its density, absolute error below 1e-5. Of whole
-/// vectors.
+/// vectors, two at a time.
 #[cfg(feature = "native")]
 #[inline(always)]
 unsafe fn gelu_back<S: Simd>(x: &[f32], d: &mut [f32]) {
     unsafe {
-        assert!(x.len() == d.len() && x.len().is_multiple_of(S::LANES));
-        let (half, one) = (S::splat(0.5), S::splat(1.0));
-        let height = S::splat(1.0 / (2.0 * std::f32::consts::PI).sqrt());
-        for j in (0..x.len()).step_by(S::LANES) {
-            let (x, at) = (S::load(x.as_ptr().add(j)), d.as_mut_ptr().add(j));
-            let [[above], [below]] = upper_tail::<S, 1>([S::min(absolute::<S>(x), S::splat(5.4))]);
-            let sign = S::max(S::min(S::mul(x, S::splat(1e30)), one), S::sub(S::splat(0.0), one));
-            let function = S::madd(S::sub(half, S::div(above, below)), sign, half);
-            let [density] = exp::<S, 1>([S::mul(S::mul(x, x), S::splat(-0.5))]);
-            let slope = S::madd(S::mul(x, height), density, function);
-            S::store(at, S::mul(S::load(at), slope));
+        assert!(x.len() == d.len() && x.len().is_multiple_of(2 * S::LANES));
+        for j in (0..x.len()).step_by(2 * S::LANES) {
+            let (from, at) = (x.as_ptr().add(j), d.as_mut_ptr().add(j));
+            let [low, high] = gelu_slope::<S, 2>([S::load(from), S::load(from.add(S::LANES))]);
+            S::store(at, S::mul(S::load(at), low));
+            S::store(at.add(S::LANES), S::mul(S::load(at.add(S::LANES)), high));
         }
+    }
+}
+
+#[cfg(feature = "native")]
+#[inline(always)]
+unsafe fn gelu_slope<S: Simd, const N: usize>(x: [S::V; N]) -> [S::V; N] {
+    unsafe {
+        let size: [S::V; N] = from_fn(|i| S::min(absolute::<S>(x[i]), S::splat(5.4)));
+        let [above, below] = upper_tail::<S, N>(size);
+        let body: [S::V; N] = from_fn(|i| S::sub(S::splat(0.5), S::div(above[i], below[i])));
+        // The sign, of all but the least of them.
+        let sign: [S::V; N] = from_fn(|i| S::min(S::mul(x[i], S::splat(1e30)), S::splat(1.0)));
+        let sign: [S::V; N] = from_fn(|i| S::max(sign[i], S::splat(-1.0)));
+        let function: [S::V; N] = from_fn(|i| S::madd(body[i], sign[i], S::splat(0.5)));
+        let power: [S::V; N] = from_fn(|i| S::mul(S::mul(x[i], x[i]), S::splat(-0.5)));
+        let density = exp::<S, N>(power);
+        let height = S::splat(1.0 / (2.0 * std::f32::consts::PI).sqrt());
+        from_fn(|i| S::madd(S::mul(x[i], height), density[i], function[i]))
     }
 }
 

@@ -11,6 +11,9 @@ pub(super) trait Simd {
     unsafe fn splat(x: f32) -> Self::V;
     unsafe fn load(p: *const f32) -> Self::V;
     unsafe fn store(p: *mut f32, v: Self::V);
+    /// Has the cache fetch what `p` points to, which may be nothing of ours; does nothing where machines need no such hint.
+    #[inline(always)]
+    unsafe fn prefetch(_p: *const f32) {}
     unsafe fn add(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn sub(a: Self::V, b: Self::V) -> Self::V;
     unsafe fn mul(a: Self::V, b: Self::V) -> Self::V;
@@ -101,6 +104,7 @@ pub(super) struct Relaxed;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", all(target_arch = "wasm32", target_feature = "simd128")))]
 macro_rules! simd {
     ($name:ident, $vector:ty, $lanes:literal,
+     $(prefetch($pp:ident) = $prefetch:expr;)?
      load($lp:ident) = $load:expr; store($sp:ident, $sv:ident) = $store:expr; splat($x:ident) = $splat:expr;
      $($method:ident($($arg:ident),*) = $body:expr;)*) => {
         impl Simd for $name {
@@ -120,6 +124,12 @@ macro_rules! simd {
             }
             $(
                 #[inline(always)]
+                unsafe fn prefetch($pp: *const f32) {
+                    unsafe { $prefetch }
+                }
+            )?
+            $(
+                #[inline(always)]
                 unsafe fn $method($($arg: $vector),*) -> $vector {
                     unsafe { $body }
                 }
@@ -134,6 +144,7 @@ mod x86 {
     use std::arch::x86_64::*;
 
     simd! { Avx512, __m512, 16,
+        prefetch(p) = _mm_prefetch::<_MM_HINT_T0>(p.cast());
         load(p) = _mm512_loadu_ps(p);
         store(p, v) = _mm512_storeu_ps(p, v);
         splat(x) = _mm512_set1_ps(x);
@@ -151,6 +162,7 @@ mod x86 {
     }
 
     simd! { Avx2, __m256, 8,
+        prefetch(p) = _mm_prefetch::<_MM_HINT_T0>(p.cast());
         load(p) = _mm256_loadu_ps(p);
         store(p, v) = _mm256_storeu_ps(p, v);
         splat(x) = _mm256_set1_ps(x);
