@@ -38,8 +38,8 @@ Examples:
   autoannotator tune --task sentiment --method full ...
                                                        all parameters, with the paper's settings
 
-Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if it is better on them with
-95 % confidence and loses at most half a point on the anchor set, and on each part of it a point or what chance explains:
+Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if its Brier score is
+better on them with 95 % confidence, it labels no fewer of them right, and it loses at most half a point on the anchor set, and on each part of it a point or what chance explains:
 the anchor files, what decided at earlier rounds, and a tenth of each --replay file that is held out of it. The largest SLM
 goes first, and the others learn from it as well, also of the pool's texts with a sure consensus; without a --replay file
 these are replayed instead. What is promoted is packed, and `autoannotator versions` lists it and goes back. A round that was

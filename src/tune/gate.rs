@@ -17,29 +17,46 @@ const MOST_LOST_OF_PART: f64 = 0.01;
 /// Fewer gate texts than this say nothing.
 pub const FEWEST_TEXTS: usize = 20;
 
-/// Two versions' accuracy on the same texts, from 0 to 1.
+/// Two versions on the same texts.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Paired {
     /// The number of texts.
     pub texts: usize,
-    /// The current version's accuracy.
+    /// The current version's accuracy, from 0 to 1.
     pub before: f64,
     /// The candidate's.
     pub after: f64,
-    /// The gain that is exceeded in 95 % of the resamples.
+    /// The gain that is exceeded in 95 % of the resamples: of accuracy on the anchor set, on the pool of the Brier score.
     pub least_gain: f64,
+}
+
+/// The Brier score of a text's probabilities: their squared distance from its label, from 0 to 2 (Brier, Monthly Weather Review
+/// 78, 1950). It tells two versions apart on far fewer texts than how many of them they label right.
+pub fn brier(probabilities: &[f32], label: usize) -> f64 {
+    let of = |(at, p): (usize, &f32)| (f64::from(*p) - f64::from(u8::from(at == label))).powi(2);
+    probabilities.iter().enumerate().map(of).sum()
 }
 
 impl Paired {
     /// Compares which texts the current version and the candidate label right, by a paired bootstrap over the texts (Efron
     /// and Tibshirani, An Introduction to the Bootstrap, 1993, chapter 16).
     pub fn new(before: &[bool], after: &[bool], seed: u64) -> Self {
+        let gain = |(before, after): (&bool, &bool)| f64::from(u8::from(*after)) - f64::from(u8::from(*before));
+        Self::of_gains(before, after, before.iter().zip(after).map(gain).collect(), seed)
+    }
+
+    /// The same by a loss of each text, such as [`brier`], beside whether it is labelled right.
+    pub fn by_loss(before: (&[bool], &[f64]), after: (&[bool], &[f64]), seed: u64) -> Self {
+        let gains = before.1.iter().zip(after.1).map(|(before, after)| before - after).collect();
+        Self::of_gains(before.0, after.0, gains, seed)
+    }
+
+    fn of_gains(before: &[bool], after: &[bool], gains: Vec<f64>, seed: u64) -> Self {
         let texts = before.len();
         let share = |right: &[bool]| right.iter().filter(|right| **right).count() as f64 / texts.max(1) as f64;
-        let gains: Vec<i32> = before.iter().zip(after).map(|(b, a)| i32::from(*a) - i32::from(*b)).collect();
         let mut chance = StdRng::seed_from_u64(seed);
         let mut resample =
-            || (0..texts).map(|_| gains[chance.random_range(0..texts)]).sum::<i32>() as f64 / texts.max(1) as f64;
+            || (0..texts).map(|_| gains[chance.random_range(0..texts)]).sum::<f64>() / texts.max(1) as f64;
         let mut means: Vec<f64> = (0..RESAMPLES).map(|_| resample()).collect();
         means.sort_by(f64::total_cmp);
         Self { texts, before: share(before), after: share(after), least_gain: means[RESAMPLES / 20] }
@@ -90,14 +107,14 @@ pub enum Decision {
     Kept(String),
 }
 
-/// A candidate is promoted if it is better on the pool's gate part, with 95 % confidence, and there is nothing on which it
-/// `lost` too much: the anchor set, or a part of it, by its name.
+/// A candidate is promoted if it is better on the pool's gate part, with 95 % confidence, and labels no fewer of it right, and
+/// there is nothing on which it `lost` too much: the anchor set, or a part of it, by its name.
 pub fn decide(pool: &Paired, lost: Option<(&str, Change)>) -> Decision {
     let percent = |share: f64| 100.0 * share;
     if pool.texts < FEWEST_TEXTS {
         return Decision::Kept(format!("the gate part has {} texts, expected at least {FEWEST_TEXTS}", pool.texts));
     }
-    if pool.least_gain <= 0.0 {
+    if pool.least_gain <= 0.0 || pool.after < pool.before {
         return Decision::Kept(format!(
             "not surely better on the pool's gate part: {:.1} % before, {:.1} % after, of {} texts",
             percent(pool.before),
@@ -141,6 +158,21 @@ mod tests {
         let expected = 0.1 - 1.645 * (0.19f64).sqrt() / 20.0;
         let found = Paired::new(&before, &after, 3).least_gain;
         assert!((found - expected).abs() < 0.006, "{found} against {expected}");
+    }
+
+    #[test]
+    fn a_loss_shows_what_too_few_labels_do() {
+        assert!((brier(&[0.8, 0.2], 0) - 0.08).abs() < 1e-6 && (brier(&[0.0, 1.0], 0) - 2.0).abs() < 1e-6);
+        let by_loss = |right: usize, less: f64| {
+            let losses = |less: f64| (0..60).map(|text| 0.5 - less + 0.001 * f64::from(text)).collect::<Vec<_>>();
+            let before = first(30, 60);
+            decide(&Paired::by_loss((&before, &losses(0.0)), (&first(right, 60), &losses(less)), 1), None)
+        };
+        // As many right as before, and surer of them.
+        assert_eq!(by_loss(30, 0.1), Decision::Promoted);
+        assert!(matches!(by_loss(30, 0.0), Decision::Kept(_)));
+        // Surer, but fewer are right.
+        assert!(matches!(by_loss(29, 0.1), Decision::Kept(_)));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use super::TuneError;
 use super::activations::Frozen;
 use super::dataset::Dataset;
-use super::gate::{Change, Decision, FEWEST_TEXTS, Paired, decide};
+use super::gate::{Change, Decision, FEWEST_TEXTS, Paired, brier, decide};
 use super::metrics::{fit_temperature, metrics};
 use super::train::{Choice, Options, Running, Start, by_batches, fine_tune, interpolate, lengths, serialize};
 use crate::slm::adapter::{AdapterFile, Method, SlmFolder, sha256_hex};
@@ -125,6 +125,14 @@ impl Member {
         })?;
         said.extend(new.ids.into_iter().zip(logits.chunks_exact(labels).map(<[f32]>::to_vec)));
         Ok(set.ids.iter().filter_map(|ids| said.get(ids)).flatten().copied().collect())
+    }
+
+    /// The [`brier`] score of each text, its probabilities taken at a temperature.
+    fn losses(&mut self, set: &Dataset, temperature: f32) -> Result<Vec<f64>, TuneError> {
+        let labels = self.folder.labels.len();
+        let mut values = self.logits(set)?;
+        probabilities(&mut values, labels, temperature);
+        Ok(values.chunks_exact(labels).zip(&set.labels).map(|(row, gold)| brier(row, *gold)).collect())
     }
 
     /// Which texts it labels right.
@@ -391,10 +399,11 @@ pub fn round(
     running: &Running,
     progress: &ProgressBar,
 ) -> Result<(Report, Option<Vec<u8>>), TuneError> {
-    let judge = Judge::new(member, material, options.seed)?;
-    let lesson = material.lesson.filter(|lesson| lesson.is_of_use(&judge.gate.before));
+    let gate = Scored::new(member, &material.split.gate)?;
+    let lesson = material.lesson.filter(|lesson| lesson.is_of_use(&gate.before));
     let Texts { rows, ends, stopping, trained_on } = texts(material, lesson, options, member.folder.labels.len());
     let (data, stopping) = (member.encode(&rows)?, member.encode(&stopping)?);
+    let judge = Judge::new(member, gate, &stopping, material.anchor, options.seed)?;
     let targets = targets(member, &data, &rows, ends, lesson)?;
     let training = options.training(member);
     let start =
@@ -454,6 +463,8 @@ fn texts(material: &Material<'_>, lesson: Option<&Lesson>, options: &RoundOption
 /// What decides on a candidate.
 struct Judge<'a> {
     gate: Scored,
+    /// The version before, on the gate part.
+    losses: Vec<f64>,
     anchor: Held<'a>,
     seed: u64,
 }
@@ -477,12 +488,23 @@ impl Found {
 }
 
 impl<'a> Judge<'a> {
-    fn new(member: &mut Member, material: &Material<'a>, seed: u64) -> Result<Self, TuneError> {
-        Ok(Self { gate: Scored::new(member, &material.split.gate)?, anchor: Held::new(member, material.anchor)?, seed })
+    /// The version before is calibrated on the same texts as its candidates are: that alone makes nothing better.
+    fn new(
+        member: &mut Member,
+        gate: Scored,
+        stopping: &Dataset,
+        anchor: &'a [Anchor],
+        seed: u64,
+    ) -> Result<Self, TuneError> {
+        let temperature = fit_temperature(&member.logits(stopping)?, &stopping.labels, member.folder.labels.len());
+        let losses = member.losses(&gate.set, temperature)?;
+        Ok(Self { gate, losses, anchor: Held::new(member, anchor)?, seed })
     }
 
     fn judge(&self, version: &mut Member, share: f32) -> Result<Found, TuneError> {
-        let gate = Paired::new(&self.gate.before, &version.right(&self.gate.set)?, self.seed);
+        let losses = version.losses(&self.gate.set, version.folder.temperature)?;
+        let before = (&self.gate.before[..], &self.losses[..]);
+        let gate = Paired::by_loss(before, (&version.right(&self.gate.set)?, &losses), self.seed);
         let decision = decide(&gate, None);
         // What is not surely better need not be held against the anchor set.
         if decision != Decision::Promoted || self.anchor.is_empty() {
