@@ -463,7 +463,7 @@ fn texts(material: &Material<'_>, lesson: Option<&Lesson>, options: &RoundOption
 /// What decides on a candidate.
 struct Judge<'a> {
     gate: Scored,
-    /// The version before, on the gate part.
+    /// The [`brier`] scores of the version before, on the gate part.
     losses: Vec<f64>,
     anchor: Held<'a>,
     seed: u64,
