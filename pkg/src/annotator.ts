@@ -52,13 +52,19 @@ function cpuBuild({ wasm, device }: LoadOptions, { builds }: Runtime): BuildName
   throw new WasmError('wasm-load', `there is no build for the CPU here, only ${Object.keys(wasm ?? builds).join(', ')}`);
 }
 
+/** Milliseconds that a browser may take to name its GPU: some never answer, and the CPU must not wait for it. */
+const GPU_PATIENCE = 5000;
+
 /** Whether there is a GPU that is none in software. */
 async function hardwareGpu({ builds }: Runtime): Promise<boolean> {
   type Adapter = { info?: { vendor?: string; architecture?: string; description?: string; isFallbackAdapter?: boolean } };
   const { gpu } = (globalThis.navigator ?? {}) as { gpu?: { requestAdapter(options: object): Promise<Adapter | null> } };
   if (!builds.gpu || !gpu) return false;
   // As the engine asks: where there are two GPUs, it is the same one.
-  const adapter = await gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null);
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const silence = new Promise<null>((resolve) => (timer = setTimeout(() => resolve(null), GPU_PATIENCE)));
+  const answer = gpu.requestAdapter({ powerPreference: 'high-performance' }).catch(() => null);
+  const adapter = await Promise.race([answer, silence]).finally(() => clearTimeout(timer));
   const { vendor, architecture, description, isFallbackAdapter } = adapter?.info ?? { isFallbackAdapter: true };
   return adapter !== null && !isFallbackAdapter && !/swiftshader|llvmpipe|basic render/i.test(`${vendor} ${architecture} ${description}`);
 }

@@ -123,6 +123,19 @@ test('the faster one serves, on the GPU that the engine will ask for', async () 
   annotator.dispose();
 });
 
+test('a browser that never names its GPU: the CPU serves after 5 seconds', async (t) => {
+  navigator.gpu.requestAdapter = () => (asked.push('silence'), new Promise(() => {}));
+  t.mock.timers.enable({ apis: ['setTimeout'] });
+  const loading = load();
+  while (!asked.length) await new Promise(setImmediate);
+  t.mock.timers.tick(5000);
+  const annotator = await loading;
+  t.mock.timers.reset();
+  assert.deepEqual(await engines(annotator), ['cpu', 'cpu']);
+  assert.equal(count('gpu.destroy'), 0);
+  annotator.dispose();
+});
+
 test('a GPU that is lost while it is timed: the CPU serves', async () => {
   faults['gpu.vote'] = first(9, thrown('slm-gpu: the device was lost'));
   const annotator = await load();
