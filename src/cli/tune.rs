@@ -38,13 +38,13 @@ Examples:
   autoannotator tune --task sentiment --method full ...
                                                        all parameters, with the paper's settings
 
-Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if its Brier score is
-better on them with 95 % confidence, it labels no fewer of them right, and it loses at most half a point on the anchor set, and on each part of it a point or what chance explains:
-the anchor files, what decided at earlier rounds, and a tenth of each --replay file that is held out of it. The largest SLM
-goes first, and the others learn from it as well, also of the pool's texts with a sure consensus; without a --replay file
-these are replayed instead. What is promoted is packed, and `autoannotator versions` lists it and goes back. A round that was
-stopped goes on by the same command. Where somebody goes to another version of an SLM while a round runs, that one stays
-current, and the round's is only listed.")]
+Of the pool 70 % are trained on, 10 % calibrate and 20 % decide: an SLM is promoted only if its Brier score is better on
+them with 95 % confidence, it labels no fewer of them right, and it loses at most half a point on the anchor set, and on
+each part of it a point or what chance explains: the anchor files, what decided at earlier rounds, and a tenth of each
+--replay file that is held out of it. The largest SLM goes first, and the others learn from it as well, also of the
+pool's texts with a sure consensus; without a --replay file these are replayed instead. What is promoted is packed, and
+`autoannotator versions` lists it and goes back. A round that was stopped goes on by the same command. Where somebody
+goes to another version of an SLM while a round runs, that one stays current, and the round's is only listed.")]
 pub(super) struct Args {
     /// The task, which gives the labels: sentiment or toxicity
     #[arg(long, required_unless_present = "spec")]

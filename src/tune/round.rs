@@ -105,8 +105,13 @@ impl Member {
 
     /// Calibrated probabilities `[texts x labels]`, in order.
     pub fn probabilities(&mut self, set: &Dataset) -> Result<Vec<f32>, TuneError> {
+        self.probabilities_at(set, self.folder.temperature)
+    }
+
+    /// The same at another temperature.
+    fn probabilities_at(&mut self, set: &Dataset, temperature: f32) -> Result<Vec<f32>, TuneError> {
         let mut values = self.logits(set)?;
-        probabilities(&mut values, self.folder.labels.len(), self.folder.temperature);
+        probabilities(&mut values, self.folder.labels.len(), temperature);
         Ok(values)
     }
 
@@ -129,10 +134,9 @@ impl Member {
 
     /// The [`brier`] score of each text, its probabilities taken at a temperature.
     fn losses(&mut self, set: &Dataset, temperature: f32) -> Result<Vec<f64>, TuneError> {
-        let labels = self.folder.labels.len();
-        let mut values = self.logits(set)?;
-        probabilities(&mut values, labels, temperature);
-        Ok(values.chunks_exact(labels).zip(&set.labels).map(|(row, gold)| brier(row, *gold)).collect())
+        let values = self.probabilities_at(set, temperature)?;
+        let rows = values.chunks_exact(self.folder.labels.len());
+        Ok(rows.zip(&set.labels).map(|(row, gold)| brier(row, *gold)).collect())
     }
 
     /// Which texts it labels right.
@@ -652,9 +656,8 @@ fn targets(
             of_pool.chain(of_more.iter().cycle().take((more_end - pool_end) * labels)).copied().collect()
         }
     };
-    let mut said = member.logits(&replayed)?;
-    probabilities(&mut said, labels, 1.0); // as the loss takes them, without a temperature
-    targets.extend(said);
+    // As the loss takes them, without a temperature.
+    targets.extend(member.probabilities_at(&replayed, 1.0)?);
     for (at, (row, label)) in targets.chunks_exact_mut(labels).zip(&data.labels).enumerate() {
         let kept = match at {
             _ if at < pool_end => lesson.map_or(0.0, |_| 0.5),
